@@ -1,0 +1,46 @@
+"""What can go wrong, in words for the person who has to mend it, and the exit codes."""
+
+from __future__ import annotations
+
+
+class PgoutboxError(Exception):
+    """A failure that the user is told about in one sentence.
+
+    ``hint`` says what to do about it; ``exit_code`` is that of the command that fails with it.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class ConfigError(PgoutboxError):
+    """A flag, a variable or a key of the configuration file is wrong."""
+
+    exit_code = 2
+
+
+class SchemaError(PgoutboxError):
+    """The database lacks the schema pgoutbox, or has another version of it."""
+
+    exit_code = 3
+
+
+class DatabaseError(PgoutboxError):
+    """PostgreSQL can't be reached, or refuses what was asked of it."""
+
+    exit_code = 4
+
+
+class PublishError(PgoutboxError):
+    """NATS can't be reached, or does not store what was published."""
+
+    exit_code = 5
+
+
+class InstallError(PgoutboxError):
+    """A table can't be captured or released."""
+
+    exit_code = 6

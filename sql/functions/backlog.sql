@@ -1,0 +1,26 @@
+-- Unsent events of a relay: how many, and when the oldest was committed.
+create or replace function pgoutbox.backlog(relay text, out events bigint, out oldest timestamptz)
+    language sql
+    stable
+    set search_path = pg_catalog, pg_temp
+as $$
+    select pg_catalog.count(e.seq), min(t.committed_at)
+    from (
+        select p.* from pgoutbox.progress p where p.relay = backlog.relay
+        union all
+        select backlog.relay, 0, 0, '{}', '{}', null, null, '[]', pg_catalog.now()
+        where not exists (select from pgoutbox.progress p where p.relay = backlog.relay)
+    ) p
+    cross join lateral (
+        select t.* from pgoutbox.transaction t where t.position > p.high
+        union all
+        select t.* from rows from (pg_catalog.unnest(p.gap_first), pg_catalog.unnest(p.gap_last)) g (first, last)
+        join pgoutbox.transaction t on t.position between g.first and g.last
+        union all
+        select t.* from pgoutbox.transaction t
+        where t.position = p.partial_position and t.position <= p.high
+    ) t
+    join pgoutbox.event e
+        on e.slot = t.slot and e.xid = t.xid and e.seq between t.first_seq and t.last_seq
+        and (e.seq > p.partial_seq or t.position is distinct from p.partial_position)
+$$;

@@ -1,0 +1,63 @@
+-- Capture a table's changes from now on: the work of `pgoutbox install --table`.
+--
+-- Idempotent; called again it brings the triggers in line with its arguments. Takes SHARE ROW
+-- EXCLUSIVE on the table where a trigger has to be made or changed, and nothing where all is
+-- as it should be. True where something was changed.
+--
+-- The row trigger's name sorts before RI_ConstraintTrigger: AFTER triggers fire by name, and
+-- the event of a row must come before those of its foreign key's cascades. On a partitioned
+-- table PostgreSQL clones it to every partition, also those attached later. A partition that
+-- is captured under its own name shares its root's trigger, whose function knows its name.
+create or replace function pgoutbox.capture_table(
+    relation regclass,
+    actions text[] default '{INSERT,UPDATE,DELETE,TRUNCATE}',
+    old_values text default 'full'
+) returns boolean
+    language plpgsql
+    set search_path = pg_catalog, pg_temp
+as $$
+declare
+    described pg_catalog.pg_class;
+    before_all text;
+    root regclass;
+begin
+    select c.* into strict described from pg_catalog.pg_class c where c.oid = relation;
+    if described.relkind not in ('r', 'p') then
+        raise exception '% is not a table', relation
+            using errcode = 'wrong_object_type', hint = 'Name an ordinary or a partitioned table.';
+    elsif described.relpersistence = 't' then
+        raise exception '% is a temporary table', relation
+            using errcode = 'wrong_object_type', hint = 'Temporary tables can''t be captured.';
+    elsif described.relnamespace in ('pg_catalog'::regnamespace, 'information_schema'::regnamespace, 'pgoutbox'::regnamespace) then
+        raise exception '% belongs to PostgreSQL or to pgoutbox', relation
+            using errcode = 'wrong_object_type', hint = 'Name a table of your own.';
+    end if;
+    root := pgoutbox.captured_root(relation);
+    if described.relkind = 'p' and (root is not null or exists (
+        select from pg_catalog.pg_partition_tree(relation) p
+        join pgoutbox.captured_table c on c.relation = p.relid
+        where not p.isleaf and p.relid <> capture_table.relation
+    )) then
+        raise exception '% and a partitioned table above or below it can''t both be captured', relation
+            using errcode = 'wrong_object_type', hint = 'Capture the outermost of them, or the partitions that hold the rows.';
+    end if;
+    actions := array(select distinct a from pg_catalog.unnest(actions) a order by a);
+
+    select c::text into before_all from pgoutbox.captured_table c where c.relation = capture_table.relation;
+    insert into pgoutbox.captured_table as c (relation, schema_name, table_name, actions, old_values, shape)
+    select relation, n.nspname, described.relname, capture_table.actions, capture_table.old_values, ''
+    from pg_catalog.pg_namespace n where n.oid = described.relnamespace
+    on conflict on constraint captured_table_pkey do update
+    set schema_name = excluded.schema_name, table_name = excluded.table_name,
+        actions = excluded.actions, old_values = excluded.old_values
+    where (c.schema_name, c.table_name, c.actions, c.old_values)
+        is distinct from (excluded.schema_name, excluded.table_name, excluded.actions, excluded.old_values);
+    perform pgoutbox.refresh_capture(relation);
+    if root is not null then
+        perform pgoutbox.refresh_capture(root);
+    end if;
+    return pgoutbox.place_triggers(relation)
+        or before_all is distinct from (
+            select c::text from pgoutbox.captured_table c where c.relation = capture_table.relation);
+end
+$$;

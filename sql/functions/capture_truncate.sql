@@ -1,0 +1,35 @@
+-- Record a TRUNCATE of a captured table.
+--
+-- A partitioned table's own event is left out where each of its partitions is captured
+-- under its own name, since these are told one by one, as wal-listener does. A TRUNCATE of a
+-- single partition is not an event of the root: a consumer would take it for all of it.
+create or replace function pgoutbox.capture_truncate() returns trigger
+    language plpgsql
+    security definer
+    set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if exists (
+        select from pg_catalog.pg_partition_tree(tg_relid) p where p.isleaf
+    ) and not exists (
+        select from pg_catalog.pg_partition_tree(tg_relid) p
+        where p.isleaf and p.relid <> tg_relid
+          and not exists (select from pgoutbox.captured_table c where c.relation = p.relid)
+    ) and (select c.relkind = 'p' from pg_catalog.pg_class c where c.oid = tg_relid) then
+        return null;
+    end if;
+    insert into pgoutbox.event (xid, seq, slot, opens, schema_name, table_name, action)
+    values (
+        pg_catalog.pg_current_xact_id(),
+        pg_catalog.nextval('pgoutbox.event_seq'),
+        pgoutbox.slot(pg_catalog.now()),
+        case when pg_catalog.current_setting('pgoutbox.transaction', true) = pg_catalog.pg_current_xact_id()::text
+            then false
+            when pg_catalog.current_setting('pgoutbox.transaction', true) like 'c%' then pgoutbox.reopen()
+            else pg_catalog.set_config('pgoutbox.transaction', pg_catalog.pg_current_xact_id()::text, true) is not null
+        end,
+        tg_table_schema, tg_table_name, tg_op
+    );
+    return null;
+end
+$$;

@@ -1,0 +1,24 @@
+-- The columns of a table that its events carry, in the order of their keys, each with the
+-- expression that renders it. `settings` are those the expression depends on.
+--
+-- Generated columns are left out, as logical replication does.
+create or replace function pgoutbox.captured_columns(relation regclass, variable text)
+    returns table (name text, expression text, settings text[])
+    language sql
+    stable
+    set search_path = pg_catalog, pg_temp
+as $$
+    select
+        a.attname::text,
+        pg_catalog.format(
+            'pgoutbox.%s(%s.%I)',
+            case when native.has_overload then 'wal' else 'wal_text' end, variable, a.attname
+        ),
+        case when native.has_overload then '{}' else pgoutbox.settings_of(a.atttypid) end
+    from pg_catalog.pg_attribute a
+    cross join lateral (
+        select pg_catalog.to_regprocedure(pg_catalog.format('pgoutbox.wal(%s)', a.atttypid::regtype)) is not null
+    ) native (has_overload)
+    where a.attrelid = relation and a.attnum > 0 and not a.attisdropped and a.attgenerated = ''
+    order by a.attname collate "C"
+$$;

@@ -1,0 +1,90 @@
+-- The commit stage: give a transaction its position and commit time.
+--
+-- A deferred constraint trigger, queued by the transaction's first event (its WHEN clause is
+-- false for later ones) and fired once at COMMIT. One function for each slot, since an
+-- INSERT straight into the leaf is cheaper than one that is routed. Everything in it is
+-- qualified down to the operators; it has no SET clause because that would cost more than
+-- all the rest.
+--
+-- Order. If B depends on A (saw or overwrote what A wrote, or began its COMMIT after A's had
+-- returned), B's commit stage runs after A became visible, so B draws a higher position, and
+-- every snapshot that sees B sees A. A transaction that becomes visible late with a lower
+-- position overlapped those already sent: nothing depends on its being first. Relays
+-- therefore publish what is visible and unsent, by position, and come back for gaps.
+--
+-- The INSERT takes its lock on the leaf before the position is drawn and keeps it until the
+-- transaction is visible or gone, also when prepared. By these locks a relay tells whether
+-- a gap can still be filled (pgoutbox.gap_holders()).
+--
+-- Expressions run in column order: position, then first_seq, then the rest. An event captured
+-- after this (by another deferred trigger, or after SET CONSTRAINTS … IMMEDIATE) opens the
+-- transaction again; the stage then runs again and replaces the earlier row. Which one that
+-- was stands in pgoutbox.closed (reopen.sql).
+--
+-- A sleeping relay holds advisory lock K exclusively. Where it can be shared no relay sleeps,
+-- nor can one fall asleep before this transaction is visible; otherwise wake it.
+do $do$
+begin
+    for slot in 0..4 loop
+        execute pg_catalog.format($create$
+create or replace function pgoutbox.commit_stage_%1$s() returns trigger
+    language plpgsql
+    security definer
+as $$
+begin
+    insert into pgoutbox.transaction_%1$s (position, xid, first_seq, last_seq, committed_at, slot, lazy)
+    values (
+        pg_catalog.nextval('pgoutbox.position_seq'::pg_catalog.regclass),
+        new.xid,
+        case when pg_catalog.left(pg_catalog.current_setting('pgoutbox.closed', true), 1) operator(pg_catalog.=) 'c'
+            then pgoutbox.withdraw_%1$s(pg_catalog.current_setting('pgoutbox.closed', true), new.xid, new.seq)
+            else new.seq end,
+        pg_catalog.currval('pgoutbox.event_seq'::pg_catalog.regclass),
+        pg_catalog.clock_timestamp(),
+        %1$s,
+        case when pg_catalog.set_config(
+                'pgoutbox.transaction',
+                'c' operator(pg_catalog.||) pg_catalog.currval('pgoutbox.position_seq'::pg_catalog.regclass)::pg_catalog.text,
+                true
+            ) is not null and (
+                pg_catalog.pg_try_advisory_xact_lock_shared(1885826914, 0)
+                or pgoutbox.wake_relays()
+            )
+            then pg_catalog.current_setting('synchronous_commit') operator(pg_catalog.=) 'off' end
+    );
+    return null;
+end
+$$;
+
+-- Take back the row of an earlier commit stage of the same transaction; its first event's
+-- sequence number, or `seq` where there is no such row.
+create or replace function pgoutbox.withdraw_%1$s(closed text, xid xid8, seq bigint) returns bigint
+    language plpgsql
+    set search_path = pg_catalog, pg_temp
+as $$
+declare
+    earlier bigint;
+begin
+    delete from pgoutbox.transaction_%1$s t
+    where t.position = pg_catalog.substr(closed, 2)::bigint and t.xid = withdraw_%1$s.xid
+    returning t.first_seq into earlier;
+    return coalesce(earlier, seq);
+exception when invalid_text_representation or numeric_value_out_of_range then
+    -- Somebody else's idea of the setting.
+    return seq;
+end
+$$;
+        $create$, slot);
+        if not exists (
+            select from pg_catalog.pg_trigger t
+            where t.tgrelid = pg_catalog.format('pgoutbox.event_%s', slot)::regclass and t.tgname = 'commit_stage'
+        ) then
+            execute pg_catalog.format($create$
+create constraint trigger commit_stage after insert on pgoutbox.event_%1$s
+    deferrable initially deferred for each row when (new.opens)
+    execute function pgoutbox.commit_stage_%1$s()
+            $create$, slot);
+        end if;
+    end loop;
+end
+$do$;

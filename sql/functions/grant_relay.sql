@@ -1,0 +1,27 @@
+-- Give a role the rights that a relay needs, and no others.
+create or replace function pgoutbox.grant_relay(role regrole) returns void
+    language plpgsql
+    set search_path = pg_catalog, pg_temp
+as $$
+begin
+    execute pg_catalog.format('grant usage on schema pgoutbox to %s', role);
+    execute pg_catalog.format(
+        'grant select on pgoutbox.migration, pgoutbox.installation, pgoutbox.captured_table, pgoutbox.event,
+             pgoutbox.transaction, pgoutbox.table_state, pgoutbox.outbox to %s', role);
+    execute pg_catalog.format('grant select, insert, update on pgoutbox.progress to %s', role);
+    execute pg_catalog.format('grant select, insert, delete on pgoutbox.parked to %s', role);
+    execute pg_catalog.format('grant usage on sequence pgoutbox.leadership_seq to %s', role);
+    execute pg_catalog.format(
+        'grant execute on function
+             pgoutbox.next_batch(bigint, bigint[], bigint[], bigint, bigint, integer, bigint),
+             pgoutbox.event_id_prefix(uuid, xid8, bigint, timestamptz),
+             pgoutbox.wal(timestamptz), pgoutbox.wal(timestamp), pgoutbox.wal_timestamp_beyond(timestamp),
+             pgoutbox.gap_holders(), pgoutbox.lead(text), pgoutbox.backlog(text),
+             pgoutbox.advance(tid, text, bigint, bigint, bigint[], bigint[], bigint, bigint, jsonb),
+             pgoutbox.is_sent(pgoutbox.progress, bigint, bigint),
+             pgoutbox.rotate(integer), pgoutbox.refresh_capture(regclass),
+             pgoutbox.table_shape(regclass, text), pgoutbox.identity_columns(regclass),
+             pgoutbox.named_leaves(regclass)
+         to %s', role);
+end
+$$;

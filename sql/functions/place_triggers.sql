@@ -1,0 +1,66 @@
+-- Give a table the triggers that captured_table asks for, and take away others of ours.
+--
+-- True where a trigger was made or dropped. The comparison is by the trigger's definition, so
+-- nothing is locked where nothing is to do.
+create or replace function pgoutbox.place_triggers(relation regclass) returns boolean
+    language plpgsql
+    set search_path = pg_catalog, pg_temp
+as $$
+declare
+    captured pgoutbox.captured_table;
+    wanted record;
+    is_changed boolean := false;
+begin
+    select c.* into captured from pgoutbox.captured_table c where c.relation = place_triggers.relation;
+    for wanted in
+        select
+            kind.name,
+            (
+                select t.tgtype from pg_catalog.pg_trigger t
+                where t.tgrelid = relation and t.tgname = kind.name
+                  and t.tgfoid = pg_catalog.to_regproc(kind.function)
+            ) as existing,
+            exists (
+                select from pg_catalog.pg_trigger t where t.tgrelid = relation and t.tgname = kind.name
+            ) as is_there,
+            kind.function,
+            (
+                select pg_catalog.string_agg(a, ' or ' order by a)
+                from pg_catalog.unnest(captured.actions) a where a = any (kind.actions)
+            ) as actions,
+            -- Bits of pg_trigger.tgtype: row 1, insert 4, delete 8, update 16, truncate 32.
+            kind.base + (
+                select coalesce(pg_catalog.sum(case a
+                    when 'INSERT' then 4 when 'DELETE' then 8 when 'UPDATE' then 16 else 32 end), 0)
+                from pg_catalog.unnest(captured.actions) a where a = any (kind.actions)
+            ) as type,
+            kind.level
+        from (values
+            ('00_pgoutbox', array['INSERT', 'UPDATE', 'DELETE'], 1, 'row',
+             'pgoutbox.capture_' || captured.number,
+             -- A leaf of a captured root has the root's trigger.
+             pgoutbox.captured_root(relation) is not null),
+            ('00_pgoutbox_truncate', array['TRUNCATE'], 0, 'statement', 'pgoutbox.capture_truncate', false)
+        ) kind (name, actions, base, level, function, is_inherited)
+        where not kind.is_inherited
+    loop
+        if wanted.existing is not distinct from wanted.type and wanted.actions is not null
+            or not wanted.is_there and wanted.actions is null
+        then
+            continue;
+        end if;
+        is_changed := true;
+        if wanted.is_there then
+            execute pg_catalog.format('drop trigger %I on %s', wanted.name, relation);
+        end if;
+        if wanted.actions is not null then
+            perform pgoutbox.drop_triggers_below(relation, wanted.name);
+            execute pg_catalog.format(
+                'create trigger %I after %s on %s for each %s execute function %s()',
+                wanted.name, wanted.actions, relation, wanted.level, wanted.function
+            );
+        end if;
+    end loop;
+    return is_changed;
+end
+$$;

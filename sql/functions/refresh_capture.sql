@@ -1,0 +1,25 @@
+-- Generate a captured table's capture function anew; takes no lock on the table.
+--
+-- Runs as the owner of the function it replaces, so that a relay whose role owns nothing
+-- can mend drift. Several at once wait for one another instead of failing on the catalog row.
+create or replace function pgoutbox.refresh_capture(relation regclass) returns void
+    language plpgsql
+    security definer
+    set search_path = pg_catalog, pg_temp
+as $$
+declare
+    captured pgoutbox.captured_table;
+begin
+    select c.* into strict captured
+    from pgoutbox.captured_table c where c.relation = refresh_capture.relation for update;
+    execute pg_catalog.format(
+        'create or replace function pgoutbox.capture_%s() returns trigger language plpgsql security definer as %L',
+        captured.number, pgoutbox.capture_source(relation)
+    );
+    execute pg_catalog.format('revoke all on function pgoutbox.capture_%s() from public', captured.number);
+    update pgoutbox.captured_table c
+    set shape = pgoutbox.table_shape(refresh_capture.relation, captured.old_values)
+    where c.relation = refresh_capture.relation
+      and c.shape is distinct from pgoutbox.table_shape(refresh_capture.relation, captured.old_values);
+end
+$$;

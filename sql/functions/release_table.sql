@@ -1,0 +1,36 @@
+-- Stop capturing a table: the work of `pgoutbox uninstall --table`.
+--
+-- Events that it has already written stay and are sent. Idempotent; true where the table was
+-- captured. Partitions that are captured under their own names get triggers of their own.
+create or replace function pgoutbox.release_table(relation regclass) returns boolean
+    language plpgsql
+    set search_path = pg_catalog, pg_temp
+as $$
+declare
+    captured pgoutbox.captured_table;
+    root regclass := pgoutbox.captured_root(relation);
+    leaf regclass;
+begin
+    delete from pgoutbox.captured_table c where c.relation = release_table.relation
+    returning c.* into captured;
+    if captured.relation is null then
+        return false;
+    end if;
+    if exists (select from pg_catalog.pg_class c where c.oid = relation) then
+        execute pg_catalog.format('drop trigger if exists "00_pgoutbox_truncate" on %s', relation);
+        if root is null then
+            execute pg_catalog.format('drop trigger if exists "00_pgoutbox" on %s', relation);
+        else
+            perform pgoutbox.refresh_capture(root);
+        end if;
+        for leaf in
+            select p.relid from pg_catalog.pg_partition_tree(relation) p
+            join pgoutbox.captured_table c on c.relation = p.relid
+        loop
+            perform pgoutbox.place_triggers(leaf);
+        end loop;
+    end if;
+    execute pg_catalog.format('drop function if exists pgoutbox.capture_%s()', captured.number);
+    return true;
+end
+$$;

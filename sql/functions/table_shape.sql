@@ -1,0 +1,27 @@
+-- All that a table's capture function is generated from, as text.
+--
+-- Compared with captured_table.shape to find drift: columns (name, type, generated or not),
+-- replica identity where old values follow it, its name and its partitions' where it is
+-- partitioned and some of these are captured under their own names.
+create or replace function pgoutbox.table_shape(relation regclass, old_values text) returns text
+    language sql
+    stable
+    set search_path = pg_catalog, pg_temp
+as $$
+    select pg_catalog.jsonb_build_object(
+        'columns', (
+            select pg_catalog.jsonb_agg(pg_catalog.jsonb_build_array(
+                a.attname, pg_catalog.format_type(a.atttypid, a.atttypmod), a.attgenerated <> ''
+            ) order by a.attnum)
+            from pg_catalog.pg_attribute a
+            where a.attrelid = relation and a.attnum > 0 and not a.attisdropped
+        ),
+        'attributes', c.relnatts,
+        'identity', case when old_values = 'identity' then
+            pg_catalog.jsonb_build_array(c.relreplident, pgoutbox.identity_columns(relation)) end,
+        'root', case when c.relkind = 'p' then pg_catalog.jsonb_build_array(n.nspname, c.relname) end,
+        'leaves', case when c.relkind = 'p' then pgoutbox.named_leaves(relation) end
+    )::text
+    from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+    where c.oid = relation
+$$;

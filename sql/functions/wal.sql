@@ -1,0 +1,87 @@
+-- A value as JSON in the format of wal-listener 2.11 (internal/listener/transaction/data.go).
+--
+-- The type table of the wire format: one overload for each type that wal-listener renders
+-- natively, and the last one for all others. Overloads are chosen when an expression is
+-- parsed and their bodies are inlined, so they cost nothing per row, and a column whose
+-- type was altered gets the rendering of its new type by itself. None depends on a setting
+-- of the writer's session. Types that have no overload of their own go through wal_text(),
+-- also domains: to wal-listener they are types that it doesn't know.
+
+create or replace function pgoutbox.wal(value boolean) returns text
+    language sql stable
+as $$ select coalesce(value::pg_catalog.text, 'null') $$;
+
+create or replace function pgoutbox.wal(value smallint) returns text
+    language sql stable
+as $$ select coalesce(value::pg_catalog.text, 'null') $$;
+
+create or replace function pgoutbox.wal(value integer) returns text
+    language sql stable
+as $$ select coalesce(value::pg_catalog.text, 'null') $$;
+
+create or replace function pgoutbox.wal(value bigint) returns text
+    language sql stable
+as $$ select coalesce(value::pg_catalog.text, 'null') $$;
+
+create or replace function pgoutbox.wal(value text) returns text
+    language sql stable
+as $$ select coalesce(pg_catalog.to_json(value)::pg_catalog.text, 'null') $$;
+
+create or replace function pgoutbox.wal(value varchar) returns text
+    language sql stable
+as $$ select coalesce(pg_catalog.to_json(value)::pg_catalog.text, 'null') $$;
+
+create or replace function pgoutbox.wal(value uuid) returns text
+    language sql stable
+as $$ select coalesce(pg_catalog.to_json(value)::pg_catalog.text, 'null') $$;
+
+-- to_json() of dates and times is ISO 8601 whatever DateStyle says.
+create or replace function pgoutbox.wal(value date) returns text
+    language sql stable
+as $$ select coalesce(pg_catalog.to_json(value)::pg_catalog.text, 'null') $$;
+
+create or replace function pgoutbox.wal(value time) returns text
+    language sql stable
+as $$ select coalesce(pg_catalog.to_json(value)::pg_catalog.text, 'null') $$;
+
+create or replace function pgoutbox.wal(value jsonb) returns text
+    language sql stable
+as $$ select coalesce(value::pg_catalog.text, 'null') $$;
+
+-- RFC 3339 with Z, as Go's time.Time is marshalled, trailing zeros dropped.
+create or replace function pgoutbox.wal(value timestamp) returns text
+    language sql stable
+as $$
+    select case
+        when value operator(pg_catalog.>=) '0001-01-01' and value operator(pg_catalog.<) 'infinity'
+        then pg_catalog.rtrim(pg_catalog.to_json(value)::pg_catalog.text, '"') operator(pg_catalog.||) 'Z"'
+        else pgoutbox.wal_timestamp_beyond(value) end
+$$;
+
+-- In UTC, whatever the session's time zone; adding an interval of nothing is the cheapest way there.
+create or replace function pgoutbox.wal(value timestamptz) returns text
+    language sql stable
+as $$ select pgoutbox.wal(pg_catalog.timezone('0'::pg_catalog.interval, value)) $$;
+
+-- The types below are text to wal-listener. The overload of bytea keeps a setting out; the
+-- others are for columns whose type was altered to one that is cast to text implicitly.
+
+create or replace function pgoutbox.wal(value bytea) returns text
+    language sql stable
+as $$ select coalesce('"\\x' operator(pg_catalog.||) pg_catalog.encode(value, 'hex') operator(pg_catalog.||) '"', 'null') $$;
+
+create or replace function pgoutbox.wal(value bpchar) returns text
+    language sql stable
+as $$ select pgoutbox.wal_text(value) $$;
+
+create or replace function pgoutbox.wal(value name) returns text
+    language sql stable
+as $$ select pgoutbox.wal_text(value) $$;
+
+create or replace function pgoutbox.wal(value "char") returns text
+    language sql stable
+as $$ select pgoutbox.wal_text(value) $$;
+
+create or replace function pgoutbox.wal(value anyelement) returns text
+    language sql stable
+as $$ select pgoutbox.wal_text(value) $$;

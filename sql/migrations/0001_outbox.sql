@@ -1,0 +1,144 @@
+-- The outbox: what captured changes are written to, and what relays have sent of it.
+--
+-- Immutable once released; later changes are further migrations. Everything here is
+-- data; functions and triggers are in ../functions and are applied after it, again at
+-- every upgrade.
+
+create schema pgoutbox;
+revoke all on schema pgoutbox from public;
+
+comment on schema pgoutbox is 'Row changes on their way to NATS (pgoutbox).';
+
+create table pgoutbox.migration (
+    number integer primary key,
+    name text not null,
+    applied_at timestamptz not null default pg_catalog.clock_timestamp()
+);
+
+comment on table pgoutbox.migration is 'Which files of sql/migrations this database has.';
+
+-- One row. `id` goes into every event id, so that two databases never make the same one.
+create table pgoutbox.installation (
+    is_only_row boolean primary key default true check (is_only_row),
+    id uuid not null default pg_catalog.gen_random_uuid(),
+    functions_version text not null default ''
+);
+
+insert into pgoutbox.installation default values;
+
+comment on table pgoutbox.installation is 'Identity of this outbox and version of its functions; one row.';
+
+-- One row a captured table. A regclass is dumped by name, so a restored database still
+-- knows its tables; the name stands beside it for tables that were dropped since.
+create table pgoutbox.captured_table (
+    relation regclass primary key,
+    number integer not null generated always as identity unique,
+    schema_name text not null,
+    table_name text not null,
+    actions text[] not null
+        check (actions <@ array['INSERT', 'UPDATE', 'DELETE', 'TRUNCATE'] and actions <> '{}'),
+    old_values text not null check (old_values in ('full', 'identity')),
+    shape text not null
+);
+
+comment on table pgoutbox.captured_table is 'Tables with pgoutbox''s triggers, and what these were generated for.';
+comment on column pgoutbox.captured_table.number is 'The table''s capture function is pgoutbox.capture_<number>.';
+comment on column pgoutbox.captured_table.shape is 'What the capture function was generated for; differs from pgoutbox.table_shape() after drift.';
+
+-- Cached: a session takes 64 numbers at once, which spares most of the contention. Only
+-- the order inside a transaction matters, and that is one session.
+create sequence pgoutbox.event_seq as bigint cache 64;
+
+-- Not cached: positions must follow the order in which transactions reach their commit stage.
+create sequence pgoutbox.position_seq as bigint cache 1;
+
+-- Draws a number for each leadership of a relay.
+create sequence pgoutbox.leadership_seq as bigint cache 1;
+
+-- Column order matters in both tables: expressions of an INSERT run in this order.
+create table pgoutbox.event (
+    xid xid8 not null,
+    seq bigint not null,
+    slot smallint not null,
+    opens boolean not null,
+    schema_name text not null,
+    table_name text not null,
+    action text not null,
+    new_row text,
+    old_row text
+) partition by list (slot);
+
+comment on table pgoutbox.event is 'One row a captured change; written once, never updated, removed by TRUNCATE of its slot.';
+comment on column pgoutbox.event.opens is 'First of its transaction: queues the commit stage.';
+comment on column pgoutbox.event.new_row is 'JSON object of the row after the change, rendered as wal-listener does.';
+comment on column pgoutbox.event.old_row is 'JSON object of the row before the change.';
+
+create table pgoutbox.transaction (
+    position bigint not null,
+    xid xid8 not null,
+    first_seq bigint not null,
+    last_seq bigint not null,
+    committed_at timestamptz not null,
+    slot smallint not null,
+    lazy boolean not null
+) partition by list (slot);
+
+comment on table pgoutbox.transaction is 'One row a transaction with captured changes; its position is its rank in commit order.';
+comment on column pgoutbox.transaction.lazy is 'Committed with synchronous_commit = off: visible before it is on disk.';
+
+-- The ring: five slots of 15 minutes each (pgoutbox.slot()).
+create table pgoutbox.event_0 partition of pgoutbox.event for values in (0);
+create table pgoutbox.event_1 partition of pgoutbox.event for values in (1);
+create table pgoutbox.event_2 partition of pgoutbox.event for values in (2);
+create table pgoutbox.event_3 partition of pgoutbox.event for values in (3);
+create table pgoutbox.event_4 partition of pgoutbox.event for values in (4);
+
+create index event_0_xid_seq on pgoutbox.event_0 (xid, seq);
+create index event_1_xid_seq on pgoutbox.event_1 (xid, seq);
+create index event_2_xid_seq on pgoutbox.event_2 (xid, seq);
+create index event_3_xid_seq on pgoutbox.event_3 (xid, seq);
+create index event_4_xid_seq on pgoutbox.event_4 (xid, seq);
+
+create table pgoutbox.transaction_0 partition of pgoutbox.transaction for values in (0);
+create table pgoutbox.transaction_1 partition of pgoutbox.transaction for values in (1);
+create table pgoutbox.transaction_2 partition of pgoutbox.transaction for values in (2);
+create table pgoutbox.transaction_3 partition of pgoutbox.transaction for values in (3);
+create table pgoutbox.transaction_4 partition of pgoutbox.transaction for values in (4);
+
+create unique index transaction_0_position on pgoutbox.transaction_0 (position);
+create unique index transaction_1_position on pgoutbox.transaction_1 (position);
+create unique index transaction_2_position on pgoutbox.transaction_2 (position);
+create unique index transaction_3_position on pgoutbox.transaction_3 (position);
+create unique index transaction_4_position on pgoutbox.transaction_4 (position);
+
+-- One row a relay. Sent is every position up to `high` outside the gaps, and of the
+-- transaction at `partial_position` every event up to `partial_seq`. Gaps are ranges:
+-- gap_first[i] to gap_last[i].
+create table pgoutbox.progress (
+    relay text primary key,
+    leadership bigint not null,
+    high bigint not null default 0,
+    gap_first bigint[] not null default '{}',
+    gap_last bigint[] not null default '{}',
+    partial_position bigint,
+    partial_seq bigint,
+    plan jsonb not null default '[]',
+    started_at timestamptz not null default pg_catalog.clock_timestamp()
+) with (fillfactor = 10);
+
+comment on table pgoutbox.progress is 'What each relay has sent.';
+comment on column pgoutbox.progress.plan is 'Progress as it will be after each batch now being published: a relay that was killed in the middle of one goes on in the same order.';
+
+-- Events that can never be published, set aside with the reason.
+create table pgoutbox.parked (
+    relay text not null,
+    event_id uuid not null,
+    position bigint not null,
+    subject text not null,
+    reason text not null,
+    payload text not null,
+    parked_at timestamptz not null default pg_catalog.clock_timestamp(),
+    primary key (relay, event_id)
+);
+
+comment on table pgoutbox.parked is 'Events a relay could never publish, with the reason.';

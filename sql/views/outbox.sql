@@ -1,0 +1,25 @@
+-- Every event with its id, position and time, and whether relays have sent it; for people.
+create or replace view pgoutbox.outbox as
+select
+    pg_catalog.concat(
+        pgoutbox.event_id_prefix(i.id, t.xid, t.position, t.committed_at),
+        pg_catalog.lpad(pg_catalog.to_hex(e.seq & 281474976710655), 12, '0')
+    )::uuid as id,
+    t.position,
+    e.seq,
+    t.committed_at,
+    e.schema_name,
+    e.table_name,
+    e.action,
+    coalesce(e.new_row, '{}')::json as data,
+    coalesce(e.old_row, '{}')::json as data_old,
+    array(
+        select p.relay from pgoutbox.progress p
+        where pgoutbox.is_sent(p, t.position, e.seq)
+        order by p.relay
+    ) as sent_by
+from pgoutbox.transaction t
+join pgoutbox.event e on e.slot = t.slot and e.xid = t.xid and e.seq between t.first_seq and t.last_seq
+cross join pgoutbox.installation i;
+
+comment on view pgoutbox.outbox is 'Events in the outbox: id, position, content, and the relays that have sent each.';
