@@ -8,7 +8,7 @@ as $$
     from (
         select p.* from pgoutbox.progress p where p.relay = backlog.relay
         union all
-        select backlog.relay, 0, 0, '{}', '{}', null, null, '[]', pg_catalog.now()
+        select backlog.relay, 0, 0, '{}', '{}', null, null, 'null', pg_catalog.now()
         where not exists (select from pgoutbox.progress p where p.relay = backlog.relay)
     ) p
     cross join lateral (
@@ -16,9 +16,6 @@ as $$
         union all
         select t.* from rows from (pg_catalog.unnest(p.gap_first), pg_catalog.unnest(p.gap_last)) g (first, last)
         join pgoutbox.transaction t on t.position between g.first and g.last
-        union all
-        select t.* from pgoutbox.transaction t
-        where t.position = p.partial_position and t.position <= p.high
     ) t
     join pgoutbox.event e
         on e.slot = t.slot and e.xid = t.xid and e.seq between t.first_seq and t.last_seq

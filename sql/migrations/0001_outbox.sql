@@ -12,10 +12,12 @@ comment on schema pgoutbox is 'Row changes on their way to NATS (pgoutbox).';
 create table pgoutbox.migration (
     number integer primary key,
     name text not null,
+    breaking text,
     applied_at timestamptz not null default pg_catalog.clock_timestamp()
 );
 
 comment on table pgoutbox.migration is 'Which files of sql/migrations this database has.';
+comment on column pgoutbox.migration.breaking is 'Why a relay that doesn''t know this migration must not go on; null where it may.';
 
 -- One row. `id` goes into every event id, so that two databases never make the same one.
 create table pgoutbox.installation (
@@ -122,12 +124,12 @@ create table pgoutbox.progress (
     gap_last bigint[] not null default '{}',
     partial_position bigint,
     partial_seq bigint,
-    plan jsonb not null default '[]',
+    plan jsonb not null default 'null',
     started_at timestamptz not null default pg_catalog.clock_timestamp()
 ) with (fillfactor = 10);
 
 comment on table pgoutbox.progress is 'What each relay has sent.';
-comment on column pgoutbox.progress.plan is 'Progress as it will be after each batch now being published: a relay that was killed in the middle of one goes on in the same order.';
+comment on column pgoutbox.progress.plan is 'Progress as it will be after the batch now being published, or null: a relay that was killed in the middle of it goes on in the same order.';
 
 -- Events that can never be published, set aside with the reason.
 create table pgoutbox.parked (

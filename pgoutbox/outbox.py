@@ -1,0 +1,379 @@
+"""The outbox as a relay sees it: what comes next, and what has been sent."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import asyncpg
+
+from pgoutbox.errors import PgoutboxError
+from pgoutbox.message import Message, Subjects
+
+LEADER_LOCK_CLASS = 1885826915
+
+
+class LeadershipLost(PgoutboxError):
+    """Another relay of the same name has taken over."""
+
+
+class Gap(NamedTuple):
+    """Positions passed before their transactions were seen.
+
+    ``holders`` are the transactions that were open when the gap was first looked at and may
+    have drawn one of its positions; None before that. ``is_dying`` once all of them are gone:
+    what the next snapshot doesn't show never will be.
+    """
+
+    first: int
+    last: int
+    holders: frozenset[str] | None = None
+    is_dying: bool = False
+
+
+class Key(NamedTuple):
+    """Where an event stands: its transaction's position, and its sequence number in it."""
+
+    position: int
+    seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What a relay has sent: every position up to ``high`` outside the gaps.
+
+    Of the transaction at ``partial.position``, which is above ``high`` or in a gap, it has sent
+    the events up to ``partial.seq``.
+    """
+
+    high: int = 0
+    gaps: tuple[Gap, ...] = ()
+    partial: Key | None = None
+
+    def covers(self, key: Key) -> bool:
+        """Tell whether the event at ``key`` is sent."""
+        if self.partial is not None and key.position == self.partial.position:
+            return key.seq <= self.partial.seq
+        return key.position <= self.high and not any(
+            gap.first <= key.position <= gap.last for gap in self.gaps
+        )
+
+    def after(self, keys: Sequence[Key], *, is_cut: bool) -> Progress:
+        """Return the progress once the events at ``keys`` are sent too.
+
+        ``keys`` are in the order of publishing, and everything visible up to the last of them
+        that isn't among them becomes a gap. ``is_cut`` says that the last transaction may have
+        further events.
+        """
+        positions = list(dict.fromkeys(key.position for key in keys))
+        if self.partial is not None and self.partial.position not in positions:
+            # Read again and nothing more was there: it is complete.
+            positions.insert(0, self.partial.position)
+        partial = None
+        if is_cut and keys:
+            partial = keys[-1]
+            positions.remove(partial.position)
+        if not positions:
+            return replace(self, partial=partial)
+        gaps = _without(self.gaps, (p for p in positions if p <= self.high))
+        high = self.high
+        for position in sorted(p for p in positions if p > self.high):
+            if position > high + 1:
+                gaps = (*gaps, Gap(high + 1, position - 1))
+            high = position
+        return Progress(high, gaps, partial)
+
+    def towards(self, plan: Progress) -> tuple[Gap, ...]:
+        """Return the positions that ``plan`` has sent and this progress hasn't.
+
+        Includes the transaction that ``plan`` has sent in part.
+        """
+        unsent = self.gaps
+        if plan.high > self.high:
+            unsent = (*unsent, Gap(self.high + 1, plan.high))
+        for gap in plan.gaps:
+            unsent = _cut(unsent, gap.first, gap.last)
+        if plan.partial is not None and not self.covers(plan.partial):
+            position = plan.partial.position
+            unsent = (*_cut(unsent, position, position), Gap(position, position))
+        return unsent
+
+    def noting(self, holders: frozenset[str]) -> Progress:
+        """Return the progress with ``holders`` noted: who may still fill a gap, as of now."""
+        return replace(self, gaps=tuple(_noting(gap, holders) for gap in self.gaps))
+
+    def without_dead(self, seen: Iterable[int]) -> Progress:
+        """Drop gaps that were dying before a snapshot that showed only ``seen`` of them."""
+        if not any(gap.is_dying for gap in self.gaps):
+            return self
+        positions = set(seen)
+        if self.partial is not None:
+            positions.add(self.partial.position)
+        gaps: list[Gap] = []
+        for gap in self.gaps:
+            if not gap.is_dying:
+                gaps.append(gap)
+                continue
+            gaps += [Gap(p, p) for p in sorted(positions) if gap.first <= p <= gap.last]
+        return replace(self, gaps=tuple(gaps))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a value that :meth:`from_json` reads; ``holders`` are left out."""
+        return {
+            "high": self.high,
+            "gaps": [[gap.first, gap.last] for gap in self.gaps],
+            "partial": self.partial,
+        }
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Progress:
+        """Return what :meth:`to_json` wrote."""
+        return cls(
+            values["high"],
+            tuple(Gap(first, last) for first, last in values["gaps"]),
+            Key(*values["partial"]) if values["partial"] else None,
+        )
+
+
+def _without(gaps: tuple[Gap, ...], positions: Iterable[int]) -> tuple[Gap, ...]:
+    for position in positions:
+        gaps = _cut(gaps, position, position)
+    return gaps
+
+
+def _cut(gaps: tuple[Gap, ...], first: int, last: int) -> tuple[Gap, ...]:
+    """Cut the positions ``first`` to ``last`` out of ``gaps``."""
+    left: list[Gap] = []
+    for gap in gaps:
+        if last < gap.first or gap.last < first:
+            left.append(gap)
+            continue
+        if gap.first < first:
+            left.append(gap._replace(last=first - 1))
+        if last < gap.last:
+            left.append(gap._replace(first=last + 1))
+    return tuple(left)
+
+
+def _noting(gap: Gap, holders: frozenset[str]) -> Gap:
+    if gap.holders is None:
+        return gap._replace(holders=holders)
+    # A prepared transaction can't be told from the one that it was: PREPARE may change its
+    # name. So as long as there is any, no gap is given up.
+    return gap._replace(is_dying="prepared" not in holders and not gap.holders & holders)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What one pass publishes, and the progress at its end."""
+
+    messages: list[Message]
+    keys: list[Key]
+    before: Progress
+    after: Progress
+    has_long_transaction: bool  # one of several events, which a restart must not tear
+    has_lazy_commit: bool  # visible, but perhaps not on disk yet
+    oldest: float | None  # commit time of the first event, seconds since the epoch
+
+    def __len__(self) -> int:
+        return len(self.messages)
+
+    def upto(self, count: int) -> Progress:
+        """Return the progress when only the first ``count`` events are sent."""
+        if count == len(self.keys):
+            return self.after
+        keys = self.keys[:count]
+        if not keys:
+            return self.before
+        is_cut = self.keys[count].position == keys[-1].position
+        return self.before.after(keys, is_cut=is_cut)
+
+
+class Outbox:
+    """Reads unsent events and keeps the progress of one relay; for its leader only.
+
+    Every method may raise :class:`asyncpg.PostgresError`, :class:`asyncpg.InterfaceError` or
+    :class:`OSError` when the connection or the server fails.
+    """
+
+    def __init__(
+        self,
+        connection: asyncpg.Connection[asyncpg.Record],
+        subjects: Subjects,
+        *,
+        relay: str,
+        batch_events: int,
+        batch_bytes: int,
+    ) -> None:
+        self._connection = connection
+        self._subjects = subjects
+        self._relay = relay
+        self._batch_events = batch_events
+        self._batch_bytes = batch_bytes
+        self._leadership = 0
+        self._place: object = None  # where the progress row lies; moves at every update
+        self._plan: Progress | None = None  # noted in the database
+        self._replay: Progress | None = None  # a plan to be finished first
+
+    async def lead(self) -> Progress:
+        """Take over the relay's progress and return it; the caller holds its leader lock."""
+        row = await self._connection.fetchrow("select * from pgoutbox.lead($1)", self._relay)
+        assert row is not None  # noqa: S101 - lead() returns one row
+        self._leadership = row["leadership"]
+        plan = json.loads(row["plan"])
+        self._plan = self._replay = Progress.from_json(plan) if plan else None
+        partial = row["partial_position"]
+        return Progress(
+            row["high"],
+            tuple(map(Gap, row["gap_first"], row["gap_last"])),
+            None if partial is None else Key(partial, row["partial_seq"]),
+        )
+
+    async def next_batch(self, before: Progress) -> Batch:
+        """Return what comes after ``before``, which is this relay's progress or will be.
+
+        While a plan is left from an earlier leader, or from an attempt that failed, only events
+        of that plan are returned: in the same order as the first time, so that nothing that
+        became visible since gets into the middle of a transaction.
+        """
+        if before.gaps:
+            before = before.noting(await self._gap_holders())
+        if self._replay is not None:
+            batch = await self._read(before, _NOTHING_ABOVE, before.towards(self._replay))
+            if batch:
+                return batch
+            self._replay = None
+        return await self._read(before, before.high, before.gaps)
+
+    async def _read(self, before: Progress, high: int, gaps: Sequence[Gap]) -> Batch:
+        rows = await self._connection.fetch(
+            "select * from pgoutbox.next_batch($1, $2, $3, $4, $5, $6, $7)",
+            high,
+            [gap.first for gap in gaps],
+            [gap.last for gap in gaps],
+            *(before.partial or (None, None)),
+            self._batch_events,
+            self._batch_bytes,
+        )
+        if self._replay is None:
+            before = before.without_dead(row[0] for row in rows)
+        is_cut = len(rows) == self._batch_events or (
+            sum(len(row[6]) for row in rows) >= self._batch_bytes
+        )
+        subject_of = self._subjects.of
+        keys = [Key(row[0], row[1]) for row in rows]
+        has_long_transaction = len({key.position for key in keys}) < len(keys)
+        return Batch(
+            [Message(subject_of(row[2], row[3]), row[5], row[6]) for row in rows],
+            keys,
+            before,
+            before.after(keys, is_cut=is_cut),
+            has_long_transaction or is_cut or before.partial is not None,
+            any(row[7] for row in rows),
+            rows[0][8].timestamp() if rows else None,
+        )
+
+    async def _gap_holders(self) -> frozenset[str]:
+        return frozenset(await self._connection.fetchval("select pgoutbox.gap_holders()"))
+
+    async def begin(self, batch: Batch) -> None:
+        """Make sure that ``batch`` can be published, from ``batch.before`` on.
+
+        Notes its plan if a restart in the middle could tear a transaction, and waits until
+        all that it holds is on PostgreSQL's disk.
+        """
+        plan = self._plan_of(batch)
+        if batch.has_lazy_commit or plan != self._plan:
+            await self._write(batch.before, plan, flush=batch.has_lazy_commit)
+
+    async def advance(self, progress: Progress, following: Batch | None = None) -> None:
+        """Move the progress to ``progress``, and begin the batch that follows if there is one.
+
+        Raises:
+            LeadershipLost: another relay of the same name has taken over.
+        """
+        plan = self._plan_of(following) if following else self._replay
+        flush = following is not None and following.has_lazy_commit
+        await self._write(progress, plan, flush=flush)
+
+    def fall_back(self) -> None:
+        """Publishing failed: return the rest of the noted plan first from now on."""
+        self._replay = self._plan
+
+    def _plan_of(self, batch: Batch) -> Progress | None:
+        if self._replay is not None:
+            return self._replay
+        return batch.after if batch.has_long_transaction else None
+
+    async def _write(self, progress: Progress, plan: Progress | None, *, flush: bool) -> None:
+        # A commit that waits for the disk takes everything before it along.
+        place = await self._connection.fetchval(
+            _ADVANCE,
+            "local" if flush else "off",
+            self._place,
+            self._relay,
+            self._leadership,
+            progress.high,
+            [gap.first for gap in progress.gaps],
+            [gap.last for gap in progress.gaps],
+            *(progress.partial or (None, None)),
+            json.dumps(plan.to_json() if plan else None),
+        )
+        if place is None:
+            raise LeadershipLost(f"another relay named {self._relay!r} has taken over")
+        self._place = place
+        self._plan = plan
+
+    async def park(self, key: Key, message: Message, reason: str) -> None:
+        """Set an event aside that can never be published."""
+        await self._connection.execute(
+            "insert into pgoutbox.parked (relay, event_id, position, subject, reason, payload)"
+            " values ($1, $2::text::uuid, $3, $4, $5, $6) on conflict do nothing",
+            self._relay,
+            message.id,
+            key.position,
+            message.subject,
+            reason,
+            message.payload.decode(),
+        )
+
+    async def mend_drift(self) -> list[asyncpg.Record]:
+        """Refresh the capture functions of drifted tables.
+
+        Returns the tables that had a problem (columns ``relation``, ``problem``); those with the
+        problem ``drift`` are mended.
+        """
+        tables = await self._connection.fetch(
+            "select relation::text, problem from pgoutbox.table_state where problem is not null"
+        )
+        for table in tables:
+            if table["problem"] == "drift":
+                await self._connection.execute(
+                    "select pgoutbox.refresh_capture($1::text::regclass)", table["relation"]
+                )
+        return tables
+
+    async def slot_ends(self) -> list[asyncpg.Record]:
+        """Return the last position in each slot that isn't current (columns slot, position)."""
+        return await self._connection.fetch("select * from pgoutbox.slot_ends()")
+
+    async def rotate(self, slot: int) -> bool:
+        """Empty a slot if everything in it is sent by every relay; tell whether it was."""
+        return bool(await self._connection.fetchval("select pgoutbox.rotate($1)", slot))
+
+
+_NOTHING_ABOVE = 2**63 - 1
+
+_ADVANCE = """
+select pgoutbox.advance($2, $3, $4, $5, $6, $7, $8, $9, $10)
+from (select pg_catalog.set_config('synchronous_commit', $1, true)) setting
+"""
+
+
+def leader_lock(relay: str) -> tuple[int, int]:
+    """Return the advisory lock that the leader of ``relay`` holds, as its two keys."""
+    number = zlib.crc32(relay.encode())
+    return LEADER_LOCK_CLASS, number - 2**32 if number >= 2**31 else number

@@ -1,0 +1,328 @@
+"""Publishing to NATS JetStream, in order and pipelined."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from typing import Protocol
+
+import nats
+import nats.errors
+import nats.js.errors
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.js.api import StreamConfig
+
+from pgoutbox.config import PublisherConfig
+from pgoutbox.errors import PublishError
+from pgoutbox.message import Message
+
+log = logging.getLogger("pgoutbox.publisher")
+
+# Error codes of nats-server (server/errors.json).
+_WRONG_LAST_SEQUENCE = {10071, 10164}
+_MESSAGE_TOO_LARGE = {10054}
+_HEADER_ROOM = 200  # bytes that headers add to a message, at most
+_MAX_ALONE = 1_024  # messages one at a time, after the chain broke again and again
+_BREAKS_WORTH_A_WARNING = 3
+
+
+class Interrupted(PublishError):
+    """Publishing stopped; the first ``confirmed`` messages are stored, of the rest some may be."""
+
+    def __init__(self, message: str, *, confirmed: int = 0, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.confirmed = confirmed
+
+
+class Refused(Interrupted):
+    """The message after the ``confirmed`` ones can never be stored."""
+
+
+class Publisher(Protocol):
+    """Stores messages in a stream, in order."""
+
+    async def publish(self, messages: Sequence[Message]) -> None:
+        """Store ``messages``; return once the stream has confirmed all of them.
+
+        Raises:
+            Interrupted: not all of them could be stored.
+        """
+
+
+@asynccontextmanager
+async def connect(config: PublisherConfig) -> AsyncIterator[JetStreamPublisher]:
+    """Connect to NATS, see to the stream, and give a publisher for as long as the connection lasts.
+
+    The client doesn't reconnect by itself: it would first send what it had buffered, after a
+    hole, and the stream would keep that order. A lost connection ends this publisher.
+
+    Raises:
+        PublishError: no server answers, none lets us in, or there is no stream.
+    """
+    client = Client()
+    publisher = JetStreamPublisher(client, config)
+
+    async def on_error(error: Exception) -> None:
+        log.debug("the NATS client reports an error", extra={"error": _words(error)})
+
+    try:
+        await client.connect(
+            config.nats_url,
+            name="pgoutbox",
+            allow_reconnect=False,
+            connect_timeout=5,
+            ping_interval=20,
+            max_outstanding_pings=2,
+            pending_size=-1,  # the window bounds what is pending
+            closed_cb=publisher.on_closed,
+            error_cb=on_error,
+        )
+    except (TimeoutError, OSError, nats.errors.Error, ValueError) as error:
+        with suppress(Exception):
+            await client.close()
+        raise PublishError(
+            f"NATS can't be reached: {_words(error)}",
+            hint="Check the NATS URL and that nats-server is running.",
+        ) from error
+    try:
+        await publisher.start()
+        yield publisher
+    finally:
+        with suppress(Exception):
+            await client.close()
+
+
+class JetStreamPublisher:
+    """Publishes with a window of unacknowledged messages that can't get out of order.
+
+    Each message names the stream sequence that it must follow (``Nats-Expected-Last-Sequence``),
+    so when one is lost or refused, all behind it are refused too, and publishing goes on from
+    there. The first sequence comes from a message that is published alone. Where somebody else
+    publishes into the same stream the chain breaks; then messages go one at a time for a while.
+    """
+
+    def __init__(self, client: Client, config: PublisherConfig) -> None:
+        self._client = client
+        self._config = config
+        self._inbox = ""
+        self._window = _Window(0)
+        self._last_sequence: int | None = None  # of the stream, after our last message
+        self._alone = 0  # messages still to be published one at a time
+        self._breaks = 0  # of the chain, since a window was stored whole
+
+    async def start(self) -> None:
+        """See to the stream, and subscribe to acknowledgements.
+
+        Raises:
+            PublishError: there is no stream for the topic and none can be made.
+        """
+        await self._ensure_stream()
+        self._inbox = self._client.new_inbox()
+        await self._client.subscribe(f"{self._inbox}.*", cb=self._on_ack)
+
+    async def on_closed(self) -> None:
+        """Tell whoever waits for acknowledgements that none will come."""
+        self._window.lose("the connection to NATS was lost")
+
+    async def _ensure_stream(self) -> None:
+        topic = self._config.topic
+        jetstream = self._client.jetstream(timeout=5)
+        try:
+            try:
+                await jetstream.stream_info(topic)
+            except nats.js.errors.NotFoundError:
+                await jetstream.add_stream(StreamConfig(name=topic, subjects=[f"{topic}.*"]))
+                log.info("stream created", extra={"stream": topic, "subjects": f"{topic}.*"})
+        except (nats.js.errors.ServiceUnavailableError, nats.errors.NoRespondersError) as error:
+            raise PublishError(
+                "JetStream is not available on this NATS server",
+                hint="Start nats-server with --jetstream, and enable it for the account.",
+            ) from error
+        except (TimeoutError, nats.errors.Error, ValueError) as error:
+            raise PublishError(
+                f"the stream {topic!r} is not available: {_words(error)}",
+                hint=f"Create a stream over {topic}.*, or allow this user to.",
+            ) from error
+
+    async def publish(self, messages: Sequence[Message]) -> None:
+        """Store ``messages`` in order; see :class:`Publisher`."""
+        done = 0
+        while done < len(messages):
+            is_chained = self._last_sequence is not None and self._alone == 0
+            following = messages[done:] if is_chained else messages[done : done + 1]
+            window = self._window = _Window(self._window.end)
+            try:
+                await self._send(window, following, self._last_sequence if is_chained else None)
+                await self._settle(window, len(following))
+            except Interrupted as error:
+                error.confirmed = done + window.confirmed
+                raise
+            finally:
+                done += window.confirmed
+                self._close(window, is_whole=window.confirmed == len(following))
+
+    def _close(self, window: _Window, *, is_whole: bool) -> None:
+        """Learn from a window how to publish the next one."""
+        self._alone = max(0, self._alone - 1)
+        self._last_sequence = window.sequence if is_whole else None
+        if is_whole and len(window) > 1:
+            self._breaks = 0
+        elif not is_whole and window.is_chain_broken:
+            self._breaks += 1
+            self._alone = min(2**self._breaks, _MAX_ALONE)
+            if self._breaks == _BREAKS_WORTH_A_WARNING:
+                log.warning(
+                    "somebody else publishes into the stream; messages go one at a time",
+                    extra={"stream": self._config.topic},
+                )
+
+    async def _send(
+        self, window: _Window, messages: Sequence[Message], last_sequence: int | None
+    ) -> None:
+        """Hand ``messages`` to the client, as far as the window lets, until one is refused."""
+        chunk = max(1, self._config.window // 4)
+        for first in range(0, len(messages), chunk):
+            await self._settle(window, len(window) + chunk - self._config.window)
+            if window.refusal is not None:
+                return
+            try:
+                for message in messages[first : first + chunk]:
+                    headers = {"Nats-Msg-Id": message.id}
+                    if last_sequence is not None:
+                        headers["Nats-Expected-Last-Sequence"] = str(last_sequence + len(window))
+                    if len(message.payload) + _HEADER_ROOM > self._client.max_payload:
+                        await self._settle(window, len(window))
+                        raise Refused(
+                            f"a payload of {len(message.payload)} bytes exceeds the server's"
+                            f" max_payload of {self._client.max_payload}"
+                        )
+                    await self._client.publish(
+                        message.subject, message.payload, f"{self._inbox}.{window.end}", headers
+                    )
+                    window.end += 1
+            except (OSError, nats.errors.Error) as error:
+                raise Interrupted(f"NATS does not take messages: {_words(error)}") from error
+
+    async def _settle(self, window: _Window, count: int) -> None:
+        """Wait until the first ``count`` messages of ``window`` are stored, or one is refused.
+
+        Raises:
+            Interrupted: the connection was lost, or nothing came back for too long.
+            Refused: the stream will never take the message after the confirmed ones.
+        """
+        while not window.is_settled(count):
+            before = window.confirmed
+            try:
+                await asyncio.wait_for(window.changed(count), self._config.ack_timeout)
+            except TimeoutError:
+                if window.confirmed == before:
+                    raise Interrupted(
+                        f"no acknowledgement came within {self._config.ack_timeout:g} s",
+                        hint="Is the stream's leader up, and its disk not full?",
+                    ) from None
+        if window.refusal is not None and not window.is_chain_broken:
+            raise window.refusal
+
+    async def _on_ack(self, ack: Msg) -> None:
+        self._window.on_ack(int(ack.subject[len(self._inbox) + 1 :]), ack)
+
+
+class _Window:
+    """Messages on their way to the stream, and what came back for them.
+
+    Messages are numbered through the publisher's life, so that late answers to an earlier
+    window are recognised.
+    """
+
+    def __init__(self, start: int) -> None:
+        self.start = start
+        self.end = start
+        self.confirmed = 0  # messages stored, counted from the first without a hole
+        self.sequence: int | None = None  # in the stream, of the last one; None for a repeat
+        self.refusal: Interrupted | None = None  # of the lowest message refused
+        self.is_chain_broken = False
+        self._refused = -1
+        self._early: dict[int, Msg] = {}  # acknowledged before one of their predecessors
+        self._lost: str | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._awaited = 0
+
+    def __len__(self) -> int:
+        return self.end - self.start
+
+    def is_settled(self, count: int) -> bool:
+        """Tell whether the first ``count`` messages are stored, or as many as will be."""
+        if self._lost is not None:
+            raise Interrupted(self._lost)
+        return self.confirmed >= count or self.confirmed == self._refused
+
+    def changed(self, count: int) -> asyncio.Future[None]:
+        """Return a future that is done when :meth:`is_settled` has something new to say."""
+        self._awaited = count
+        self._waiter = asyncio.get_running_loop().create_future()
+        return self._waiter
+
+    def lose(self, reason: str) -> None:
+        """Note that no more answers will come."""
+        self._lost = reason
+        self._wake()
+
+    def on_ack(self, number: int, ack: Msg) -> None:
+        """Take an answer of the stream to the message of that number."""
+        index = number - self.start
+        if index < self.confirmed:
+            return
+        if not ack.data or b'"error"' in ack.data:
+            self._refuse(index, ack)
+        elif index > self.confirmed:
+            self._early[index] = ack
+            return
+        else:
+            while True:
+                self.confirmed += 1
+                self.sequence = _sequence(ack.data) if self.confirmed == len(self) else None
+                if self.confirmed not in self._early:
+                    break
+                ack = self._early.pop(self.confirmed)
+        if self.confirmed >= self._awaited or self.confirmed == self._refused:
+            self._wake()
+
+    def _refuse(self, index: int, ack: Msg) -> None:
+        if 0 <= self._refused <= index:
+            return
+        self._refused = index
+        self.refusal, self.is_chain_broken = _refusal(ack)
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+
+def _sequence(answer: bytes) -> int | None:
+    """Return where the stream stored a message; None where it had it already."""
+    values = json.loads(answer)
+    return None if values.get("duplicate") else values["seq"]
+
+
+def _refusal(ack: Msg) -> tuple[Interrupted, bool]:
+    """Return why a message was refused, and whether only its place in the chain was wrong."""
+    if not ack.data:
+        return Interrupted(
+            "no stream takes the messages",
+            hint="Has the stream been deleted, or its subjects changed?",
+        ), False
+    error = json.loads(ack.data)["error"]
+    code, words = error.get("err_code", 0), error.get("description", "")
+    if code in _MESSAGE_TOO_LARGE:
+        return Refused(f"the stream refuses it: {words}"), False
+    return Interrupted(f"the stream refuses messages: {words}"), code in _WRONG_LAST_SEQUENCE
+
+
+def _words(error: BaseException) -> str:
+    """Return an error of the client in words, without its prefix."""
+    text = str(error) or type(error).__name__
+    return text.removeprefix("nats: ")

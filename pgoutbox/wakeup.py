@@ -1,0 +1,104 @@
+"""When to look into the outbox again: notifications, the sleep lock, and the poll interval."""
+
+from __future__ import annotations
+
+import asyncio
+
+import asyncpg
+
+from pgoutbox.errors import DatabaseError
+from pgoutbox.outbox import leader_lock
+
+CHANNEL = "pgoutbox"
+
+# Advisory lock K. A relay that holds it exclusively sleeps, and writers notify; a writer shares
+# it from its commit stage on, and no relay falls asleep before that commit is visible.
+SLEEP_LOCK = (1885826914, 0)
+
+
+class WakeUp:
+    """Listens for notifications and holds the relay's session locks, on a connection of its own.
+
+    A notification is only a hint: what is there to be sent, the outbox tells.
+    """
+
+    def __init__(self, connection: asyncpg.Connection[asyncpg.Record], relay: str) -> None:
+        self._connection = connection
+        self._leader_lock = leader_lock(relay)
+        self._hint = asyncio.Event()
+        self._is_lost = False
+        self._is_asleep = False
+
+    async def start(self) -> None:
+        """Begin to listen."""
+        self._connection.add_termination_listener(self._on_lost)
+        await self._connection.add_listener(CHANNEL, self._on_notification)
+
+    def _on_notification(self, *_: object) -> None:
+        self._hint.set()
+
+    def _on_lost(self, *_: object) -> None:
+        self._is_lost = True
+        self._hint.set()
+
+    async def try_lead(self) -> bool:
+        """Take the relay's leader lock if it is free; it is kept until the connection ends."""
+        return bool(
+            await self._connection.fetchval(
+                "select pg_try_advisory_lock($1, $2)", *self._leader_lock
+            )
+        )
+
+    @property
+    def is_asleep(self) -> bool:
+        """Whether this relay holds the sleep lock, so that writers notify."""
+        return self._is_asleep
+
+    async def fall_asleep(self) -> bool:
+        """Make writers notify from now on; look into the outbox once more before waiting.
+
+        False while a writer is between its decision not to notify and the end of its
+        transaction.
+        """
+        if not self._is_asleep:
+            self._hint.clear()
+            self._is_asleep = await self._connection.fetchval(
+                "select pg_try_advisory_lock($1, $2)", *SLEEP_LOCK
+            )
+        return self._is_asleep
+
+    async def get_up(self) -> None:
+        """Let writers commit without notifying again."""
+        if self._is_asleep:
+            self._is_asleep = False
+            await self._connection.execute(
+                f"select pg_advisory_unlock({SLEEP_LOCK[0]}, {SLEEP_LOCK[1]})"
+            )
+
+    async def wait(self, seconds: float) -> bool:
+        """Wait for a hint, at most ``seconds``; tell whether one came.
+
+        Raises:
+            DatabaseError: the connection was lost.
+        """
+        try:
+            async with asyncio.timeout(seconds):
+                await self._hint.wait()
+        except TimeoutError:
+            return False
+        self.check()
+        self._hint.clear()
+        return True
+
+    def interrupt(self) -> None:
+        """End a wait now."""
+        self._hint.set()
+
+    def check(self) -> None:
+        """Raise if the connection is lost, and with it the leader lock.
+
+        Raises:
+            DatabaseError: it is.
+        """
+        if self._is_lost or self._connection.is_closed():
+            raise DatabaseError("the connection to PostgreSQL was lost")
