@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Protocol
 
@@ -28,6 +28,7 @@ _MESSAGE_TOO_LARGE = {10054}
 _HEADER_ROOM = 200  # bytes that headers add to a message, at most
 _MAX_ALONE = 1_024  # messages one at a time, after the chain broke again and again
 _BREAKS_WORTH_A_WARNING = 3
+_LOST = "the connection was lost"
 
 
 class Interrupted(PublishError):
@@ -52,9 +53,18 @@ class Publisher(Protocol):
             Interrupted: not all of them could be stored.
         """
 
+    def check(self) -> None:
+        """Raise if nothing can be stored any more.
+
+        Raises:
+            Interrupted: the connection is lost.
+        """
+
 
 @asynccontextmanager
-async def connect(config: PublisherConfig) -> AsyncIterator[JetStreamPublisher]:
+async def connect(
+    config: PublisherConfig, *, on_lost: Callable[[], None] = lambda: None
+) -> AsyncIterator[JetStreamPublisher]:
     """Connect to NATS, see to the stream, and give a publisher for as long as the connection lasts.
 
     The client doesn't reconnect by itself: it would first send what it had buffered, after a
@@ -65,6 +75,10 @@ async def connect(config: PublisherConfig) -> AsyncIterator[JetStreamPublisher]:
     """
     client = Client()
     publisher = JetStreamPublisher(client, config)
+
+    async def on_closed() -> None:
+        publisher.lose()
+        on_lost()
 
     async def on_error(error: Exception) -> None:
         log.debug("the NATS client reports an error", extra={"error": _words(error)})
@@ -78,7 +92,7 @@ async def connect(config: PublisherConfig) -> AsyncIterator[JetStreamPublisher]:
             ping_interval=20,
             max_outstanding_pings=2,
             pending_size=-1,  # the window bounds what is pending
-            closed_cb=publisher.on_closed,
+            closed_cb=on_closed,
             error_cb=on_error,
         )
     except (TimeoutError, OSError, nats.errors.Error, ValueError) as error:
@@ -113,6 +127,7 @@ class JetStreamPublisher:
         self._last_sequence: int | None = None  # of the stream, after our last message
         self._alone = 0  # messages still to be published one at a time
         self._breaks = 0  # of the chain, since a window was stored whole
+        self._is_lost = False
 
     async def start(self) -> None:
         """See to the stream, and subscribe to acknowledgements.
@@ -124,9 +139,15 @@ class JetStreamPublisher:
         self._inbox = self._client.new_inbox()
         await self._client.subscribe(f"{self._inbox}.*", cb=self._on_ack)
 
-    async def on_closed(self) -> None:
-        """Tell whoever waits for acknowledgements that none will come."""
-        self._window.lose("the connection to NATS was lost")
+    def lose(self) -> None:
+        """Note that the connection is gone: no acknowledgement will come."""
+        self._is_lost = True
+        self._window.lose()
+
+    def check(self) -> None:
+        """Raise if the connection is lost; see :class:`Publisher`."""
+        if self._is_lost:
+            raise Interrupted(_LOST)
 
     async def _ensure_stream(self) -> None:
         topic = self._config.topic
@@ -150,6 +171,7 @@ class JetStreamPublisher:
 
     async def publish(self, messages: Sequence[Message]) -> None:
         """Store ``messages`` in order; see :class:`Publisher`."""
+        self.check()
         done = 0
         while done < len(messages):
             is_chained = self._last_sequence is not None and self._alone == 0
@@ -247,7 +269,7 @@ class _Window:
         self.is_chain_broken = False
         self._refused = -1
         self._early: dict[int, Msg] = {}  # acknowledged before one of their predecessors
-        self._lost: str | None = None
+        self._is_lost = False
         self._waiter: asyncio.Future[None] | None = None
         self._awaited = 0
 
@@ -256,8 +278,8 @@ class _Window:
 
     def is_settled(self, count: int) -> bool:
         """Tell whether the first ``count`` messages are stored, or as many as will be."""
-        if self._lost is not None:
-            raise Interrupted(self._lost)
+        if self._is_lost:
+            raise Interrupted(_LOST)
         return self.confirmed >= count or self.confirmed == self._refused
 
     def changed(self, count: int) -> asyncio.Future[None]:
@@ -266,9 +288,9 @@ class _Window:
         self._waiter = asyncio.get_running_loop().create_future()
         return self._waiter
 
-    def lose(self, reason: str) -> None:
+    def lose(self) -> None:
         """Note that no more answers will come."""
-        self._lost = reason
+        self._is_lost = True
         self._wake()
 
     def on_ack(self, number: int, ack: Msg) -> None:

@@ -104,6 +104,7 @@ class Relay:
         """
         pause = _FIRST_LOOK_AGAIN
         while not self._is_stopping:
+            self._publisher.check()
             sent = self.sent
             await self.drain()
             if self.sent > sent:

@@ -11,6 +11,8 @@ from pgoutbox.outbox import leader_lock
 
 CHANNEL = "pgoutbox"
 
+_PROBE_TIMEOUT = 10.0  # seconds
+
 # Advisory lock K. A relay that holds it exclusively sleeps, and writers notify; a writer shares
 # it from its commit stage on, and no relay falls asleep before that commit is visible.
 SLEEP_LOCK = (1885826914, 0)
@@ -26,6 +28,7 @@ class WakeUp:
         self._connection = connection
         self._leader_lock = leader_lock(relay)
         self._hint = asyncio.Event()
+        self._heard = asyncio.Event()  # a notification of our own
         self._is_lost = False
         self._is_asleep = False
 
@@ -34,8 +37,11 @@ class WakeUp:
         self._connection.add_termination_listener(self._on_lost)
         await self._connection.add_listener(CHANNEL, self._on_notification)
 
-    def _on_notification(self, *_: object) -> None:
-        self._hint.set()
+    def _on_notification(self, _: object, pid: int, *__: object) -> None:
+        if pid == self._connection.get_server_pid():
+            self._heard.set()
+        else:
+            self._hint.set()
 
     def _on_lost(self, *_: object) -> None:
         self._is_lost = True
@@ -88,6 +94,25 @@ class WakeUp:
             return False
         self.check()
         self._hint.clear()
+        return True
+
+    async def probe(self) -> bool:
+        """Tell whether a notification comes through; also finds a connection that is half open.
+
+        Raises:
+            DatabaseError: the connection is dead.
+        """
+        self._heard.clear()
+        try:
+            async with asyncio.timeout(_PROBE_TIMEOUT):
+                await self._connection.execute(f"notify {CHANNEL}")
+        except TimeoutError:
+            raise DatabaseError("the connection to PostgreSQL no longer answers") from None
+        try:
+            async with asyncio.timeout(1):
+                await self._heard.wait()
+        except TimeoutError:
+            return False
         return True
 
     def interrupt(self) -> None:

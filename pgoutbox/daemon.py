@@ -1,0 +1,386 @@
+"""The relay as a daemon: connections, leadership, outages, chores, signals."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import signal
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+
+import asyncpg
+
+from pgoutbox import __version__, database, publisher, schema
+from pgoutbox.config import Config
+from pgoutbox.errors import (
+    ConfigError,
+    DatabaseError,
+    PgoutboxError,
+    PublishError,
+    SchemaError,
+)
+from pgoutbox.message import Subjects
+from pgoutbox.outbox import LeadershipLost, Outbox, Progress
+from pgoutbox.relay import Relay
+from pgoutbox.wakeup import WakeUp
+
+log = logging.getLogger("pgoutbox.daemon")
+
+_STANDBY_INTERVAL = 1.0  # seconds between a standby's attempts to lead
+_DRIFT_INTERVAL = 15.0
+_ROTATE_INTERVAL = 30.0
+_PROBE_INTERVAL = 30.0
+
+# Two plans are right for any size of the outbox: its indexes, in order. Statistics, which
+# lag behind tables that are filled and truncated all the time, shall not suggest others.
+_PLANNER = """
+select pg_catalog.set_config(name, value, false)
+from (values
+    ('enable_seqscan', 'off'), ('enable_bitmapscan', 'off'), ('enable_hashjoin', 'off'),
+    ('enable_mergejoin', 'off'), ('max_parallel_workers_per_gather', '0'),
+    ('plan_cache_mode', 'force_generic_plan')
+) setting (name, value)
+"""
+
+
+class AlreadyRunning(PgoutboxError):
+    """Another relay of the same name leads."""
+
+
+def run(config: Config, *, drain: bool = False) -> None:
+    """Run the relay until SIGTERM or SIGINT; with ``drain``, until nothing is left to send.
+
+    Raises:
+        ConfigError, SchemaError: it can't ever work like this.
+        DatabaseError, PublishError, AlreadyRunning: only with ``drain``; the daemon waits and
+            tries again.
+    """
+    asyncio.run(Daemon(config, drain=drain).serve())
+
+
+@contextmanager
+def stop_on_signal(stop: asyncio.Event) -> Iterator[None]:
+    """Set ``stop`` on the first SIGINT or SIGTERM; a second one kills the process."""
+    loop = asyncio.get_running_loop()
+
+    def restore_defaults() -> None:
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(signum)
+            signal.signal(signum, signal.SIG_DFL)
+
+    def request_stop() -> None:
+        restore_defaults()
+        stop.set()
+
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(signum, request_stop)
+    try:
+        yield
+    finally:
+        restore_defaults()
+
+
+class Backoff:
+    """Delays between attempts: doubling, capped, each between half and all of it."""
+
+    def __init__(self, first: float = 0.1, longest: float = 5.0) -> None:
+        self._first = first
+        self._longest = longest
+        self._next = first
+
+    def next(self) -> float:
+        """Return the next delay in seconds."""
+        delay = self._next
+        self._next = min(delay * 2, self._longest)
+        return delay * random.uniform(0.5, 1)  # noqa: S311 - spreads load, guards nothing
+
+    def reset(self) -> None:
+        """Begin with the shortest delay again."""
+        self._next = self._first
+
+
+class Outage:
+    """Says once that something is gone, and once that it is back."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._since: float | None = None
+
+    def begin(self, error: Exception) -> None:
+        """Log ``error`` if this is news."""
+        hint = getattr(error, "hint", None)
+        level = logging.DEBUG if self._since is not None else logging.WARNING
+        log.log(
+            level,
+            f"{self._name} fails, trying again until it works",
+            extra={"error": str(error)} | ({"hint": hint} if hint else {}),
+        )
+        self._since = self._since or time.monotonic()
+
+    def end(self) -> None:
+        """Log that it works again, if it didn't."""
+        if self._since is not None:
+            seconds = round(time.monotonic() - self._since, 1)
+            log.info(f"{self._name} works again", extra={"seconds": seconds})
+            self._since = None
+
+
+class Daemon:
+    """Holds what one relay process needs, for as long as that lasts, and gets it again."""
+
+    def __init__(self, config: Config, *, drain: bool = False) -> None:
+        self._config = config
+        self._is_draining = drain
+        self._stop = asyncio.Event()
+        self._relay: Relay | None = None
+        self._sent = 0
+        self._database_outage = Outage("PostgreSQL")
+        self._publisher_outage = Outage("NATS")
+        self._is_standing_by = False
+
+    async def serve(self) -> None:
+        """Relay until a signal comes, or all is sent with ``drain``; see :func:`run`."""
+        with stop_on_signal(self._stop):
+            log.info(
+                "relay starts",
+                extra={
+                    "version": __version__,
+                    "relay": self._config.relay.name,
+                    "topic": self._config.publisher.topic,
+                },
+            )
+            serving = asyncio.create_task(self._serve())
+            stopping = asyncio.create_task(self._stop.wait())
+            await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            stopping.cancel()
+            if not serving.done():
+                await self._wind_up(serving)
+            if not serving.cancelled():
+                await serving
+            log.info("relay stops", extra={"sent": self._sent})
+
+    async def _wind_up(self, serving: asyncio.Task[None]) -> None:
+        """Let the relay finish what is on its way; give up when the grace period is over."""
+        if self._relay is not None:
+            self._relay.stop()
+            await asyncio.wait({serving}, timeout=self._config.relay.grace_period)
+            if not serving.done():
+                log.warning(
+                    "grace period is over; unconfirmed events go out again at the next start",
+                    extra={"grace_period": self._config.relay.grace_period},
+                )
+        serving.cancel()
+        await asyncio.wait({serving})
+
+    async def _serve(self) -> None:
+        """Keep a database session, and relay on it; after a failure begin again."""
+        backoff = Backoff()
+        while True:
+            sent = self._sent
+            try:
+                async with self._session() as (outbox, wake_up):
+                    await self._relay_on(outbox, wake_up)
+                    return
+            except (ConfigError, SchemaError, PublishError, AlreadyRunning):
+                raise
+            except LeadershipLost as error:
+                log.warning("leadership lost", extra={"error": str(error)})
+            except (PgoutboxError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+                explained = database.explain(error)
+                if self._is_draining or not isinstance(explained, DatabaseError):
+                    raise explained from error
+                self._database_outage.begin(explained)
+            if self._sent > sent:
+                backoff.reset()
+            if self._stop.is_set() or await self._pause(backoff.next()):
+                return
+
+    async def _pause(self, seconds: float) -> bool:
+        """Sleep; return True at once when a stop is asked for."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._stop.wait(), seconds)
+        return self._stop.is_set()
+
+    @asynccontextmanager
+    async def _session(self) -> AsyncIterator[tuple[Outbox, WakeUp]]:
+        """Connect twice, check the schema, and wait until this relay leads."""
+        config = self._config
+        async with AsyncExitStack() as stack:
+            listening = await self._connect(stack, "listener")
+            note = await schema.check(listening)
+            if note:
+                log.warning(note)
+            wake_up = WakeUp(listening, config.relay.name)
+            await wake_up.start()
+            await self._lead(wake_up)
+            working = await self._connect(stack, "relay")
+            await working.execute(_PLANNER)
+            outbox = Outbox(
+                working,
+                Subjects(
+                    config.publisher.topic,
+                    config.publisher.topic_prefix,
+                    config.publisher.topics_map,
+                ),
+                relay=config.relay.name,
+                batch_events=config.relay.batch_events,
+                batch_bytes=config.relay.batch_bytes,
+            )
+            yield outbox, wake_up
+
+    async def _connect(
+        self, stack: AsyncExitStack, purpose: str
+    ) -> asyncpg.Connection[asyncpg.Record]:
+        connection = await database.connect(
+            self._config.database, purpose=f"{purpose} {self._config.relay.name}", primary=True
+        )
+
+        async def close() -> None:
+            with suppress(TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+                await connection.close(timeout=2)
+            connection.terminate()
+
+        stack.push_async_callback(close)
+        return connection
+
+    async def _lead(self, wake_up: WakeUp) -> None:
+        """Return once this relay holds the leader lock."""
+        name = self._config.relay.name
+        while not await wake_up.try_lead():
+            if self._is_draining:
+                raise AlreadyRunning(
+                    f"a relay named {name!r} is already running, and sends what there is",
+                    hint="See `pgoutbox status`; give another --name for a relay of its own.",
+                )
+            if not self._is_standing_by:
+                log.info("another relay leads; standing by", extra={"relay": name})
+                self._is_standing_by = True
+            wake_up.check()
+            await asyncio.sleep(_STANDBY_INTERVAL)
+        self._is_standing_by = False
+
+    async def _relay_on(self, outbox: Outbox, wake_up: WakeUp) -> None:
+        """Keep a connection to NATS, and relay until told to stop or drained."""
+        progress = await outbox.lead()
+        log.info("leading", extra={"relay": self._config.relay.name, "high": progress.high})
+        chores = Chores(outbox, wake_up, self._config.relay.retention)
+        backoff = Backoff()
+        while True:
+            try:
+                async with publisher.connect(
+                    self._config.publisher, on_lost=wake_up.interrupt
+                ) as connected:
+                    progress = await self._relay_once(outbox, wake_up, connected, progress, chores)
+                    return
+            except publisher.Refused:
+                raise
+            except PublishError as error:
+                if self._is_draining:
+                    raise
+                self._publisher_outage.begin(error)
+            if self._relay is not None:
+                progress = self._relay.progress
+                if self._relay.sent:
+                    backoff.reset()
+                self._relay = None
+            await wake_up.get_up()
+            if await self._pause(backoff.next()):
+                return
+            wake_up.check()
+
+    async def _relay_once(
+        self,
+        outbox: Outbox,
+        wake_up: WakeUp,
+        connected: publisher.JetStreamPublisher,
+        progress: Progress,
+        chores: Chores,
+    ) -> Progress:
+        async def after_pass(progress: Progress) -> None:
+            self._database_outage.end()
+            self._publisher_outage.end()
+            await chores.do(progress)
+
+        relay = self._relay = Relay(
+            outbox,
+            connected,
+            wake_up,
+            progress=progress,
+            poll_interval=self._config.relay.poll_interval,
+            on_oversize=self._config.relay.on_oversize,
+            chores=after_pass,
+        )
+        try:
+            await (relay.drain() if self._is_draining else relay.run())
+        finally:
+            self._sent += relay.sent
+        return relay.progress
+
+
+class Chores:
+    """What the leader sees to now and then: drift, slots to empty, whether notifications come."""
+
+    def __init__(self, outbox: Outbox, wake_up: WakeUp, retention: float) -> None:
+        self._outbox = outbox
+        self._wake_up = wake_up
+        self._retention = retention
+        self._due = {self._mend_drift: 0.0, self._rotate: 0.0, self._probe: 0.0}
+        self._problems: set[tuple[str, str]] = set()
+        self._ends: dict[int, tuple[int | None, float]] = {}
+        self._is_deaf = False
+
+    async def do(self, progress: Progress) -> None:
+        """Do what is due; ``progress`` is the relay's."""
+        now = time.monotonic()
+        for chore, due in self._due.items():
+            if now >= due:
+                self._due[chore] = now + await chore(progress)
+
+    async def _mend_drift(self, _: Progress) -> float:
+        problems = set()
+        for table in await self._outbox.mend_drift():
+            name, problem = table["relation"], table["problem"]
+            if problem == "drift":
+                log.info(
+                    "capture function refreshed after a change of columns", extra={"table": name}
+                )
+                continue
+            problems.add((name, problem))
+        for name, problem in problems - self._problems:
+            log.warning(
+                "a captured table needs attention",
+                extra={"table": name, "problem": problem, "hint": "Run: pgoutbox status"},
+            )
+        self._problems = problems
+        return _DRIFT_INTERVAL
+
+    async def _rotate(self, progress: Progress) -> float:
+        """Empty slots in which nothing has changed for as long as the retention lasts.
+
+        By this process's own clock, which doesn't jump.
+        """
+        now = time.monotonic()
+        for slot, end in await self._outbox.slot_ends():
+            known, since = self._ends.setdefault(slot, (end, now))
+            if known != end:
+                self._ends[slot] = (end, now)
+                continue
+            is_due = now - since >= self._retention and (end is None or end <= progress.high)
+            if is_due and await self._outbox.rotate(slot):
+                log.info("slot emptied", extra={"slot": slot})
+        return min(_ROTATE_INTERVAL, max(1.0, self._retention / 4))
+
+    async def _probe(self, _: Progress) -> float:
+        is_deaf = not await self._wake_up.probe()
+        if is_deaf != self._is_deaf:
+            self._is_deaf = is_deaf
+            if is_deaf:
+                log.warning(
+                    "notifications don't arrive, so events wait for the next poll",
+                    extra={"hint": "A pooler in transaction mode between relay and server?"},
+                )
+            else:
+                log.info("notifications arrive again")
+        return _PROBE_INTERVAL
