@@ -1,0 +1,75 @@
+"""The suite's own fixtures keep what they promise."""
+
+from __future__ import annotations
+
+import asyncpg
+import pytest
+
+from tests.conftest import Connect, Servers
+from tests.support import ADMIN, OWNER, WRITER, Database, Stream, eventually
+
+
+async def test_owner_has_no_special_rights(connect: Connect) -> None:
+    owner = await connect()
+
+    role = await owner.fetchrow(
+        "select rolsuper, rolreplication, rolcreatedb, rolcreaterole, rolbypassrls"
+        " from pg_roles where rolname = current_user"
+    )
+
+    assert not any(role)
+
+
+async def test_writer_writes_the_owners_tables_and_cannot_read_the_outbox(connect: Connect) -> None:
+    owner, writer = await connect(OWNER), await connect(WRITER)
+    await owner.execute("create table t (id integer)")
+
+    await writer.execute("insert into t values (1)")
+
+    with pytest.raises(asyncpg.InsufficientPrivilegeError):
+        await writer.fetch("select * from pgoutbox.event")
+
+
+async def test_template_is_installed_and_empty_database_is_not(
+    database: Database, empty_database: Database
+) -> None:
+    question = "select to_regnamespace('pgoutbox') is not null"
+
+    assert await (await database.connect()).fetchval(question)
+    assert not await (await empty_database.connect()).fetchval(question)
+
+
+async def test_stream_returns_messages_in_order(stream: Stream) -> None:
+    await stream.jetstream.add_stream(name=stream.topic, subjects=[f"{stream.topic}.*"])
+    for number in range(300):
+        await stream.jetstream.publish(f"{stream.topic}.a", b"%d" % number)
+
+    messages = await stream.messages()
+
+    assert [b"%d" % number for number in range(300)] == [m.data for m in messages]
+    assert await stream.count() == 300
+
+
+async def test_killed_servers_come_back_with_their_data(servers: Servers) -> None:
+    cluster = await servers.cluster()
+    database = await cluster.create_database()
+    await (await database.connect()).execute("create table kept (id integer)")
+    await database.disconnect()
+
+    assert cluster.server is not None
+    cluster.server.kill()
+    cluster.server.start()
+
+    owner = await database.connect(ADMIN)
+    assert await owner.fetchval("select to_regclass('kept') is not null")
+    await database.disconnect()
+
+
+async def test_eventually_waits_for_an_assertion_to_hold() -> None:
+    answers = iter([0, 0, 3])
+
+    def three() -> bool:
+        assert next(answers) == 3
+        return True
+
+    assert await eventually(three, timeout=5)
