@@ -213,7 +213,7 @@ class _Server:
         raise NotImplementedError
 
     def _prepare(self) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def _is_ready(self) -> bool:
         raise NotImplementedError

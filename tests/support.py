@@ -23,6 +23,7 @@ import nats.js
 import nats.js.api
 from nats.aio.client import Client
 
+from pgoutbox import schema
 from pgoutbox.embedded import PostgresServer, guarded
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -151,7 +152,7 @@ class Cluster:
                 f" grant select, insert, update, delete, truncate on tables to {WRITER};"
                 f"alter default privileges in schema public grant usage on sequences to {WRITER}"
             )
-            await install_schema(owner)
+            await schema.apply(owner)
         finally:
             await owner.close()
 
@@ -196,15 +197,6 @@ async def _make_role(admin: asyncpg.Connection, role: str, password: str) -> Non
         f"alter role {role} nosuperuser noreplication nobypassrls nocreatedb nocreaterole"
         f" password '{password}'"
     )
-
-
-async def install_schema(connection: asyncpg.Connection) -> None:
-    """Apply sql/ as an install does."""
-    async with connection.transaction():
-        await connection.execute("set local check_function_bodies = off")
-        for folder in ("migrations", "functions", "views"):
-            for file in sorted((ROOT / "sql" / folder).glob("*.sql")):
-                await connection.execute(file.read_text())
 
 
 @dataclass(frozen=True, slots=True)
