@@ -15,6 +15,8 @@ from pgoutbox.message import Message, Subjects
 
 LEADER_LOCK_CLASS = 1885826915
 
+_ANSWER_TIMEOUT = 60.0  # seconds until a connection that no longer answers counts as lost
+
 
 class LeadershipLost(PgoutboxError):
     """Another relay of the same name has taken over."""
@@ -105,19 +107,26 @@ class Progress:
         """Return the progress with ``holders`` noted: who may still fill a gap, as of now."""
         return replace(self, gaps=tuple(_noting(gap, holders) for gap in self.gaps))
 
-    def without_dead(self, seen: Iterable[int]) -> Progress:
-        """Drop gaps that were dying before a snapshot that showed only ``seen`` of them."""
-        if not any(gap.is_dying for gap in self.gaps):
-            return self
-        positions = set(seen)
+    def without_dead(self, keys: Sequence[Key], *, is_cut: bool) -> Progress:
+        """Drop the gaps that were dying before the read that returned ``keys``.
+
+        What the read didn't show of them never will be; but a read that ``is_cut`` has only
+        looked at positions before its last one.
+        """
+        looked_upto = 2**63
+        if is_cut:
+            last = keys[-1].position
+            is_in_partial = self.partial is not None and self.partial.position == last
+            looked_upto = 0 if is_in_partial else last
+        seen = {key.position for key in keys}
         if self.partial is not None:
-            positions.add(self.partial.position)
+            seen.add(self.partial.position)
         gaps: list[Gap] = []
         for gap in self.gaps:
-            if not gap.is_dying:
+            if gap.is_dying and gap.last < looked_upto:
+                gaps += [Gap(p, p) for p in sorted(seen) if gap.first <= p <= gap.last]
+            else:
                 gaps.append(gap)
-                continue
-            gaps += [Gap(p, p) for p in sorted(positions) if gap.first <= p <= gap.last]
         return replace(self, gaps=tuple(gaps))
 
     def to_json(self) -> dict[str, Any]:
@@ -257,14 +266,15 @@ class Outbox:
             *(before.partial or (None, None)),
             self._batch_events,
             self._batch_bytes,
+            timeout=_ANSWER_TIMEOUT,
         )
-        if self._replay is None:
-            before = before.without_dead(row[0] for row in rows)
+        keys = [Key(row[0], row[1]) for row in rows]
         is_cut = len(rows) == self._batch_events or (
             sum(len(row[6]) for row in rows) >= self._batch_bytes
         )
+        if self._replay is None:
+            before = before.without_dead(keys, is_cut=is_cut)
         subject_of = self._subjects.of
-        keys = [Key(row[0], row[1]) for row in rows]
         has_long_transaction = len({key.position for key in keys}) < len(keys)
         return Batch(
             [Message(subject_of(row[2], row[3]), row[5], row[6]) for row in rows],
@@ -321,6 +331,7 @@ class Outbox:
             [gap.last for gap in progress.gaps],
             *(progress.partial or (None, None)),
             json.dumps(plan.to_json() if plan else None),
+            timeout=_ANSWER_TIMEOUT,
         )
         if place is None:
             raise LeadershipLost(f"another relay named {self._relay!r} has taken over")

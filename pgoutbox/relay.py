@@ -55,8 +55,8 @@ class WakeUpLike(Protocol):
     def interrupt(self) -> None:
         """End a wait now."""
 
-    def check(self) -> None:
-        """Raise if the connection is lost."""
+    async def verify(self) -> None:
+        """Raise unless this relay still leads."""
 
 
 class Relay:
@@ -130,14 +130,21 @@ class Relay:
             batch = await self._drain_once(batch)
             await self._chores(self.progress)
         if not batch:
+            await self._settle(batch)
             await self._chores(self.progress)
+
+    async def _settle(self, batch: Batch) -> None:
+        """Note that a transaction sent up to the end of a batch turned out to be complete."""
+        if batch.after != batch.before:
+            self.progress = batch.after
+            await self._outbox.advance(self.progress)
 
     async def _drain_once(self, batch: Batch) -> Batch:
         """Publish ``batch``, then move the progress past it; return the batch that follows.
 
         Stops at the first event that the stream doesn't confirm, so that none overtakes it.
         """
-        self._wake_up.check()
+        await self._wake_up.verify()
         began = time.monotonic()
         publishing = asyncio.create_task(self._publisher.publish(batch.messages))
         try:

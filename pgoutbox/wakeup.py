@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import asyncpg
 
@@ -12,6 +13,7 @@ from pgoutbox.outbox import leader_lock
 CHANNEL = "pgoutbox"
 
 _PROBE_TIMEOUT = 10.0  # seconds
+_VERIFIED_FOR = 2.0  # seconds that an answer of the server is good for
 
 # Advisory lock K. A relay that holds it exclusively sleeps, and writers notify; a writer shares
 # it from its commit stage on, and no relay falls asleep before that commit is visible.
@@ -30,6 +32,7 @@ class WakeUp:
         self._hint = asyncio.Event()
         self._heard = asyncio.Event()  # a notification of our own
         self._is_lost = False
+        self._verified_at = time.monotonic()
         self._is_asleep = False
 
     async def start(self) -> None:
@@ -127,3 +130,19 @@ class WakeUp:
         """
         if self._is_lost or self._connection.is_closed():
             raise DatabaseError("the connection to PostgreSQL was lost")
+
+    async def verify(self) -> None:
+        """Make sure that the leader lock is still held; asks the server now and then.
+
+        A process that was frozen doesn't know yet what happened meanwhile, but it sees that time
+        has passed since it last asked.
+
+        Raises:
+            DatabaseError: the connection is lost, and with it the lock.
+        """
+        self.check()
+        now = time.monotonic()
+        if now - self._verified_at > _VERIFIED_FOR:
+            async with asyncio.timeout(_PROBE_TIMEOUT):
+                await self._connection.execute("select")
+            self._verified_at = time.monotonic()
