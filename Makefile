@@ -1,0 +1,52 @@
+# All it takes is Python 3.11 or later, with its venv module. `make help` says what there is.
+
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+PIP := $(PYTHON) -m pip install --quiet --disable-pip-version-check --no-warn-script-location
+
+.PHONY: help demo test check bench clean
+
+help:  ## Say what there is to make
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-6s %s\n", $$1, $$2}' Makefile
+
+demo: $(VENV)/demo  ## Take the tour: PostgreSQL, NATS and pgoutbox, from nothing to eight events
+	@$(PYTHON) -m pgoutbox demo
+
+test: lint  ## Run every check and every test, on servers that the tests start themselves
+	$(PYTHON) -m pytest
+
+check: lint  ## Run what needs no server: lint, types, import contracts, unit tests
+	$(PYTHON) -m pytest tests/unit
+
+bench: $(VENV)/dev  ## Measure throughput, latency, and what a write costs
+	$(PYTHON) -m benchmarks
+
+clean:  ## Remove the virtual environment and all caches
+	rm -rf $(VENV) .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache build dist
+
+.PHONY: lint
+lint: $(VENV)/dev
+	$(PYTHON) -m ruff check
+	$(PYTHON) -m ruff format --check
+	$(PYTHON) -m mypy
+	$(VENV)/bin/lint-imports
+
+$(VENV)/python: Makefile
+	@for python in python3 python3.14 python3.13 python3.12 python3.11; do \
+	    if $$python -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' \
+	        2>/dev/null; then $$python -m venv --clear $(VENV) && touch $@ && exit; fi; \
+	done; \
+	echo 'pgoutbox needs Python 3.11 or later with its venv module, and found none.' >&2; exit 1
+
+$(VENV)/demo: $(VENV)/python pyproject.toml
+	@echo 'Installing pgoutbox and its demo servers into $(VENV) ...'
+	@$(PIP) --editable '.[demo]'
+	@touch $@
+
+# The group is read here, for pip knows groups only from version 25.1 on.
+$(VENV)/dev: $(VENV)/demo
+	@echo 'Installing the development tools into $(VENV) ...'
+	@$(PYTHON) -c 'import tomllib; project = tomllib.load(open("pyproject.toml", "rb")); \
+	    print(*project["dependency-groups"]["dev"], sep="\n")' > $(VENV)/dev.txt
+	@$(PIP) --requirement $(VENV)/dev.txt
+	@touch $@

@@ -1,0 +1,114 @@
+"""What the Docker files say is true of this tree; they can't be run where there is no Docker."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pgoutbox.cli import main
+
+from pgoutbox.embedded import PostgresServer
+from tests.conftest import Servers, StartDaemon
+from tests.support import ROOT, Stream, clean_environment, eventually, nats_client, pgoutbox
+
+COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yaml").read_text())
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+
+
+def _instructions() -> Iterator[tuple[str, str]]:
+    """Yield each instruction of the Dockerfile with its arguments."""
+    text = (ROOT / "Dockerfile").read_text().replace("\\\n", " ")
+    for line in text.splitlines():
+        if line and not line.startswith("#"):
+            word, _, arguments = line.partition(" ")
+            yield word, arguments.strip()
+
+
+def _pgoutbox_commands() -> list[list[str]]:
+    instructions = dict(_instructions())
+    health_check = instructions["HEALTHCHECK"].partition("CMD ")[2]
+    services = [s["command"] for s in SERVICES.values() if "build" in s]
+    return [json.loads(instructions["CMD"]), json.loads(health_check)[1:], *services]
+
+
+@pytest.mark.parametrize("arguments", _pgoutbox_commands(), ids=shlex.join)
+def test_command_line_parses(arguments: list[str]) -> None:
+    name, *rest = arguments
+    command = main.commands[name]
+
+    command.make_context(name, rest)  # reads all options; calls nothing
+
+
+def test_image_runs_pgoutbox_as_an_ordinary_user() -> None:
+    instructions = dict(_instructions())
+
+    assert json.loads(instructions["ENTRYPOINT"]) == ["pgoutbox"]
+    assert instructions["USER"] == "pgoutbox"
+    assert "useradd" in instructions["RUN"]
+
+
+def test_files_that_the_image_copies_exist() -> None:
+    copied = [shlex.split(a)[:-1] for word, a in _instructions() if word == "COPY"]
+    sources = [source for sources in copied for source in sources]
+
+    for source in sources:
+        if not source.startswith(("--from", "/wheels")):
+            assert (ROOT / source).exists(), source
+
+
+def test_files_that_services_mount_exist() -> None:
+    for name, service in SERVICES.items():
+        for volume in service.get("volumes", []):
+            assert (ROOT / volume.split(":")[0]).is_file(), (name, volume)
+
+
+def test_services_know_one_another() -> None:
+    for name, service in SERVICES.items():
+        assert set(service.get("depends_on", [])) <= set(SERVICES), name
+        assert ("image" in service) != ("build" in service), name
+
+
+async def test_services_make_eight_events(
+    servers: Servers, daemon: StartDaemon, tmp_path: Path
+) -> None:
+    """Their own commands and variables, with the names of hosts replaced."""
+    postgres, nats_url = servers.postgres(), servers.nats().url
+    _psql(postgres, tmp_path, postgres.dsn(), ROOT / "examples/users/create.sql")
+    variables = {
+        key: value.replace("@postgres/", f"@127.0.0.1:{postgres.port}/").replace(
+            "nats://nats:4222", nats_url
+        )
+        for key, value in SERVICES["install"]["environment"].items()
+    }
+
+    installed = pgoutbox(*SERVICES["install"]["command"], env=variables)
+    assert installed.returncode == 0, installed.stderr
+    await daemon(*SERVICES["relay"]["command"], env=variables)
+    _psql(postgres, tmp_path, variables["DATABASE_URL"], ROOT / "examples/users/upsert.sql")
+
+    async with nats_client(nats_url) as client:
+        stream = Stream("wal_listener", nats_url, client.jetstream())
+
+        async def eight() -> bool:
+            return await stream.count() == 8
+
+        await eventually(eight, timeout=30)
+        events = [json.loads(message.data) for message in await stream.messages()]
+    assert [event["action"] for event in events] == ["INSERT"] * 4 + ["UPDATE"] * 4
+
+
+def _psql(server: PostgresServer, folder: Path, dsn: str, file: Path) -> None:
+    passwords = folder / "passwords"
+    passwords.write_text(f"*:*:*:postgres:{server.password}\n*:*:*:shop:shop\n")
+    passwords.chmod(0o600)
+    subprocess.run(
+        [server.bin / "psql", "--quiet", "-v", "ON_ERROR_STOP=1", dsn, "--file", file],
+        env=clean_environment({"PGPASSFILE": str(passwords)}),
+        check=True,
+    )
