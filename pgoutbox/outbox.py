@@ -376,7 +376,7 @@ class Outbox:
         return bool(await self._connection.fetchval("select pgoutbox.rotate($1)", slot))
 
 
-_NOTHING_ABOVE = 2**63 - 1
+_NOTHING_ABOVE = 2**63 - 2
 
 _ADVANCE = """
 select pgoutbox.advance($2, $3, $4, $5, $6, $7, $8, $9, $10)

@@ -55,35 +55,21 @@ as $$
                 unsent.*,
                 pgoutbox.event_id_prefix(i.id, unsent.xid, unsent."position", unsent.committed_at) as id_prefix
             from (
-                (
-                    select t.*, partial_seq as after_seq
+                -- The unsent positions as ascending ranges: what is sent in part, the gaps,
+                -- and all above `high`.
+                select t.*, case when t."position" operator(pg_catalog.=) partial_position then partial_seq else -1 end as after_seq
+                from rows from (
+                    pg_catalog.unnest(array[partial_position] operator(pg_catalog.||) gap_first operator(pg_catalog.||) (high operator(pg_catalog.+) 1)),
+                    pg_catalog.unnest(array[partial_position] operator(pg_catalog.||) gap_last operator(pg_catalog.||) 9223372036854775807)
+                ) with ordinality r (first, last, place)
+                cross join lateral (
+                    select t.*
                     from pgoutbox.transaction t
-                    where t."position" operator(pg_catalog.=) partial_position
-                )
-                union all
-                (
-                    select t.*, -1
-                    from (
-                        (
-                            select t.*
-                            from rows from (pg_catalog.unnest(gap_first), pg_catalog.unnest(gap_last)) g (first, last)
-                            cross join lateral (
-                                select t.* from pgoutbox.transaction t
-                                where t."position" operator(pg_catalog.>=) g.first
-                                  and t."position" operator(pg_catalog.<=) g.last
-                                order by t."position" limit max_events
-                            ) t
-                        )
-                        union all
-                        (
-                            select t.* from pgoutbox.transaction t
-                            where t."position" operator(pg_catalog.>) high
-                            order by t."position" limit max_events
-                        )
-                    ) t
-                    where (t."position" operator(pg_catalog.<>) partial_position) is not false
+                    where t."position" operator(pg_catalog.>=) r.first
+                      and t."position" operator(pg_catalog.<=) r.last
+                      and (r.place operator(pg_catalog.=) 1 or t."position" operator(pg_catalog.<>) partial_position) is not false
                     order by t."position" limit max_events
-                )
+                ) t
             ) unsent
             cross join pgoutbox.installation i
         ) t
