@@ -253,7 +253,7 @@ async def _wait_for_ctrl_c(
     stop = asyncio.Event()
     with stop_on_signal(stop):
         say(
-            "\nAll of it keeps running until you press Ctrl-C. To look around, in another terminal:\n"
+            "\nAll of it runs until you press Ctrl-C. To look around, in another terminal:\n"
             f"     $ export DATABASE_URL={dsn}\n"
             f"     $ {postgres.bin / 'psql'} $DATABASE_URL\n"
             "     $ pgoutbox status\n"
