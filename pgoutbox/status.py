@@ -140,7 +140,8 @@ def _schema_status(state: schema.SchemaState) -> SchemaStatus:
         problem = state.breaking or "newer than this pgoutbox"
         return SchemaStatus(__version__, installed, problem, f"upgrade pgoutbox to {installed}")
     if state.is_older:
-        return SchemaStatus(__version__, installed, "older than this pgoutbox", "pgoutbox install")
+        problem = "older than this pgoutbox" if installed != __version__ else "of another build"
+        return SchemaStatus(__version__, installed, problem, "pgoutbox install")
     return SchemaStatus(__version__, installed)
 
 
