@@ -1,0 +1,324 @@
+"""Settings come from flags, the environment, the file and the defaults, in this order."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pgoutbox import config
+from pgoutbox.config import Config, load, redact
+from pgoutbox.errors import ConfigError
+
+SECRET = "s3cr3t-of-mine"
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "config.yml"
+
+
+def refusal(*arguments: object, **flags: object) -> str:
+    environment, file = (*arguments, {}, None)[:2] if arguments else ({}, None)
+    with pytest.raises(ConfigError) as caught:
+        load(flags, environment, file)  # type: ignore[arg-type]
+    return str(caught.value)
+
+
+def test_defaults_where_nothing_is_set() -> None:
+    assert Config() == load({}, {})
+
+
+def test_a_flag_wins_over_the_environment_and_that_over_the_file(file: Path) -> None:
+    file.write_text("pgoutbox: {window: 1, batchEvents: 1, pollInterval: 1}")
+    environment = {"PGOUTBOX_WINDOW": "2", "PGOUTBOX_BATCH_EVENTS": "2"}
+
+    found = load({"window": "3"}, environment, file)
+
+    assert (
+        found.publisher.window,
+        found.relay.batch_events,
+        found.relay.poll_interval,
+    ) == (3, 2, 1.0)
+
+
+def test_every_setting_has_a_flag_a_variable_and_a_key(file: Path) -> None:
+    """What is read from each of the three is the same."""
+    values = {
+        "N": "7",
+        "DURATION": "7s",
+        "SIZE": "7KiB",
+        "NAME": "seven",
+        "TEXT": "seven",
+        "URL": "nats://seven:7",
+    }
+    for setting in config.SETTINGS:
+        if setting.flag is None:
+            continue
+        value = values.get(setting.kind.metavar, setting.kind.metavar.strip("[]").split("|")[-1])
+        if setting.flag == "--dsn":
+            value = "postgresql://seven"
+        variable, key = setting.variables[0], setting.keys[0]
+        section, name = key.split(".")
+        file.write_text(f"{section}: {{{name}: '{value}'}}")
+
+        from_flag = load({setting.parameter: value}, {})
+
+        assert from_flag == load({}, {variable: value}), setting.flag
+        assert from_flag == load({}, {}, file), setting.flag
+        assert from_flag != Config(), setting.flag
+
+
+def test_wal_listeners_file_is_understood_as_it_is(file: Path) -> None:
+    file.write_text(
+        """
+listener:
+  slotName: myslot_1
+  refreshConnection: 30s
+  heartbeatInterval: 10s
+  filter:
+    tables:
+      users: [insert, update]
+      Orders: [delete]
+  topicsMap:
+    PUBLIC_users: notifier
+logger: {level: warning, fmt: json}
+database: {host: db.example, port: 5433, name: shop, user: joe, password: pw, debug: false}
+publisher: {type: nats, address: "localhost:4223", topic: changes, topicPrefix: pre_}
+monitoring: {sentryDSN: "", promAddr: ":2112"}
+"""
+    )
+
+    found = load({}, {}, file)
+
+    assert (
+        found.database.host,
+        found.database.port,
+        found.database.name,
+        found.database.user,
+        found.database.password,
+    ) == ("db.example", 5433, "shop", "joe", "pw")
+    assert (
+        found.publisher.nats_url,
+        found.publisher.topic,
+        found.publisher.topic_prefix,
+    ) == ("nats://localhost:4223", "changes", "pre_")
+    assert found.publisher.topics_map == {"public_users": "notifier"}
+    assert found.install.tables == {"users": ("INSERT", "UPDATE"), "orders": ("DELETE",)}
+    assert (found.log_level, found.log_format) == ("warning", "json")
+
+
+def test_a_dsn_replaces_the_files_database(file: Path) -> None:
+    file.write_text("database: {host: elsewhere, password: other}")
+
+    found = load({}, {"DATABASE_URL": "postgresql://joe@here/shop"}, file)
+
+    assert found.database.dsn == "postgresql://joe@here/shop"
+    assert found.database.host is None
+    assert found.database.password is None
+
+
+def test_pgoutbox_dsn_wins_over_database_url() -> None:
+    environment = {"PGOUTBOX_DSN": "postgres://a/1", "DATABASE_URL": "postgres://b/2"}
+
+    assert load({}, environment).database.dsn == "postgres://a/1"
+
+
+def test_libpqs_variables_win_over_the_file(file: Path) -> None:
+    file.write_text("database: {host: elsewhere, port: 1, name: shop}")
+
+    found = load({}, {"PGHOST": "here", "PGPORT": "5432,5433"}, file)
+
+    assert (
+        found.database.host,
+        found.database.port,
+        found.database.name,
+    ) == (None, None, "shop")
+
+
+def test_an_empty_variable_counts_as_unset() -> None:
+    assert Config() == load({}, {"PGOUTBOX_WINDOW": "", "DATABASE_URL": ""})
+
+
+@pytest.mark.parametrize(
+    ("given", "seconds"),
+    [("10", 10), (10, 10), (0.5, 0.5), ("500ms", 0.5), ("1m30s", 90), ("15m", 900), ("1h", 3600)],
+)
+def test_durations_have_units(given: object, seconds: float) -> None:
+    assert seconds == load({"grace_period": given}, {}).relay.grace_period
+
+
+@pytest.mark.parametrize("given", ["", "x", "-1s", "1 day", "10s later", True, "1e3", "nan"])
+def test_what_is_no_duration_is_refused(given: object) -> None:
+    assert "must be a duration such as" in refusal(grace_period=given)
+
+
+def test_retention_is_bounded_by_the_ring() -> None:
+    assert load({"retention": "60m"}, {}).relay.retention == 3600
+    assert refusal(retention="3601s") == "--retention must be from 0s to 3600s"
+
+
+@pytest.mark.parametrize(("given", "size"), [("4096", 4096), ("1KiB", 1024), ("2 MiB", 2 << 20)])
+def test_sizes_have_units(given: str, size: int) -> None:
+    assert size == load({"batch_bytes": given}, {}).relay.batch_bytes
+
+
+@pytest.mark.parametrize("given", ["0", "100001", "1.5", "many", True, "", "1" * 30, "\u0663"])
+def test_numbers_are_whole_and_in_range(given: object) -> None:
+    assert "--window must be" in refusal(window=given)
+
+
+@pytest.mark.parametrize("given", ["", "a b", "a.b", "a>", "*", "a\n", "a/b"])
+def test_a_topic_must_be_a_streams_name(given: str) -> None:
+    assert "--topic must be a stream's name" in refusal(topic=given)
+
+
+def test_all_problems_are_reported_together(file: Path) -> None:
+    file.write_text("pgoutbox: {windw: 3}\npublisher: {type: kafka, topik: x}")
+
+    said = refusal({"PGOUTBOX_RETENTION": "2h"}, file, log_level="loud")
+
+    assert said.startswith("5 settings are wrong:\n")
+    assert "unknown key pgoutbox.windw; did you mean pgoutbox.window?" in said
+    assert "unknown key publisher.topik; did you mean publisher.topic?" in said
+    assert "publisher.type kafka isn't there" in said
+    assert "PGOUTBOX_RETENTION must be" in said
+    assert "--log-level must be one of debug, info, warning, error" in said
+
+
+def test_an_unknown_action_of_the_filter_gets_a_suggestion(file: Path) -> None:
+    file.write_text("listener: {filter: {tables: {users: [insrt]}}}")
+
+    assert "unknown action 'INSRT'; did you mean INSERT?" in refusal({}, file)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (None, "can't be read: No such file or directory"),
+        (f"database: {{password: '{SECRET}", "is not YAML, line 1"),
+        (f"- {SECRET}", "must hold keys and values"),
+        ("\x00", "is not YAML"),
+    ],
+)
+def test_a_file_that_cant_be_read_gets_one_sentence(
+    file: Path, text: str | None, said: str
+) -> None:
+    if text is not None:
+        file.write_text(text)
+
+    refused = refusal({}, file)
+
+    assert said in refused
+    assert SECRET not in refused
+
+
+def test_a_file_in_another_encoding_gets_one_sentence(file: Path) -> None:
+    file.write_bytes(b"publisher: {topic: \xe4}")
+
+    assert "it isn't UTF-8" in refusal({}, file)
+
+
+def test_an_empty_file_is_as_good_as_none(file: Path) -> None:
+    file.write_text("")
+    assert Config() == load({}, {}, file)
+
+    file.write_text("listener:\nmonitoring:\npgoutbox:\n")
+    assert Config() == load({}, {}, file)
+
+
+@pytest.mark.parametrize(
+    ("keywords", "url"),
+    [
+        ("host=here port=5433 dbname=shop", "postgresql://?host=here&port=5433&dbname=shop"),
+        ("host=here nonsense", None),
+        (r"password='a b\'c\\' host=h", "postgresql://?password=a+b%27c%5C&host=h"),
+    ],
+)
+def test_a_dsn_may_be_keywords_and_values(keywords: str, url: str | None) -> None:
+    if url is None:
+        assert "must be a URL, or keywords and values" in refusal(dsn=keywords)
+    else:
+        assert url == load({"dsn": keywords}, {}).database.dsn
+
+
+@pytest.mark.parametrize(
+    "dsn",
+    [
+        f"mysql://joe:{SECRET}@h/db",
+        f"//joe:{SECRET}@h",
+        f"joe:{SECRET}@h",
+        f"postgresql://[joe:{SECRET}@h",
+        f"password={SECRET} host",
+    ],
+)
+def test_a_wrong_dsn_is_refused_without_its_password(dsn: str) -> None:
+    said = refusal(dsn=dsn)
+
+    assert said.startswith("--dsn must be a URL")
+    assert SECRET not in said
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"http://joe:{SECRET}@h",
+        f"nats://{SECRET}@:4222",
+        f"nats://joe:{SECRET}@h:port",
+        "nats://",
+        "",
+        "nats://a:4222,kafka://b",
+    ],
+)
+def test_a_wrong_nats_url_is_refused_without_its_password(url: str) -> None:
+    said = refusal(nats_url=url)
+
+    assert said == "--nats-url must be a URL such as nats://localhost:4222"
+
+
+def test_several_nats_urls_are_kept() -> None:
+    found = load({"nats_url": "a:4222, nats://joe:pw@b:4222"}, {})
+
+    assert found.publisher.nats_url == "nats://a:4222,nats://joe:pw@b:4222"
+
+
+def test_secrets_dont_show_in_repr() -> None:
+    flags = {"dsn": f"postgresql://joe:{SECRET}@h/db", "nats_url": f"nats://{SECRET}@h"}
+
+    assert SECRET not in repr(load(flags, {}))
+    assert SECRET not in repr(load({}, {"WAL_DATABASE_PASSWORD": SECRET}))
+
+
+@pytest.mark.parametrize(
+    ("text", "masked"),
+    [
+        ("postgresql://joe:pw@h:5432/db", "postgresql://joe:***@h:5432/db"),
+        ("postgresql://joe@h/db", "postgresql://joe@h/db"),
+        ("postgresql://joe:p@w/x@h/db", "postgresql://joe:***@h/db"),
+        ("nats://token@h:4222", "nats://***@h:4222"),
+        ("nats://a:1@x,nats://b:2@y", "nats://a:***@x,nats://b:***@y"),
+        (
+            "postgresql://h/db?password=pw&sslmode=require",
+            "postgresql://h/db?password=***&sslmode=require",
+        ),
+        ("host=h password='p w' user=joe", "host=h password=*** user=joe"),
+        ("sslpassword=pw", "sslpassword=***"),
+        ("no secret: none", "no secret: ***"),
+        ("nothing to hide", "nothing to hide"),
+    ],
+)
+def test_redact_masks_what_is_secret(text: str, masked: str) -> None:
+    assert masked == redact(text)
+
+
+@given(
+    st.text(st.characters(exclude_categories=["Cs", "Z", "Cc"], exclude_characters="@"), min_size=4)
+)
+def test_redact_leaves_no_password_of_a_url(password: str) -> None:
+    """Not even of one whose special characters aren't percent-encoded."""
+    marked = f"<<{password}>>"
+
+    assert marked not in redact(f"can't use postgresql://joe:{marked}@h/db, sorry")
+    assert marked not in redact(f"can't use nats://{marked}@h, sorry")
