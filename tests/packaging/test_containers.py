@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 import yaml
-from pgoutbox.cli import main
 
+from pgoutbox.cli import main
 from pgoutbox.embedded import PostgresServer
 from tests.conftest import Servers, StartDaemon
 from tests.support import ROOT, Stream, clean_environment, eventually, nats_client, pgoutbox
