@@ -1,0 +1,203 @@
+"""Connections don't depend on anybody's defaults, and every failure is one sentence."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pgoutbox import database as db
+from pgoutbox.config import DatabaseConfig
+from pgoutbox.errors import ConfigError, DatabaseError, PgoutboxError
+from tests.conftest import Servers
+from tests.support import ADMIN, OWNER, WRITER, Database
+
+SECRET = "s3cr3t-of-mine"
+
+HOSTILE = {
+    "search_path": "nowhere",
+    "TimeZone": "Asia/Kathmandu",
+    "DateStyle": "SQL, DMY",
+    "IntervalStyle": "sql_standard",
+    "extra_float_digits": "-15",
+    "bytea_output": "escape",
+    "standard_conforming_strings": "off",
+    "quote_all_identifiers": "on",
+    "row_security": "off",
+    "jit": "on",
+    "statement_timeout": "1s",
+    "lock_timeout": "1s",
+    "idle_in_transaction_session_timeout": "1s",
+    "idle_session_timeout": "1s",
+    "transaction_timeout": "1s",
+    "default_transaction_isolation": "serializable",
+    "default_transaction_read_only": "on",
+    "default_transaction_deferrable": "on",
+}
+
+
+async def failure(config: DatabaseConfig, timeout: float = 5.0) -> PgoutboxError:
+    with pytest.raises(PgoutboxError) as caught:
+        await db.connect(config, purpose="test", timeout=timeout)
+    assert SECRET not in str(caught.value)
+    assert SECRET not in str(caught.value.hint)
+    return caught.value
+
+
+async def test_a_session_has_our_settings_whatever_the_defaults(database: Database) -> None:
+    admin = await database.connect(ADMIN)
+    known = {row["name"] for row in await admin.fetch("select name from pg_settings")}
+    for name, value in HOSTILE.items():
+        if name in known:
+            await admin.execute(f"alter database {database.name} set {name} = '{value}'")
+
+    conn = await db.connect(DatabaseConfig(dsn=database.dsn), purpose="test")
+    try:
+        found = await conn.fetch(
+            "select name, current_setting(name) as value from pg_catalog.pg_settings"
+            " where name = any ($1::text[])",
+            list(db.SESSION_SETTINGS),
+        )
+        purpose = await conn.fetchval("select current_setting('application_name')")
+    finally:
+        await conn.close()
+
+    expected = {name: value for name, value in db.SESSION_SETTINGS.items() if name in known}
+    assert expected == {row["name"]: row["value"] for row in found}
+    assert expected.keys() - {"client_encoding"} == HOSTILE.keys() & known
+    assert purpose == "pgoutbox test"
+
+
+async def test_nobody_listens(unused_port: int) -> None:
+    error = await failure(DatabaseConfig(dsn=f"postgresql://joe:{SECRET}@127.0.0.1:{unused_port}"))
+
+    assert f"PostgreSQL at 127.0.0.1:{unused_port} refuses connections" in str(error)
+    assert isinstance(error, DatabaseError)
+    assert "--dsn" in str(error.hint)
+
+
+async def test_no_socket_in_the_folder(tmp_path: Path) -> None:
+    error = await failure(DatabaseConfig(host=str(tmp_path), user="joe", password=SECRET))
+
+    assert "refuses connections: nothing listens there" in str(error)
+
+
+async def test_no_such_host() -> None:
+    error = await failure(DatabaseConfig(dsn=f"postgresql://joe:{SECRET}@nowhere.invalid/db"))
+
+    assert str(error) == "PostgreSQL at nowhere.invalid/db: there is no host of that name"
+
+
+async def test_nobody_answers(silent_port: int) -> None:
+    config = DatabaseConfig(dsn=f"postgresql://joe:{SECRET}@127.0.0.1:{silent_port}/db")
+
+    error = await failure(config, timeout=0.3)
+
+    assert str(error) == f"PostgreSQL at 127.0.0.1:{silent_port}/db doesn't answer within 0.3 s"
+
+
+async def test_no_such_database(database: Database) -> None:
+    error = await failure(DatabaseConfig(dsn=database.cluster.dsn(OWNER, "nope")))
+
+    assert 'database "nope" does not exist' in str(error)
+    assert "name" in str(error.hint)
+
+
+async def test_wrong_password(database: Database) -> None:
+    right = database.dsn.partition("@")[2]
+    error = await failure(DatabaseConfig(dsn=f"postgresql://{OWNER}:{SECRET}@{right}"))
+
+    assert "password authentication failed" in str(error)
+    assert error.hint == "Check the user and the password."
+
+
+async def test_no_tls(database: Database) -> None:
+    error = await failure(DatabaseConfig(dsn=f"{database.dsn}?sslmode=require"))
+
+    assert "SSL" in str(error)
+
+
+async def test_too_many_connections(database: Database) -> None:
+    owner = await database.connect()
+    await owner.execute(f"alter database {database.name} connection limit 0")
+
+    error = await failure(DatabaseConfig(dsn=database.dsn))
+
+    assert "too many connections" in str(error)
+    assert "max_connections" in str(error.hint)
+
+
+@pytest.mark.parametrize(
+    "dsn",
+    [
+        f"postgresql://joe:p/{SECRET}@h/db",
+        f"postgresql://joe:p#{SECRET}@h/db",
+        f"postgresql://h:{SECRET}/db",
+        f"postgresql://joe:{SECRET}@h/db?sslmode=often",
+        f"postgresql:///db?password={SECRET}&port=x",
+    ],
+)
+async def test_a_wrong_dsn_is_a_wrong_setting(dsn: str) -> None:
+    error = await failure(DatabaseConfig(dsn=dsn))
+
+    assert isinstance(error, ConfigError)
+    assert "the database's address" in str(error)
+
+
+async def test_a_standby_is_refused_where_one_has_to_write(servers: Servers) -> None:
+    server = servers.postgres()
+    server.stop()
+    (server.data / "standby.signal").touch()
+    server.start()
+    config = DatabaseConfig(dsn=server.dsn())
+
+    conn = await db.connect(config, purpose="test")
+    await conn.close()
+    with pytest.raises(DatabaseError, match="is a standby"):
+        await db.connect(config, purpose="test", primary=True)
+
+
+async def test_what_postgresql_refuses_in_a_session_becomes_one_sentence(
+    database: Database,
+) -> None:
+    config = DatabaseConfig(dsn=database.dsn_as(WRITER))
+
+    with pytest.raises(DatabaseError, match="permission denied for schema pgoutbox") as caught:
+        async with db.session(config, purpose="test") as conn:
+            await conn.execute("select * from pgoutbox.event")
+
+    assert "owner of the schema" in str(caught.value.hint)
+
+
+async def test_a_session_that_is_ended_by_the_server_becomes_one_sentence(
+    database: Database,
+) -> None:
+    admin = await database.connect(ADMIN)
+
+    async def be_ended() -> None:
+        async with db.session(DatabaseConfig(dsn=database.dsn), purpose="test") as conn:
+            pid = conn.get_server_pid()
+            sleeping = asyncio.create_task(conn.execute("select pg_sleep(60)"))
+            await admin.fetchval("select pg_terminate_backend($1, 5000)", pid)
+            await sleeping
+
+    with pytest.raises(DatabaseError, match="terminating connection"):
+        await be_ended()
+
+
+@pytest.fixture
+def unused_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+@pytest.fixture
+def silent_port() -> Iterator[int]:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        yield int(silent.getsockname()[1])
