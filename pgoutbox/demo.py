@@ -62,7 +62,11 @@ def run(say: Say, *, keep: bool = False) -> None:
         PgoutboxError: a step failed.
         KeyboardInterrupt: SIGINT or SIGTERM came before the end.
     """
-    asyncio.run(_tour(say, keep=keep))
+    try:
+        asyncio.run(_tour(say, keep=keep))
+    except KeyboardInterrupt:
+        say("\nInterrupted: the servers are stopped, and their files removed.")
+        raise
 
 
 async def _tour(say: Say, *, keep: bool) -> None:
