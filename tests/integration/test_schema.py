@@ -1,0 +1,364 @@
+"""The schema is brought up to date by any number of installs, and by the printed script alike."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+
+import asyncpg
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pgoutbox import __version__, schema
+from pgoutbox import database as db
+from pgoutbox.config import DatabaseConfig, InstallConfig
+from pgoutbox.embedded import postgres_installation
+from pgoutbox.errors import SchemaError
+from pgoutbox.install import install
+from tests.support import WRITER, Cluster, Database, clean_environment
+
+CATALOGS = {
+    "relations": """
+        select n.nspname, c.relname, c.relkind, c.reloptions, c.relacl::text,
+            obj_description(c.oid, 'pg_class'), pg_get_partition_constraintdef(c.oid),
+            case c.relkind when 'v' then pg_get_viewdef(c.oid)
+                when 'i' then pg_get_indexdef(c.oid) end
+        from pg_class c join pg_namespace n on n.oid = c.relnamespace
+        where n.nspname not in ('pg_catalog', 'information_schema', 'pg_toast')""",
+    "sequences": """
+        select sequencename, start_value, increment_by, cycle, cache_size, data_type::text
+        from pg_sequences where schemaname = 'pgoutbox'""",
+    "columns": """
+        select a.attrelid::regclass::text, a.attnum, a.attname, a.atttypid::regtype::text,
+            a.attnotnull, a.attidentity, pg_get_expr(d.adbin, d.adrelid),
+            col_description(a.attrelid, a.attnum)
+        from pg_attribute a
+        join pg_class c on c.oid = a.attrelid and c.relnamespace = 'pgoutbox'::regnamespace
+        left join pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
+        where a.attnum > 0""",
+    "functions": """
+        select p.oid::regprocedure::text, pg_get_functiondef(p.oid), p.proacl::text
+        from pg_proc p where p.pronamespace = 'pgoutbox'::regnamespace""",
+    "triggers": """
+        select t.tgrelid::regclass::text, t.tgenabled, t.tgisinternal, pg_get_triggerdef(t.oid)
+        from pg_trigger t""",
+    "constraints": """
+        select c.conrelid::regclass::text, c.conname, pg_get_constraintdef(c.oid)
+        from pg_constraint c where c.connamespace = 'pgoutbox'::regnamespace""",
+    "schema": """
+        select nspname, nspacl::text, obj_description(oid, 'pg_namespace')
+        from pg_namespace where nspname = 'pgoutbox'""",
+    "migrations": "select number, name, breaking from pgoutbox.migration",
+    "version": "select functions_version from pgoutbox.installation",
+    "captured tables": """
+        select relation::text, number, schema_name, table_name, actions, old_values, shape
+        from pgoutbox.captured_table""",
+}
+
+
+async def catalogs(conn: asyncpg.Connection) -> dict[str, list[tuple[object, ...]]]:
+    """Return all that an install makes, as text that two databases can be compared by."""
+    return {
+        name: sorted((tuple(row) for row in await conn.fetch(query)), key=repr)
+        for name, query in CATALOGS.items()
+    }
+
+
+def psql(dsn: str, script: str) -> subprocess.CompletedProcess[str]:
+    """Apply a script as its header says."""
+    program = postgres_installation() / "bin" / "psql"
+    return subprocess.run(
+        [program, dsn, "-1", "-v", "ON_ERROR_STOP=1", "-X", "-q"],
+        input=script,
+        env=clean_environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+async def make_tables(database: Database) -> asyncpg.Connection:
+    owner = await database.connect()
+    await owner.execute(
+        """
+        create table users (id int primary key, name text, born date);
+        create schema billing;
+        create table billing."Odd Name" ("x y" int, z money) partition by list ("x y");
+        create table billing.one partition of billing."Odd Name" for values in (1);
+        """
+    )
+    return owner
+
+
+async def test_the_printed_script_makes_what_install_makes(
+    cluster: Cluster, empty_database: Database
+) -> None:
+    tables = ("users", 'billing."Odd Name"')
+    other = await cluster.create_database(installed=False)
+    installed, printed = await make_tables(empty_database), await make_tables(other)
+    settings = InstallConfig(old_values="identity")
+    actions = ("INSERT", "DELETE")
+    async with db.session(DatabaseConfig(dsn=empty_database.dsn), purpose="test") as conn:
+        await install(conn, tables, settings, print, actions=actions, grant_relay=[WRITER])
+
+    script = schema.print_sql(dict.fromkeys(tables, actions), "identity", [WRITER])
+    applied = psql(other.dsn, script)
+
+    assert (applied.returncode, applied.stdout, applied.stderr) == (0, "", "")
+    expected, found = await catalogs(installed), await catalogs(printed)
+    await cluster.drop_database(other)
+    for name in CATALOGS:
+        assert expected[name] == found[name], name
+
+
+async def test_the_printed_script_can_be_applied_again(database: Database) -> None:
+    owner = await make_tables(database)
+    script = schema.print_sql({"users": ("INSERT",)})
+    await owner.execute("select pgoutbox.capture_table('users', '{INSERT}')")
+    before = await catalogs(owner)
+
+    applied = psql(database.dsn, script)
+
+    assert (applied.returncode, applied.stderr) == (0, "")
+    assert before == await catalogs(owner)
+
+
+async def test_the_printed_script_finds_tables_by_the_search_path_of_who_applies_it(
+    database: Database,
+) -> None:
+    owner = await make_tables(database)
+    await owner.execute(f"alter database {database.name} set search_path = billing, pg_catalog")
+
+    applied = psql(database.dsn, schema.print_sql({'"Odd Name"': ("INSERT",)}))
+
+    assert applied.returncode == 0, applied.stderr
+    captured = await owner.fetchval("select table_name from pgoutbox.captured_table")
+    assert captured == "Odd Name"
+
+
+async def test_the_printed_script_does_nothing_where_a_table_is_missing(
+    empty_database: Database,
+) -> None:
+    applied = psql(empty_database.dsn, schema.print_sql({"nope": ("INSERT",)}))
+
+    assert 'relation "nope" does not exist' in applied.stderr
+    owner = await empty_database.connect()
+    assert await owner.fetchval("select to_regnamespace('pgoutbox')") is None
+
+
+async def test_apply_is_idempotent(empty_database: Database) -> None:
+    owner = await empty_database.connect()
+
+    assert await schema.apply(owner)
+    before = await catalogs(owner)
+
+    assert not await schema.apply(owner)
+    assert before == await catalogs(owner)
+
+
+async def test_twenty_concurrent_installs_agree(empty_database: Database) -> None:
+    sessions = [await empty_database.connect() for _ in range(20)]
+
+    changed = await asyncio.gather(*(schema.apply(session) for session in sessions))
+
+    assert sum(changed) == 1
+    numbers = await sessions[0].fetch("select number from pgoutbox.migration order by number")
+    assert [m.number for m in schema.migrations()] == [row["number"] for row in numbers]
+    assert await schema.check(sessions[0]) is None
+
+
+async def test_functions_are_closed_to_the_public(database: Database) -> None:
+    owner = await database.connect()
+
+    open_functions = await owner.fetch(
+        "select oid::regprocedure::text from pg_proc where pronamespace = 'pgoutbox'::regnamespace"
+        " and (proacl is null or exists ("
+        "  select from aclexplode(proacl) a where a.grantee = 0))"
+    )
+
+    assert open_functions == []
+
+
+async def test_an_upgrade_replaces_functions_refreshes_tables_and_keeps_rights(
+    database: Database,
+) -> None:
+    """Also those that relays' roles need on functions that are new."""
+    owner = await make_tables(database)
+    await owner.execute("select pgoutbox.capture_table('users')")
+    await owner.execute("select pgoutbox.grant_relay($1::text::regrole)", WRITER)
+    before = await catalogs(owner)
+    await owner.execute(
+        """
+        update pgoutbox.installation set functions_version = '0.0.1+older';
+        revoke all on function pgoutbox.backlog(text) from app_writer;
+        create or replace function pgoutbox.slot(began timestamptz) returns integer
+            language sql immutable as 'select 7';
+        create or replace function pgoutbox.capture_1() returns trigger
+            language plpgsql security definer as 'begin return null; end';
+        """
+    )
+    assert before != await catalogs(owner)
+
+    assert await schema.apply(owner)
+
+    assert before == await catalogs(owner)
+
+
+async def test_an_upgrade_leaves_a_dropped_table_alone(database: Database) -> None:
+    owner = await make_tables(database)
+    await owner.execute("select pgoutbox.capture_table('users'); drop table users")
+    await owner.execute("update pgoutbox.installation set functions_version = '0.0.1+older'")
+
+    assert await schema.apply(owner)
+
+
+@pytest.fixture
+def later(monkeypatch: pytest.MonkeyPatch) -> list[schema.Migration]:
+    """Migrations of a later release, in addition to ours."""
+    added: list[schema.Migration] = []
+    ours = schema.migrations()
+    monkeypatch.setattr(schema, "migrations", lambda: (*ours, *added))
+    return added
+
+
+async def test_a_later_migration_is_applied_once(
+    database: Database, later: list[schema.Migration]
+) -> None:
+    sessions = [await database.connect() for _ in range(5)]
+    later.append(schema.Migration(9001, "9001_later", "create table pgoutbox.later (x int);"))
+
+    changed = await asyncio.gather(*(schema.apply(session) for session in sessions))
+
+    assert sum(changed) == 1
+    assert await sessions[0].fetch("select x from pgoutbox.later") == []
+
+
+async def test_a_migration_that_fails_leaves_nothing(
+    database: Database, later: list[schema.Migration]
+) -> None:
+    owner = await database.connect()
+    later.append(schema.Migration(9001, "9001_a", "create table pgoutbox.a (x int);"))
+    later.append(schema.Migration(9002, "9002_b", "select 1 / 0;"))
+    before = await catalogs(owner)
+
+    with pytest.raises(asyncpg.DivisionByZeroError):
+        await schema.apply(owner)
+
+    assert before == await catalogs(owner)
+
+
+async def test_the_printed_script_has_later_migrations_too(
+    database: Database, later: list[schema.Migration]
+) -> None:
+    owner = await database.connect()
+    later.append(
+        schema.Migration(9001, "9001_x", "-- breaking: it's new\ncreate table pgoutbox.x (x int);")
+    )
+    script = schema.print_sql({})
+
+    for _ in range(2):
+        applied = psql(database.dsn, script)
+        assert (applied.returncode, applied.stderr) == (0, "")
+
+    breaking = await owner.fetchval("select breaking from pgoutbox.migration where number = 9001")
+    assert breaking == "it's new"
+
+
+async def test_check_names_the_command_where_the_schema_is_missing(
+    empty_database: Database,
+) -> None:
+    with pytest.raises(SchemaError, match="no schema pgoutbox") as caught:
+        await schema.check(await empty_database.connect())
+
+    assert "pgoutbox install" in str(caught.value.hint)
+
+
+async def test_check_names_the_command_where_a_migration_is_missing(
+    database: Database, later: list[schema.Migration]
+) -> None:
+    later.append(schema.Migration(9001, "9001_later", ""))
+
+    with pytest.raises(SchemaError, match="older than this relay") as caught:
+        await schema.check(await database.connect())
+
+    assert "pgoutbox install" in str(caught.value.hint)
+
+
+async def test_check_names_the_command_where_functions_are_older(database: Database) -> None:
+    owner = await database.connect()
+    await owner.execute("update pgoutbox.installation set functions_version = '0.0.9+abc'")
+
+    with pytest.raises(SchemaError, match=r"schema pgoutbox \(0\.0\.9\) is older") as caught:
+        await schema.check(owner)
+
+    assert "pgoutbox install" in str(caught.value.hint)
+
+
+async def test_a_relay_goes_on_with_a_newer_schema_and_says_so(database: Database) -> None:
+    owner = await database.connect()
+    await owner.execute("insert into pgoutbox.migration (number, name) values (9001, 'later')")
+    await owner.execute("update pgoutbox.installation set functions_version = '99.0.0+abc'")
+
+    note = await schema.check(owner)
+
+    assert note == "the schema pgoutbox (99.0.0) is newer than this relay"
+    with pytest.raises(SchemaError, match="newer than this pgoutbox"):
+        await schema.apply(owner)
+
+
+async def test_a_relay_stops_at_a_breaking_migration_that_it_doesnt_know(
+    database: Database,
+) -> None:
+    owner = await database.connect()
+    await owner.execute(
+        "insert into pgoutbox.migration (number, name, breaking) values (9001, 'later', 'no xid');"
+        "update pgoutbox.installation set functions_version = '99.0.0+abc'"
+    )
+
+    with pytest.raises(SchemaError, match="no xid") as caught:
+        await schema.check(owner)
+
+    assert caught.value.hint == "Upgrade pgoutbox to 99.0.0 or later."
+
+
+async def test_the_relays_role_may_check(database: Database) -> None:
+    owner = await database.connect()
+    await owner.execute("select pgoutbox.grant_relay($1::text::regrole)", WRITER)
+
+    assert await schema.check(await database.connect(WRITER)) is None
+
+
+def test_migrations_are_numbered_without_holes() -> None:
+    numbers = [migration.number for migration in schema.migrations()]
+
+    assert list(range(1, len(numbers) + 1)) == numbers
+
+
+def test_the_version_names_the_release() -> None:
+    assert schema.functions_version().startswith(f"{__version__}+")
+
+
+@pytest.mark.parametrize(
+    ("first_line", "breaking"),
+    [("-- breaking: because\n", "because"), ("-- More.\n-- breaking: no\n", None), ("", None)],
+)
+def test_the_first_line_says_whether_a_migration_breaks(
+    first_line: str, breaking: str | None
+) -> None:
+    assert breaking == schema.Migration(2, "0002_x", first_line + "select 1;").breaking
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")))
+@settings(
+    max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+async def test_literals_are_safe_under_every_setting(database: Database, text: str) -> None:
+    conn = await database.connect(standard_conforming_strings="off")
+    try:
+        assert text == await conn.fetchval(f"select {schema.literal(text)}")
+        await conn.execute("set standard_conforming_strings = on")
+        assert text == await conn.fetchval(f"select {schema.literal(text)}")
+    finally:
+        await conn.close()
