@@ -1,0 +1,181 @@
+"""How long after its COMMIT a change reaches a consumer."""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import random
+import re
+from collections.abc import AsyncIterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import AsyncExitStack, asynccontextmanager
+from statistics import median, quantiles
+
+import nats
+import psutil
+from nats.aio.msg import Msg
+
+from benchmarks.report import Column, Table
+from benchmarks.rig import (
+    NOTE,
+    TOPIC,
+    CpuClock,
+    Database,
+    Failed,
+    Rig,
+    connect,
+    delete_stream,
+    nats_client,
+    now,
+)
+
+RATES = (20, 200, 2_000)  # transactions a second
+SECONDS = 15  # for each of them
+DIRECT = "direct"  # the subject that the writer publishes to itself
+PATIENCE = 20.0  # seconds without any arrival, then something is lost
+
+_INSERT = "insert into item_pgoutbox (name, note) values ($1, $2)"
+_NUMBER = re.compile(rb"number (\d+)")
+
+
+async def run(rig: Rig) -> list[Table]:
+    """Measure from the return of COMMIT at the writer to a consumer of the stream.
+
+    Against a core NATS publish of the row by the writer itself right after that COMMIT, to the
+    same consumer: for the very same transactions. These come at random moments (exponential
+    gaps), from a process of their own.
+    """
+    table = Table(
+        "latency from commit to consumer, ms",
+        (
+            Column("direct p50", "direct_p50", digits=2),
+            Column("p99", "direct_p99", digits=2),
+            Column("pgoutbox p50", "p50", digits=2),
+            Column("p99", "p99", digits=2),
+            Column("p50 ratio", "p50", per="direct_p50"),
+            Column("relay µs", "relay_us", digits=0),
+            Column("PostgreSQL µs", "postgres_us", digits=0),
+        ),
+        note="direct: core NATS publish by the writer right after COMMIT;"
+        " µs: CPU time of each process per event",
+    )
+    for _ in range(rig.runs):
+        async with rig.database() as database, _consumer(rig) as consumer:
+            with rig.relay(database) as relay:
+                await _write(rig, database, consumer, rate=100, count=20)  # until all is warm
+                for rate in RATES:
+                    figures = await _measure(rig, database, consumer, relay, rate)
+                    table.add(f"{rate:,} transactions/s", **figures)
+    return [table]
+
+
+class Consumer:
+    """Notes when each number arrived, by the relay's way and directly."""
+
+    def __init__(self) -> None:
+        self.arrived: dict[int, float] = {}
+        self.arrived_directly: dict[int, float] = {}
+
+    async def on_event(self, message: Msg) -> None:
+        """Take a message of the stream."""
+        self._note(self.arrived, message)
+
+    async def on_direct(self, message: Msg) -> None:
+        """Take a message that the writer published."""
+        self._note(self.arrived_directly, message)
+
+    def _note(self, arrived: dict[int, float], message: Msg) -> None:
+        moment = now()
+        found = _NUMBER.search(message.data)
+        assert found, message.data
+        arrived.setdefault(int(found[1]), moment)
+
+    async def has_all(self, count: int) -> None:
+        """Wait until ``count`` numbers arrived both ways."""
+        seen, since = -1, now()
+        while min(len(self.arrived), len(self.arrived_directly)) < count:
+            if len(self.arrived) > seen:
+                seen, since = len(self.arrived), now()
+            elif now() - since > PATIENCE:
+                raise Failed(f"{seen} of {count} events arrived")
+            await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def _consumer(rig: Rig) -> AsyncIterator[Consumer]:
+    """Subscribe to an empty stream, and to what the writer publishes."""
+    consumer = Consumer()
+    async with nats_client(rig.nats) as client:
+        await delete_stream(client)
+        jetstream = client.jetstream()
+        await jetstream.add_stream(name=TOPIC, subjects=[f"{TOPIC}.*"])
+        await jetstream.subscribe(f"{TOPIC}.*", ordered_consumer=True, cb=consumer.on_event)
+        await client.subscribe(DIRECT, cb=consumer.on_direct)
+        yield consumer
+        await delete_stream(client)
+
+
+async def _measure(
+    rig: Rig, database: Database, consumer: Consumer, relay: psutil.Process, rate: int
+) -> dict[str, float]:
+    """Return percentiles at one rate, both ways, and the CPU time per event."""
+    count = rate * max(2, round(SECONDS * rig.scale))
+    clock = CpuClock(relay_us=relay.pid, postgres_us=rig.postgres.pid, nats_us=rig.nats.pid)
+    committed = await _write(rig, database, consumer, rate, count)
+    delays = [(consumer.arrived[n] - at) * 1e3 for n, at in committed.items()]
+    direct = [(consumer.arrived_directly[n] - at) * 1e3 for n, at in committed.items()]
+    return {
+        "p50": median(delays),
+        "p99": quantiles(delays, n=100)[98],
+        "direct_p50": median(direct),
+        "direct_p99": quantiles(direct, n=100)[98],
+        **clock.us_per(count),
+    }
+
+
+async def _write(
+    rig: Rig, database: Database, consumer: Consumer, rate: int, count: int
+) -> dict[int, float]:
+    """Write ``count`` rows in another process; return when each was committed, once all arrived."""
+    first = len(consumer.arrived)
+    loop = asyncio.get_running_loop()
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        arguments = (database.dsn, rig.nats.url, first, count, rate)
+        committed = await loop.run_in_executor(pool, write, *arguments)
+    await consumer.has_all(first + count)
+    return committed
+
+
+def write(dsn: str, nats_url: str, first: int, count: int, rate: int) -> dict[int, float]:
+    """Commit and publish rows numbered from ``first`` on; return when each COMMIT returned."""
+    return asyncio.run(_write_on_time(dsn, nats_url, first, count, rate))
+
+
+async def _write_on_time(
+    dsn: str, nats_url: str, first: int, count: int, rate: int
+) -> dict[int, float]:
+    committed: dict[int, float] = {}
+    idle: asyncio.Queue = asyncio.Queue()
+    gaps = random.Random(rate)
+
+    async def write_one(number: int) -> None:
+        connection = await idle.get()
+        await connection.execute(_INSERT, f"number {number}", NOTE)
+        committed[number] = now()
+        await client.publish(DIRECT, f"number {number} {NOTE}".encode())
+        idle.put_nowait(connection)
+
+    async with AsyncExitStack() as stack, asyncio.TaskGroup() as tasks:
+        client = await nats.connect(nats_url, allow_reconnect=False)
+        stack.push_async_callback(client.drain)
+        # Enough that it needn't wait for one commit to begin the next.
+        for _ in range(max(2, rate // 250)):
+            connection = await stack.enter_async_context(connect(dsn))
+            await connection.fetch("select * from item_pgoutbox limit 0")
+            idle.put_nowait(connection)
+        due = now()
+        for number in range(first, first + count):
+            due += gaps.expovariate(rate)
+            await asyncio.sleep(max(0, due - now()))
+            tasks.create_task(write_one(number))
+    return committed
