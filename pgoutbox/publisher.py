@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Protocol
@@ -22,11 +23,12 @@ from pgoutbox.message import Message
 log = logging.getLogger("pgoutbox.publisher")
 
 # Error codes of nats-server (server/errors.json).
-_WRONG_LAST_SEQUENCE = {10071, 10164}
+_WRONG_PLACE = {10070, 10071, 10164}  # the message before isn't the expected one
 _MESSAGE_TOO_LARGE = {10054}
 _HEADER_ROOM = 200  # bytes that headers add to a message, at most
 _MAX_ALONE = 1_024  # messages one at a time, after the chain broke again and again
 _BREAKS_WORTH_A_WARNING = 3
+_LOOK_AGAIN_AFTER = 10.0  # seconds; somebody may have given the stream replicas
 _LOST = "the connection was lost"
 
 
@@ -79,7 +81,10 @@ async def connect(
         publisher.lose()
         on_lost()
 
+    reported: list[Exception] = []  # the client's own words at the end are "no servers"
+
     async def on_error(error: Exception) -> None:
+        reported[:] = [error]
         log.debug("the NATS client reports an error", extra={"error": _words(error)})
 
     try:
@@ -88,6 +93,8 @@ async def connect(
             name="pgoutbox",
             allow_reconnect=False,
             connect_timeout=5,
+            max_reconnect_attempts=1,  # then the relay's own patience takes over
+            reconnect_time_wait=0.1,  # type: ignore[arg-type] # taken as seconds
             ping_interval=20,
             max_outstanding_pings=2,
             pending_size=-1,  # the window bounds what is pending
@@ -98,7 +105,7 @@ async def connect(
         with suppress(Exception):
             await client.close()
         raise PublishError(
-            f"NATS can't be reached: {_words(error)}",
+            f"NATS can't be reached: {_words(reported[-1] if reported else error)}",
             hint="Check the NATS URL and that nats-server is running.",
         ) from error
     try:
@@ -112,10 +119,13 @@ async def connect(
 class JetStreamPublisher:
     """Publishes with a window of unacknowledged messages that can't get out of order.
 
-    Each message names the stream sequence that it must follow (``Nats-Expected-Last-Sequence``),
-    so when one is lost or refused, all behind it are refused too, and publishing goes on from
-    there. The first sequence comes from a message that is published alone. Where somebody else
-    publishes into the same stream the chain breaks; then messages go one at a time for a while.
+    Each message says what it must follow, so when one is lost or refused, all behind it are
+    refused too, and publishing goes on from there. On a stream with one replica that is the id
+    of the message before (``Nats-Expected-Last-Msg-Id``). nats-server must not be asked for that
+    on a replicated stream, which a change of leader could then break for good; there it is the
+    stream's sequence (``Nats-Expected-Last-Sequence``), known after one message that is published
+    alone. That chain has a weakness: somebody else's message can take the place of ours. Once one
+    has been seen on a replicated stream, messages go one at a time.
     """
 
     def __init__(self, client: _Client, config: PublisherConfig) -> None:
@@ -123,7 +133,11 @@ class JetStreamPublisher:
         self._config = config
         self._inbox = ""
         self._window = _Window(0)
+        self._is_replicated = False
+        self._looked_at = 0.0
+        self._last_id: str | None = None  # of our last message, if all before it is stored
         self._last_sequence: int | None = None  # of the stream, after our last message
+        self._before_break: int | None = None  # the same, before the chain broke
         self._alone = 0  # messages still to be published one at a time
         self._breaks = 0  # of the chain, since a window was stored whole
         self._is_lost = False
@@ -134,7 +148,7 @@ class JetStreamPublisher:
         Raises:
             PublishError: there is no stream for the topic and none can be made.
         """
-        await self._ensure_stream()
+        await self._look_at_stream(create=True)
         self._inbox = self._client.new_inbox()
         answers = await self._client.subscribe(f"{self._inbox}.*")
         self._client.on_answer = self._on_ack
@@ -150,62 +164,85 @@ class JetStreamPublisher:
         if self._is_lost:
             raise Interrupted(_LOST)
 
-    async def _ensure_stream(self) -> None:
+    async def _look_at_stream(self, *, create: bool = False) -> None:
         topic = self._config.topic
         jetstream = self._client.jetstream(timeout=5)
         try:
             try:
-                await jetstream.stream_info(topic)
+                info = await jetstream.stream_info(topic)
             except nats.js.errors.NotFoundError:
-                await jetstream.add_stream(StreamConfig(name=topic, subjects=[f"{topic}.*"]))
+                if not create:
+                    raise
+                wanted = StreamConfig(name=topic, subjects=[f"{topic}.*"])
+                info = await jetstream.add_stream(wanted)
                 log.info("stream created", extra={"stream": topic, "subjects": f"{topic}.*"})
         except (nats.js.errors.ServiceUnavailableError, nats.errors.NoRespondersError) as error:
-            raise PublishError(
+            raise Interrupted(
                 "JetStream is not available on this NATS server",
                 hint="Start nats-server with --jetstream, and enable it for the account.",
             ) from error
         except (TimeoutError, nats.errors.Error, ValueError) as error:
-            raise PublishError(
+            raise Interrupted(
                 f"the stream {topic!r} is not available: {_words(error)}",
                 hint=f"Create a stream over {topic}.*, or allow this user to.",
             ) from error
+        self._is_replicated = (info.config.num_replicas or 1) > 1
+        self._looked_at = time.monotonic()
 
     async def publish(self, messages: Sequence[Message]) -> None:
         """Store ``messages`` in order; see :class:`Publisher`."""
         self.check()
+        if time.monotonic() - self._looked_at > _LOOK_AGAIN_AFTER:
+            await self._look_at_stream()
         done = 0
         while done < len(messages):
-            is_chained = self._last_sequence is not None and self._alone == 0
-            following = messages[done:] if is_chained else messages[done : done + 1]
+            following = messages[done : done + 1] if self._goes_alone() else messages[done:]
             window = self._window = _Window(self._window.end)
             try:
-                await self._send(window, following, self._last_sequence if is_chained else None)
+                await self._send(window, following)
                 await self._settle(window, len(following))
             except Interrupted as error:
                 error.confirmed = done + window.confirmed
                 raise
             finally:
                 done += window.confirmed
-                self._close(window, is_whole=window.confirmed == len(following))
+                self._learn_from(window, following)
 
-    def _close(self, window: _Window, *, is_whole: bool) -> None:
-        """Learn from a window how to publish the next one."""
+    def _goes_alone(self) -> bool:
+        is_chain_unknown = self._is_replicated and self._last_sequence is None
+        return self._alone > 0 or is_chain_unknown or self._config.window == 1
+
+    def _learn_from(self, window: _Window, messages: Sequence[Message]) -> None:
+        """Note what the next window is chained to, and whether it had better be a single one."""
+        is_whole = window.confirmed == len(messages)
+        is_stored_last = is_whole and not window.is_repeat
+        if is_whole and len(window) == 1 and self._is_replicated:
+            # After a break: had somebody else's message come between, ours would be further on.
+            if self._before_break is not None and window.sequence != self._before_break + 1:
+                self._share_stream(2**63)
+            self._before_break = None if is_stored_last else window.sequence
+        elif not is_whole and self._last_sequence is not None:
+            self._before_break = self._last_sequence + window.confirmed
+        self._last_sequence = window.sequence if is_stored_last else None
+        self._last_id = messages[-1].id if is_stored_last else None
         self._alone = max(0, self._alone - 1)
-        self._last_sequence = window.sequence if is_whole else None
         if is_whole and len(window) > 1:
             self._breaks = 0
-        elif not is_whole and window.is_chain_broken:
+        elif not is_whole and window.is_chain_broken and not self._is_replicated:
             self._breaks += 1
             self._alone = min(2**self._breaks, _MAX_ALONE)
             if self._breaks == _BREAKS_WORTH_A_WARNING:
-                log.warning(
-                    "somebody else publishes into the stream; messages go one at a time",
-                    extra={"stream": self._config.topic},
-                )
+                self._share_stream(self._alone)
 
-    async def _send(
-        self, window: _Window, messages: Sequence[Message], last_sequence: int | None
-    ) -> None:
+    def _share_stream(self, alone: int) -> None:
+        if self._alone < alone or not self._is_replicated:
+            log.warning(
+                "somebody else publishes into the stream; messages go one at a time",
+                extra={"stream": self._config.topic},
+            )
+        self._alone = alone
+
+    async def _send(self, window: _Window, messages: Sequence[Message]) -> None:
         """Hand ``messages`` to the client, as far as the window lets, until one is refused."""
         size = max(1, self._config.window // 4)
         for first in range(0, len(messages), size):
@@ -214,7 +251,8 @@ class JetStreamPublisher:
                 return
             chunk = messages[first : first + size]
             fitting = self._fitting(chunk)
-            lines = self._lines(chunk[:fitting], window.end, last_sequence, window.start)
+            previous = messages[first - 1].id if first else self._last_id
+            lines = self._lines(chunk[:fitting], window, previous)
             window.end += fitting
             await self._client.send(lines)
             if fitting < len(chunk):
@@ -232,16 +270,20 @@ class JetStreamPublisher:
                 return index
         return len(messages)
 
-    def _lines(
-        self, messages: Sequence[Message], number: int, last_sequence: int | None, start: int
-    ) -> bytes:
+    def _lines(self, messages: Sequence[Message], window: _Window, previous: str | None) -> bytes:
         """Return ``messages`` in the client protocol of NATS: HPUB, headers, payload."""
         parts: list[bytes] = []
+        number = window.end
+        is_replicated = self._is_replicated
+        sequence = None if self._goes_alone() else self._last_sequence
         for message in messages:
             headers = f"NATS/1.0\r\nNats-Msg-Id: {message.id}\r\n"
-            if last_sequence is not None:
-                expected = last_sequence + number - start
+            if is_replicated and sequence is not None:
+                expected = sequence + number - window.start
                 headers += f"Nats-Expected-Last-Sequence: {expected}\r\n"
+            elif not is_replicated and previous is not None:
+                headers += f"Nats-Expected-Last-Msg-Id: {previous}\r\n"
+            previous = message.id
             size = len(headers) + 2
             parts += (
                 f"HPUB {message.subject} {self._inbox}.{number} {size}"
@@ -320,7 +362,8 @@ class _Window:
         self.start = start
         self.end = start
         self.confirmed = 0  # messages stored, counted from the first without a hole
-        self.sequence: int | None = None  # in the stream, of the last one; None for a repeat
+        self.sequence: int | None = None  # in the stream, of the last message
+        self.is_repeat = False  # the stream had the last message already
         self.refusal: Interrupted | None = None  # of the lowest message refused
         self.is_chain_broken = False
         self._refused = -1
@@ -362,7 +405,10 @@ class _Window:
         else:
             while True:
                 self.confirmed += 1
-                self.sequence = _sequence(ack) if self.confirmed == len(self) else None
+                if self.confirmed == len(self):
+                    answer = json.loads(ack)
+                    self.sequence = answer["seq"]
+                    self.is_repeat = answer.get("duplicate", False)
                 if self.confirmed not in self._early:
                     break
                 ack = self._early.pop(self.confirmed)
@@ -380,12 +426,6 @@ class _Window:
             self._waiter.set_result(None)
 
 
-def _sequence(answer: bytes) -> int | None:
-    """Return where the stream stored a message; None where it had it already."""
-    values = json.loads(answer)
-    return None if values.get("duplicate") else values["seq"]
-
-
 def _refusal(ack: bytes) -> tuple[Interrupted, bool]:
     """Return why a message was refused, and whether only its place in the chain was wrong."""
     if not ack:
@@ -397,7 +437,7 @@ def _refusal(ack: bytes) -> tuple[Interrupted, bool]:
     code, words = error.get("err_code", 0), error.get("description", "")
     if code in _MESSAGE_TOO_LARGE:
         return Refused(f"the stream refuses it: {words}"), False
-    return Interrupted(f"the stream refuses messages: {words}"), code in _WRONG_LAST_SEQUENCE
+    return Interrupted(f"the stream refuses messages: {words}"), code in _WRONG_PLACE
 
 
 def _words(error: BaseException) -> str:

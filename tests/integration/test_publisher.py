@@ -1,0 +1,197 @@
+"""The publisher against a real nats-server."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import pytest
+from nats.aio.client import Client
+from nats.js import JetStreamContext
+from nats.js.api import StreamConfig
+
+from pgoutbox.config import PublisherConfig
+from pgoutbox.errors import PublishError
+from pgoutbox.message import Message
+from pgoutbox.publisher import Interrupted, Refused, connect
+from tests.conftest import Servers
+from tests.support import Stream, eventually
+
+
+def config_of(stream: Stream, *, window: int = 100, ack_timeout: float = 5.0) -> PublisherConfig:
+    return PublisherConfig(
+        nats_url=stream.url, topic=stream.topic, window=window, ack_timeout=ack_timeout
+    )
+
+
+def messages_of(stream: Stream, count: int, *, first: int = 0) -> list[Message]:
+    return [
+        Message(f"{stream.topic}.t", f"id-{n}", f"payload {n}".encode())
+        for n in range(first, first + count)
+    ]
+
+
+async def stored_ids(stream: Stream) -> list[str]:
+    return [stored.headers["Nats-Msg-Id"] for stored in await stream.messages()]
+
+
+async def test_stream_is_created_over_the_topic_when_missing(
+    stream: Stream, jetstream: JetStreamContext
+) -> None:
+    async with connect(config_of(stream)):
+        info = await jetstream.stream_info(stream.topic)
+    assert [f"{stream.topic}.*"] == info.config.subjects
+
+
+async def test_existing_stream_is_left_as_it_is(
+    stream: Stream, jetstream: JetStreamContext
+) -> None:
+    subjects = [f"{stream.topic}.>", f"{stream.topic}_other"]
+    await jetstream.add_stream(StreamConfig(name=stream.topic, subjects=subjects, max_msgs=7))
+    async with connect(config_of(stream)) as publisher:
+        await publisher.publish(messages_of(stream, 3))
+    info = await jetstream.stream_info(stream.topic)
+    assert (subjects, 7, 3) == (info.config.subjects, info.config.max_msgs, info.state.messages)
+
+
+@pytest.mark.parametrize("window", [1, 2, 7, 100, 4_000])
+async def test_messages_are_stored_once_and_in_order(stream: Stream, window: int) -> None:
+    messages = messages_of(stream, 250)
+    async with connect(config_of(stream, window=window)) as publisher:
+        await publisher.publish(messages[:100])
+        await publisher.publish(messages[100:])
+    stored = await stream.messages()
+    assert [(m.id, m.payload) for m in messages] == [
+        (s.headers["Nats-Msg-Id"], s.data) for s in stored
+    ]
+
+
+async def test_repeats_are_dropped_and_what_follows_is_stored(stream: Stream) -> None:
+    async with connect(config_of(stream)) as publisher:
+        await publisher.publish(messages_of(stream, 40))
+    async with connect(config_of(stream)) as publisher:
+        await publisher.publish(messages_of(stream, 60, first=20))
+    assert [f"id-{n}" for n in range(80)] == await stored_ids(stream)
+
+
+async def test_order_is_kept_while_somebody_else_publishes(
+    stream: Stream, nats: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The chain of sequences breaks again and again, and no message gets behind its successor."""
+    is_done = asyncio.Event()
+
+    async def disturb() -> None:
+        while not is_done.is_set():
+            await nats.publish(f"{stream.topic}.foreign", b"")
+            await nats.flush()
+
+    async with connect(config_of(stream)) as publisher:
+        disturbing = asyncio.create_task(disturb())
+        with caplog.at_level(logging.WARNING, "pgoutbox.publisher"):
+            for first in range(0, 600, 100):
+                await publisher.publish(messages_of(stream, 100, first=first))
+        is_done.set()
+        await disturbing
+    ours = [s.headers["Nats-Msg-Id"] for s in await stream.messages() if s.headers]
+    assert [f"id-{n}" for n in range(600)] == ours
+    assert [record.message for record in caplog.records] == [
+        "somebody else publishes into the stream; messages go one at a time"
+    ]
+
+
+async def test_oversized_message_is_refused_after_those_before_it(stream: Stream) -> None:
+    messages = messages_of(stream, 5)
+    messages[3] = messages[3]._replace(payload=b"x" * (1024 * 1024 + 1))
+    async with connect(config_of(stream)) as publisher:
+        with pytest.raises(Refused, match="exceeds the server's max_payload of 1048576") as refused:
+            await publisher.publish(messages)
+        assert refused.value.confirmed == 3
+        await publisher.publish(messages[4:])
+    assert await stored_ids(stream) == ["id-0", "id-1", "id-2", "id-4"]
+
+
+async def test_message_larger_than_the_stream_takes_is_refused(
+    stream: Stream, jetstream: JetStreamContext
+) -> None:
+    await jetstream.add_stream(
+        StreamConfig(name=stream.topic, subjects=[f"{stream.topic}.*"], max_msg_size=200)
+    )
+    messages = messages_of(stream, 5)
+    messages[2] = messages[2]._replace(payload=b"x" * 300)
+    async with connect(config_of(stream)) as publisher:
+        with pytest.raises(Refused) as refused:
+            await publisher.publish(messages)
+    assert refused.value.confirmed == 2
+    assert await stored_ids(stream) == ["id-0", "id-1"]
+
+
+async def test_full_stream_interrupts_and_goes_on_when_there_is_room(
+    stream: Stream, jetstream: JetStreamContext
+) -> None:
+    await jetstream.add_stream(
+        StreamConfig(name=stream.topic, subjects=[f"{stream.topic}.*"], max_msgs=10, discard="new")
+    )
+    messages = messages_of(stream, 25)
+    async with connect(config_of(stream)) as publisher:
+        with pytest.raises(Interrupted, match="maximum messages exceeded") as interrupted:
+            await publisher.publish(messages)
+        assert not isinstance(interrupted.value, Refused)
+        assert interrupted.value.confirmed == 10
+        await jetstream.update_stream(
+            name=stream.topic, subjects=[f"{stream.topic}.*"], max_msgs=-1
+        )
+        await publisher.publish(messages[10:])
+    assert [f"id-{n}" for n in range(25)] == await stored_ids(stream)
+
+
+async def test_deleted_stream_interrupts(stream: Stream, jetstream: JetStreamContext) -> None:
+    async with connect(config_of(stream)) as publisher:
+        await publisher.publish(messages_of(stream, 3))
+        await jetstream.delete_stream(stream.topic)
+        with pytest.raises(Interrupted, match="no stream takes the messages"):
+            await publisher.publish(messages_of(stream, 3, first=3))
+
+
+async def test_lost_connection_interrupts_and_tells(servers: Servers, stream: Stream) -> None:
+    server = servers.nats()
+    lost = asyncio.Event()
+    config = PublisherConfig(nats_url=server.url, topic="wal_listener")
+    async with connect(config, on_lost=lost.set) as publisher:
+        await publisher.publish([Message("wal_listener.t", "1", b"{}")])
+        server.kill()
+        await asyncio.wait_for(lost.wait(), 10)
+        with pytest.raises(Interrupted, match="connection was lost"):
+            publisher.check()
+        with pytest.raises(Interrupted, match="connection was lost"):
+            await publisher.publish([Message("wal_listener.t", "2", b"{}")])
+
+
+async def test_absent_server_is_one_sentence(servers: Servers) -> None:
+    server = servers.nats()
+    server.kill()
+    with pytest.raises(PublishError, match="NATS can't be reached"):
+        async with connect(PublisherConfig(nats_url=server.url)):
+            pass
+
+
+async def test_server_without_jetstream_is_one_sentence(servers: Servers) -> None:
+    server = servers.nats("jetstream: disabled")
+    with pytest.raises(PublishError, match="JetStream is not available"):
+        async with connect(PublisherConfig(nats_url=server.url)):
+            pass
+
+
+async def test_late_answers_to_an_interrupted_window_are_ignored(
+    stream: Stream, jetstream: JetStreamContext
+) -> None:
+    """Messages are numbered through the publisher's life, so no answer counts for another."""
+    await jetstream.add_stream(StreamConfig(name=stream.topic, subjects=[f"{stream.topic}.*"]))
+    messages = messages_of(stream, 300)
+    async with connect(config_of(stream)) as publisher:
+        for _ in range(5):
+            publishing = asyncio.create_task(publisher.publish(messages))
+            await eventually(stream.count)
+            publishing.cancel()
+            await asyncio.gather(publishing, return_exceptions=True)
+        await publisher.publish(messages)
+    assert [m.id for m in messages] == await stored_ids(stream)

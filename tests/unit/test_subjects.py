@@ -1,0 +1,58 @@
+"""Subjects of events."""
+
+from __future__ import annotations
+
+from urllib.parse import unquote
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pgoutbox.message import Subjects, escape
+
+
+@pytest.mark.parametrize(
+    ("prefix", "topics_map", "subject"),
+    [
+        ("", {}, "wal_listener.public_users"),
+        ("app_", {}, "wal_listener.app_public_users"),
+        ("", {"public_users": "notifier"}, "wal_listener.notifier"),
+        ("app_", {"public_users": "notifier"}, "wal_listener.app_notifier"),
+        ("", {"users": "notifier"}, "wal_listener.public_users"),
+    ],
+)
+def test_subject_is_built_as_wal_listener_does(
+    prefix: str, topics_map: dict[str, str], subject: str
+) -> None:
+    assert subject == Subjects("wal_listener", prefix, topics_map).of("public", "users")
+
+
+@pytest.mark.parametrize("name", ["a*b", "a>", "$t", "таблица", "表😀", "50%", "a-b"])
+def test_names_that_nats_takes_stay_as_they_are(name: str) -> None:
+    assert name == escape(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "escaped"),
+    [
+        ("a.b", "a%2Eb"),
+        ("a b", "a%20b"),
+        ("a\r\nPUB x 1", "a%0D%0APUB%20x%201"),
+        ("%2E", "%252E"),
+    ],
+)
+def test_names_that_nats_would_refuse_or_split_are_escaped(name: str, escaped: str) -> None:
+    assert escaped == escape(name)
+
+
+names = st.text(st.characters(exclude_characters="\x00", exclude_categories=["Cs"]), max_size=63)
+
+
+@given(names)
+def test_escaping_can_be_reversed(name: str) -> None:
+    assert name == unquote(escape(name))
+
+
+@given(names, names)
+def test_different_names_have_different_subjects(one: str, other: str) -> None:
+    assert (one == other) == (escape(one) == escape(other))
