@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import difflib
 import random
+import shlex
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -39,6 +40,8 @@ _KINDS = {
     "I": "an index",
     "c": "a composite type",
 }
+
+_FOREIGN_SCHEMAS = ("pg_catalog", "information_schema", "pg_toast", "pgoutbox")
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,14 +173,17 @@ async def _describe(
     if oid is None:
         return f"there is no table {_said(name)}{await _similar(conn, name)}"
     row = await conn.fetchrow(
-        "select c.oid::regclass::text as name, c.relkind::text as kind"
-        " from pg_catalog.pg_class c where c.oid = $1",
+        "select c.oid::regclass::text as name, c.relkind::text as kind, n.nspname"
+        " from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace"
+        " where c.oid = $1",
         oid,
     )
     if row is None:
         return f"there is no table {_said(name)}"
     if row["kind"] not in ("r", "p"):
         return f"{row['name']} is {_KINDS.get(row['kind'], 'no table')}, not a table"
+    if row["nspname"] in _FOREIGN_SCHEMAS:
+        return f"{row['name']} belongs to PostgreSQL or to pgoutbox"
     found[oid] = Table(oid, row["name"], is_partitioned=row["kind"] == "p")
     return None
 
@@ -363,7 +369,12 @@ async def _holders(conn: Connection, table: Table) -> list[_Holder]:
     return [_Holder(row["pid"], row["name"]) for row in rows]
 
 
+# Not with pg_partition_tree(), which would wait for the very lock in question.
 _HOLDERS = """
+with recursive tree (oid) as (
+    select $1::oid
+    union select i.inhrelid from tree t join pg_catalog.pg_inherits i on i.inhparent = t.oid
+)
 select l.pid, case
     when l.pid is null then coalesce(
         'the prepared transaction ' || pg_catalog.quote_literal(min(p.gid)),
@@ -372,13 +383,14 @@ select l.pid, case
     bool_and(l.mode in ('AccessShareLock', 'RowShareLock')) as only_reads
 from pg_catalog.pg_locks l
 left join pg_catalog.pg_stat_activity a on a.pid = l.pid
-left join pg_catalog.pg_prepared_xacts p
-    on l.pid is null and l.virtualtransaction = '-1/' || p.transaction::text
+left join pg_catalog.pg_locks x
+    on l.pid is null and x.pid is null and x.locktype = 'transactionid'
+    and x.virtualtransaction = l.virtualtransaction
+left join pg_catalog.pg_prepared_xacts p on p.transaction = x.transactionid
 where l.locktype = 'relation' and l.granted
   and l.database = (
       select d.oid from pg_catalog.pg_database d where d.datname = pg_catalog.current_database())
-  and (l.relation = $1::oid or l.relation in (
-      select t.relid from pg_catalog.pg_partition_tree($1::oid::regclass) t))
+  and l.relation in (select t.oid from tree t)
   and l.pid is distinct from pg_catalog.pg_backend_pid()
 group by l.pid, l.virtualtransaction
 order by min(a.xact_start), l.pid
@@ -451,9 +463,26 @@ async def _captured(conn: Connection) -> list[Table]:
 
 async def _resolve_captured(conn: Connection, names: Sequence[str]) -> list[Table]:
     """Find tables to release; also by the name of a captured table that was dropped."""
-    dropped = {table.name: table for table in await _captured(conn) if not table.is_there}
-    gone = [dropped[name] for name in names if name in dropped]
-    return gone + await resolve(conn, [name for name in names if name not in dropped])
+    gone = {name: found for name in names if (found := await _dropped(conn, name))}
+    return [*gone.values(), *await resolve(conn, [name for name in names if name not in gone])]
+
+
+async def _dropped(conn: Connection, name: str) -> Table | None:
+    """Return the captured table of that name, with or without its schema, if it was dropped."""
+    dropped = [table for table in await _captured(conn) if not table.is_there]
+    if not dropped:
+        return None
+    try:
+        parts = await conn.fetchval("select pg_catalog.parse_ident($1)", name)
+    except (asyncpg.InvalidParameterValueError, asyncpg.DataError):
+        return None
+    rows = await conn.fetch(
+        "select c.relation::oid as oid from pgoutbox.captured_table c"
+        " where array[c.schema_name, c.table_name] = $1 or array[c.table_name] = $1",
+        parts,
+    )
+    oids = {row["oid"] for row in rows}
+    return next((table for table in dropped if table.oid in oids), None)
 
 
 async def _refuse_unsent(conn: Connection) -> None:
@@ -466,10 +495,11 @@ async def _refuse_unsent(conn: Connection) -> None:
     )
     if unsent:
         count, relay = unsent[-1]["events"], unsent[-1]["relay"]
-        drain = "pgoutbox relay --drain" + ("" if relay == "default" else f" --name '{relay}'")
+        name = "" if relay == "default" else f" --name {shlex.quote(relay)}"
         raise InstallError(
             f"{count} events are not sent yet by the relay {relay}",
-            hint=f"Send them first: {drain}; or give them up with --drop-unsent.",
+            hint=f"Send them first: pgoutbox relay --drain{name};"
+            " or give them up with --drop-unsent.",
         )
     if parked := await conn.fetchval("select count(*) from pgoutbox.parked"):
         raise InstallError(
