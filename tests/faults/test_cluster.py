@@ -1,0 +1,106 @@
+"""A stream with three replicas whose leader keeps changing."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import random
+from collections.abc import AsyncIterator
+
+import pytest
+from nats.aio.client import Client
+from nats.js import JetStreamContext
+from nats.js.api import StreamConfig
+
+from pgoutbox.config import PublisherConfig
+from pgoutbox.embedded import free_port
+from pgoutbox.errors import PublishError
+from pgoutbox.message import Message
+from pgoutbox.publisher import Interrupted, connect
+from tests.conftest import Servers
+from tests.support import Stream, eventually, nats_client, unique
+
+TOPIC = "wal_listener"
+
+
+@pytest.fixture
+async def cluster_urls(servers: Servers) -> list[str]:
+    """Three servers that form a cluster with JetStream."""
+    name = unique("c")
+    routes = [free_port() for _ in range(3)]
+    listed = ", ".join(f'"nats://127.0.0.1:{port}"' for port in routes)
+    return [
+        servers.nats(
+            f"server_name: {name}-{number}\n"
+            f'cluster {{ name: {name}, listen: "127.0.0.1:{port}", routes: [{listed}] }}'
+        ).url
+        for number, port in enumerate(routes)
+    ]
+
+
+@pytest.fixture
+async def replicated(cluster_urls: list[str]) -> AsyncIterator[Stream]:
+    """A stream of three replicas on that cluster."""
+    async with nats_client(cluster_urls[0]) as client:
+        jetstream = client.jetstream(timeout=5)
+        config = StreamConfig(name=TOPIC, subjects=[f"{TOPIC}.*"], num_replicas=3)
+
+        async def made() -> bool:
+            with contextlib.suppress(Exception):  # until the cluster has chosen a leader
+                await jetstream.add_stream(config)
+                return True
+            return False
+
+        await eventually(made, timeout=60, pause=0.2)
+        yield Stream(TOPIC, ",".join(cluster_urls), jetstream)
+
+
+async def change_leaders(
+    client: Client, jetstream: JetStreamContext, chance: random.Random
+) -> None:
+    """Make the stream's leader step down, again and again."""
+    while True:
+        with contextlib.suppress(Exception):  # there is no leader just now
+            answer = await client.request(f"$JS.API.STREAM.LEADER.STEPDOWN.{TOPIC}", b"", timeout=2)
+            assert json.loads(answer.data).get("success")
+        await asyncio.sleep(chance.uniform(0.1, 0.4))
+
+
+async def publish_all(config: PublisherConfig, messages: list[Message]) -> int:
+    """Publish as a relay does: from the first unconfirmed message on, until all are stored."""
+    done = interruptions = 0
+    while done < len(messages):
+        try:
+            async with connect(config) as publisher:
+                while done < len(messages):
+                    batch = messages[done : done + 500]
+                    await publisher.publish(batch)
+                    done += len(batch)
+        except Interrupted as error:
+            done += error.confirmed
+            interruptions += 1
+        except PublishError:
+            interruptions += 1
+        await asyncio.sleep(0.02)  # a relay's shortest backoff
+    return interruptions
+
+
+@pytest.mark.timeout(240)
+async def test_no_message_gets_behind_its_successor_while_leaders_change(
+    replicated: Stream, cluster_urls: list[str]
+) -> None:
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")
+    messages = [Message(f"{TOPIC}.t", f"id-{number}", b"x" * 300) for number in range(20_000)]
+    config = PublisherConfig(nats_url=",".join(cluster_urls), topic=TOPIC, ack_timeout=2.0)
+    async with nats_client(cluster_urls[1]) as client:
+        changing = asyncio.create_task(
+            change_leaders(client, replicated.jetstream, random.Random(seed))
+        )
+        await publish_all(config, messages)
+        changing.cancel()
+        await asyncio.gather(changing, return_exceptions=True)
+
+    stored = [s.headers["Nats-Msg-Id"] for s in await replicated.messages()]
+    assert list(dict.fromkeys(stored)) == [message.id for message in messages]
