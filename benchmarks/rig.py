@@ -111,7 +111,9 @@ class Rig:
     async def database(self) -> AsyncIterator[Database]:
         """Give a database in which nothing has happened yet, right after a checkpoint."""
         name = f"bench_{next(self._numbers)}"
-        await self._administer(f"create database {name} template template", "checkpoint")
+        await self._administer(
+            f"create database {name} owner {OWNER} template template", "checkpoint"
+        )
         try:
             yield Database(name, self._dsn(name))
         finally:
