@@ -10,53 +10,26 @@
 --      that were dropped, renamed or given a type that cannot be cast. It writes nothing,
 --      so its subtransaction gets no transaction id.
 -- On partitions the function runs for the leaf, whose column numbers can differ: guard 1
--- then asks for the root, which also notices that the root was renamed.
+-- then asks for the root.
 create or replace function pgoutbox.capture_source(relation regclass) returns text
     language plpgsql
     stable
     set search_path = pg_catalog, pg_temp
 as $$
 declare
-    captured pgoutbox.captured_table;
     described pg_catalog.pg_class;
-    root text;
     guards text[];
-    identity text[];
-    old_expression text;
-    old_statement text;
-    schema_expression text := 'tg_table_schema';
-    table_expression text := 'tg_table_name';
-    leaves text;
 begin
-    select c.* into strict captured from pgoutbox.captured_table c where c.relation = capture_source.relation;
     select c.* into strict described from pg_catalog.pg_class c where c.oid = relation;
 
     -- Guard 1.
-    root := pg_catalog.format('%L', relation::text);
     guards := array[pg_catalog.format(
         'pg_catalog.has_column_privilege(%s, %s::pg_catalog.int2, ''SELECT'') is null',
-        case when described.relkind = 'p' then root || '::pg_catalog.regclass::pg_catalog.oid' else 'tg_relid' end,
+        case when described.relkind = 'p'
+            then pg_catalog.format('%L::pg_catalog.regclass::pg_catalog.oid', relation::text)
+            else 'tg_relid' end,
         described.relnatts + 1
     )];
-    if described.relkind = 'p' then
-        guards := guards || pg_catalog.format(
-            'pg_catalog.to_regclass(%1$s)::pg_catalog.oid operator(pg_catalog.=) %1$s::pg_catalog.regclass::pg_catalog.oid',
-            root
-        );
-        select pg_catalog.format('%L::pg_catalog.text', n.nspname), pg_catalog.format('%L::pg_catalog.text', described.relname)
-        into schema_expression, table_expression
-        from pg_catalog.pg_namespace n where n.oid = described.relnamespace;
-        select pg_catalog.string_agg(pg_catalog.format(
-            '(tg_table_schema operator(pg_catalog.=) %L and tg_table_name operator(pg_catalog.=) %L)',
-            leaf ->> 0, leaf ->> 1
-        ), ' or ')
-        into leaves
-        from pg_catalog.jsonb_array_elements(pgoutbox.named_leaves(relation)) leaf;
-        if leaves is not null then
-            schema_expression := pg_catalog.format('case when %s then tg_table_schema::pg_catalog.text else %s end', leaves, schema_expression);
-            table_expression := pg_catalog.format('case when %s then tg_table_name::pg_catalog.text else %s end', leaves, table_expression);
-        end if;
-    end if;
 
     -- Guard 2.
     guards := guards || array(
@@ -76,33 +49,6 @@ begin
         ) needed
     );
 
-    old_expression := pgoutbox.row_expression(relation, 'old');
-    if captured.old_values = 'identity' and described.relreplident <> 'f' then
-        identity := pgoutbox.identity_columns(relation);
-        old_expression := pgoutbox.row_expression(relation, 'old', identity);
-    end if;
-    if captured.old_values = 'identity' then
-        -- Replica identity changes without a trace in the columns: FULL and NOTHING have no
-        -- index, so for partitions, whose indexes have names of their own, ask for none of this.
-        guards := guards || case
-            when described.relkind = 'p' then 'false'
-            when pg_catalog.pg_get_replica_identity_index(relation) is null
-                then 'pg_catalog.pg_get_replica_identity_index(tg_relid) is null'
-            else pg_catalog.format(
-                'pg_catalog.pg_get_replica_identity_index(tg_relid) operator(pg_catalog.=) %L::pg_catalog.regclass',
-                pg_catalog.pg_get_replica_identity_index(relation)::text) end;
-    end if;
-    old_statement := case
-        when identity = '{}' then 'null;'
-        when identity is null then pg_catalog.format('old_row := %s;', old_expression)
-        else pg_catalog.format(
-            E'if tg_op operator(pg_catalog.=) ''DELETE'' or not pg_catalog.record_image_eq(row(%s), row(%s)) then\n'
-            '                    old_row := %s;\n                end if;',
-            (select pg_catalog.string_agg(pg_catalog.format('old.%I', name), ', ') from pg_catalog.unnest(identity) name),
-            (select pg_catalog.string_agg(pg_catalog.format('new.%I', name), ', ') from pg_catalog.unnest(identity) name),
-            old_expression
-        ) end;
-
     return pg_catalog.format(
         $body$
 declare
@@ -114,13 +60,12 @@ declare
 begin
     begin
         if %1$s then
-            event_schema := %2$s;
-            event_table := %3$s;
+            %2$s
             if tg_op operator(pg_catalog.<>) 'DELETE' then
-                new_row := %4$s;
+                new_row := %3$s;
             end if;
             if tg_op operator(pg_catalog.<>) 'INSERT' then
-                %5$s
+                %4$s
             end if;
         else
             raise exception 'drift';
@@ -131,14 +76,15 @@ begin
         from pgoutbox.capture_slowly(tg_relid, tg_op, new, old) s;
     end;
     target_slot := pgoutbox.slot(pg_catalog.now());
-    %6$s
+    %5$s
     end if;
     return null;
 end
 $body$,
         pg_catalog.array_to_string(guards, E'\n            and '),
-        schema_expression, table_expression,
-        pgoutbox.row_expression(relation, 'new'), old_statement,
+        pgoutbox.naming_source(relation),
+        pgoutbox.row_expression(relation, 'new'),
+        pgoutbox.old_row_source(relation),
         (
             select pg_catalog.string_agg(
                 case when slot = 4 then 'else' else pg_catalog.format(

@@ -7,7 +7,8 @@
 -- The row trigger's name sorts before RI_ConstraintTrigger: AFTER triggers fire by name, and
 -- the event of a row must come before those of its foreign key's cascades. On a partitioned
 -- table PostgreSQL clones it to every partition, also those attached later. A partition that
--- is captured under its own name shares its root's trigger, whose function knows its name.
+-- is captured under its own name shares its root's trigger, whose function knows its name;
+-- so do the partitions of a partitioned table that is captured below another one.
 create or replace function pgoutbox.capture_table(
     relation regclass,
     actions text[] default '{INSERT,UPDATE,DELETE,TRUNCATE}',
@@ -33,14 +34,6 @@ begin
             using errcode = 'wrong_object_type', hint = 'Name a table of your own.';
     end if;
     root := pgoutbox.captured_root(relation);
-    if described.relkind = 'p' and (root is not null or exists (
-        select from pg_catalog.pg_partition_tree(relation) p
-        join pgoutbox.captured_table c on c.relation = p.relid
-        where not p.isleaf and p.relid <> capture_table.relation
-    )) then
-        raise exception '% and a partitioned table above or below it can''t both be captured', relation
-            using errcode = 'wrong_object_type', hint = 'Capture the outermost of them, or the partitions that hold the rows.';
-    end if;
     actions := array(select distinct a from pg_catalog.unnest(actions) a order by a);
 
     select c::text into before_all from pgoutbox.captured_table c where c.relation = capture_table.relation;

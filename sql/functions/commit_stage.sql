@@ -17,7 +17,7 @@
 -- a gap can still be filled (pgoutbox.gap_holders()).
 --
 -- Expressions run in column order: position, then first_seq, then the rest. An event captured
--- after this (by another deferred trigger, or after SET CONSTRAINTS … IMMEDIATE) opens the
+-- after this (by another deferred trigger, or after SET CONSTRAINTS IMMEDIATE) opens the
 -- transaction again; the stage then runs again and replaces the earlier row. Which one that
 -- was stands in pgoutbox.closed (reopen.sql).
 --

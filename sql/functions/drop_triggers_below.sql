@@ -9,7 +9,8 @@ begin
     for leaf in
         select p.relid from pg_catalog.pg_partition_tree(root) p
         join pg_catalog.pg_trigger t on t.tgrelid = p.relid and t.tgname = trigger_name
-        where p.relid <> root and trigger_name = '00_pgoutbox'
+        -- Clones go with the trigger that they are clones of.
+        where p.relid <> root and trigger_name = '00_pgoutbox' and t.tgparentid = 0
     loop
         execute pg_catalog.format('drop trigger %I on %s', trigger_name, leaf);
     end loop;

@@ -21,7 +21,7 @@ begin
              pgoutbox.is_sent(pgoutbox.progress, bigint, bigint),
              pgoutbox.rotate(integer), pgoutbox.slot_ends(), pgoutbox.slot(timestamptz), pgoutbox.refresh_capture(regclass),
              pgoutbox.table_shape(regclass, text), pgoutbox.identity_columns(regclass),
-             pgoutbox.named_leaves(regclass)
+             pgoutbox.captured_leaves(regclass), pgoutbox.captured_as(regclass)
          to %s', role);
 end
 $$;

@@ -27,6 +27,7 @@ begin
             select p.relid from pg_catalog.pg_partition_tree(relation) p
             join pgoutbox.captured_table c on c.relation = p.relid
         loop
+            perform pgoutbox.refresh_capture(leaf);
             perform pgoutbox.place_triggers(leaf);
         end loop;
     end if;

@@ -1,7 +1,7 @@
 -- The session settings on which the text form of a type depends, whatever it is made of.
 --
 -- Empty for types whose text form is the same in every session. Types that PostgreSQL
--- doesn't ship may depend on any of them.
+-- doesn't ship may depend on any of them, except for those of some well-known extensions.
 create or replace function pgoutbox.settings_of(type oid) returns text[]
     language plpgsql
     stable
@@ -50,6 +50,16 @@ begin
                 'real'::regtype, 'double precision'::regtype, 'point'::regtype, 'line'::regtype,
                 'lseg'::regtype, 'box'::regtype, 'path'::regtype, 'polygon'::regtype,
                 'circle'::regtype
+            ) then '{extra_float_digits}'
+            when exists (
+                -- Extensions whose types are known to depend on nothing else.
+                select from pg_catalog.pg_depend d
+                join pg_catalog.pg_extension e on e.oid = d.refobjid
+                where d.classid = 'pg_catalog.pg_type'::regclass and d.objid = type
+                  and d.refclassid = 'pg_catalog.pg_extension'::regclass and d.deptype = 'e'
+                  and e.extname in (
+                      'citext', 'cube', 'hstore', 'intarray', 'isn', 'ltree', 'postgis', 'seg', 'vector'
+                  )
             ) then '{extra_float_digits}'
             when type in ('date'::regtype, 'timestamp'::regtype) then '{DateStyle}'
             when type = 'timestamptz'::regtype then '{DateStyle,TimeZone}'

@@ -1,8 +1,8 @@
 -- All that a table's capture function is generated from, as text.
 --
 -- Compared with captured_table.shape to find drift: columns (name, type, generated or not),
--- replica identity where old values follow it, its name and its partitions' where it is
--- partitioned and some of these are captured under their own names.
+-- replica identity where old values follow it; where it is partitioned its name, and its
+-- partitions as far as these don't all go under that.
 create or replace function pgoutbox.table_shape(relation regclass, old_values text) returns text
     language sql
     stable
@@ -20,7 +20,10 @@ as $$
         'identity', case when old_values = 'identity' then
             pg_catalog.jsonb_build_array(c.relreplident, pgoutbox.identity_columns(relation)) end,
         'root', case when c.relkind = 'p' then pg_catalog.jsonb_build_array(n.nspname, c.relname) end,
-        'leaves', case when c.relkind = 'p' then pgoutbox.named_leaves(relation) end
+        'leaves', (
+            select pg_catalog.jsonb_object_agg(coalesce(l.captured::text, ''), l.leaves::text)
+            from pgoutbox.captured_leaves(relation) l
+        )
     )::text
     from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
     where c.oid = relation
