@@ -1,5 +1,9 @@
 """Fixtures of this folder."""
 
-from tests.seeds import nursery, seed
+import pytest
+
+pytest.register_assert_rewrite("tests.ledger")
+
+from tests.seeds import nursery, seed  # noqa: E402 - after what it may import
 
 __all__ = ["nursery", "seed"]

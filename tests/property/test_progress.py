@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pgoutbox.message import Message
@@ -57,6 +57,7 @@ def _agree(progress: Progress, sent: set[Key], world: World) -> None:
     )
 
 
+@settings(deadline=None)
 @given(worlds(), st.data())
 def test_progress_covers_exactly_what_was_sent(world: World, data: st.DataObject) -> None:
     """Whatever becomes visible when, and wherever batches are cut or fail."""
@@ -81,6 +82,7 @@ def test_progress_covers_exactly_what_was_sent(world: World, data: st.DataObject
     assert len(runs) == len(set(runs)), "a transaction was torn"
 
 
+@settings(deadline=None)
 @given(worlds(), st.data())
 def test_plan_is_finished_before_anything_else(world: World, data: st.DataObject) -> None:
     """After a restart in the middle of a batch the rest of that batch comes first, as it was."""
@@ -117,6 +119,7 @@ def test_plan_is_finished_before_anything_else(world: World, data: st.DataObject
     ) | ({progress.partial.position} if progress.partial else set())
 
 
+@settings(deadline=None)
 @given(worlds(), st.data())
 def test_a_dead_gap_is_dropped_and_a_living_one_never(world: World, data: st.DataObject) -> None:
     """A gap that was dying before a read is dropped only where that read has looked."""
@@ -148,6 +151,7 @@ def test_a_dead_gap_is_dropped_and_a_living_one_never(world: World, data: st.Dat
     assert not [gap for gap in progress.gaps if gap.is_dying]
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_a_gap_dies_only_when_all_that_were_open_are_gone(data: st.DataObject) -> None:
     """Holders are those of the first look; a prepared transaction keeps every gap alive."""
