@@ -19,6 +19,7 @@ from pgoutbox.wakeup import SLEEP_LOCK
 if TYPE_CHECKING:
     Connection = asyncpg.Connection[asyncpg.Record]
 
+_LOCK_TIMEOUT = "500ms"  # for a look at a captured table
 _SECOND_LOOK = 0.3  # seconds after which nobody in a commit stage is still in it
 
 
@@ -147,24 +148,47 @@ def _schema_status(state: schema.SchemaState) -> SchemaStatus:
 
 async def _tables(conn: Connection) -> tuple[TableStatus, ...]:
     rows = await conn.fetch(
-        "select pg_catalog.format('%I.%I', schema_name, table_name) as name, actions, old_values,"
-        " problem from pgoutbox.table_state order by 1"
+        "select c.relation::oid as oid, c.actions, c.old_values,"
+        " pg_catalog.format('%I.%I', c.schema_name, c.table_name) as name"
+        " from pgoutbox.captured_table c order by name"
     )
+    problems = await _problems(conn, [row["oid"] for row in rows])
     return tuple(
         TableStatus(
             row["name"],
-            tuple(row["actions"]),
+            tuple(action for action in ACTIONS if action in row["actions"]),
             row["old_values"],
-            row["problem"],
-            _remedy(row["name"], row["problem"]),
+            problems[row["oid"]],
+            _remedy(row["name"], problems[row["oid"]]),
         )
         for row in rows
     )
 
 
+async def _problems(conn: Connection, oids: Sequence[int]) -> dict[int, str | None]:
+    """Return what is wrong with each table; 'locked' where a lock keeps us from looking.
+
+    All at once if possible, else one after the other.
+    """
+    try:
+        async with conn.transaction():
+            await conn.execute(f"set local lock_timeout = '{_LOCK_TIMEOUT}'")
+            rows = await conn.fetch(
+                "select s.relation::oid as oid, s.problem from pgoutbox.table_state s"
+                " where s.relation = any ($1::oid[])",
+                oids,
+            )
+    except asyncpg.LockNotAvailableError:
+        if len(oids) == 1:
+            return {oids[0]: "locked"}
+        middle = len(oids) // 2
+        return await _problems(conn, oids[:middle]) | await _problems(conn, oids[middle:])
+    return {oid: None for oid in oids} | {row["oid"]: row["problem"] for row in rows}
+
+
 def _remedy(name: str, problem: str | None) -> str | None:
     """Return the command that mends a table; a running relay mends drift by itself."""
-    if problem is None:
+    if problem in (None, "locked"):
         return None
     command = "uninstall" if problem == "missing" else "install"
     return f"pgoutbox {command} --table {shlex.quote(name)}"
@@ -298,13 +322,19 @@ def _table_lines(tables: Sequence[TableStatus]) -> list[str]:
     rows = [
         (
             table.table if table.table.isprintable() else repr(table.table),
-            ",".join(action.lower() for action in ACTIONS if action in table.actions),
+            ",".join(action.lower() for action in table.actions),
             table.old_values,
-            f"{table.problem}; run: {table.remedy}" if table.problem else "ok",
+            _table_state(table),
         )
         for table in tables
     ]
     return _columns([("table", "actions", "old values", "state"), *rows])
+
+
+def _table_state(table: TableStatus) -> str:
+    if table.remedy:
+        return f"{table.problem}; run: {table.remedy}"
+    return table.problem or "ok"
 
 
 def _slot_line(slots: Sequence[SlotStatus]) -> str:

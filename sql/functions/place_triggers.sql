@@ -19,6 +19,7 @@ begin
                 select t.tgtype from pg_catalog.pg_trigger t
                 where t.tgrelid = relation and t.tgname = kind.name
                   and t.tgfoid = pg_catalog.to_regproc(kind.function)
+                  and t.tgenabled in ('O', 'A')
             ) as existing,
             exists (
                 select from pg_catalog.pg_trigger t where t.tgrelid = relation and t.tgname = kind.name

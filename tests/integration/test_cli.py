@@ -1,0 +1,363 @@
+"""The commands as they are typed: output, exit codes, and what they never print."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+import pgoutbox as package
+from pgoutbox.config import SETTINGS
+from tests.conftest import StartDaemon
+from tests.support import (
+    ADMIN,
+    ROOT,
+    WRITER,
+    Database,
+    Stream,
+    clean_environment,
+    eventually,
+    pgoutbox,
+)
+
+SECRET = "s3cr3t-of-mine"
+UNREACHABLE = f"postgresql://joe:{SECRET}@127.0.0.1:1/db"
+
+
+@pytest.fixture
+async def owner(database: Database) -> asyncpg.Connection:
+    owner = await database.connect()
+    await owner.execute(
+        "create table users (id int primary key, name text);"
+        'create schema billing; create table billing."Odd Name" (id int)'
+    )
+    return owner
+
+
+def status_of(database: Database) -> dict[str, object]:
+    done = pgoutbox("status", "--json", "--dsn", database.dsn)
+    assert (done.returncode, done.stderr) == (0, "")
+    found: dict[str, object] = json.loads(done.stdout)
+    return found
+
+
+def test_version() -> None:
+    done = pgoutbox("--version")
+
+    assert (done.returncode, done.stdout) == (0, f"pgoutbox {package.__version__}\n")
+
+
+def test_help_names_commands_and_exit_codes() -> None:
+    done = pgoutbox("--help")
+
+    for word in ("install", "uninstall", "relay", "status", "demo", "Exit codes:", "6 "):
+        assert word in done.stdout
+
+
+@pytest.mark.parametrize("command", ["install", "uninstall", "relay", "status", "demo"])
+def test_each_command_shows_an_example(command: str) -> None:
+    done = pgoutbox(command, "--help")
+
+    examples = [line for line in done.stdout.splitlines()[2:] if f" pgoutbox {command}" in line]
+    assert examples or f"&& pgoutbox {command}" in done.stdout
+
+
+def test_relay_help_shows_variable_and_default_of_every_setting() -> None:
+    done = pgoutbox("relay", "--help")
+
+    shown = " ".join(done.stdout.split())
+    for setting in SETTINGS:
+        if setting.flag and setting.path.split(".")[0] in ("relay", "publisher", "log_level"):
+            assert setting.flag in shown
+            assert setting.variables[0] in shown
+    assert "[default: nats://localhost:4222]" in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["nonsense"], 2, "No such command"),
+        (["status", "--nonsense"], 2, "No such option"),
+        (["status", "--dsn", f"mysql://joe:{SECRET}@h"], 2, "error: --dsn must be a URL"),
+        (["relay", "--retention", "2h"], 2, "error: --retention must be from 0s to 3600s"),
+        (["install", "--actions", "insert,upsert"], 2, "unknown action 'UPSERT'"),
+        (["install", "--actions", ","], 2, "--actions"),
+        (["uninstall"], 2, "Give either --table or --all"),
+        (["uninstall", "--all", "--table", "users"], 2, "Give either --table or --all"),
+        (["uninstall", "--table", "users", "--drop-unsent"], 2, "goes with --all"),
+        (["status", "-c", "/nowhere.yml"], 2, "/nowhere.yml can't be read"),
+        (["status", "--dsn", UNREACHABLE], 4, "error: PostgreSQL at 127.0.0.1:1/db refuses"),
+        (["relay", "--drain", "--dsn", UNREACHABLE], 4, "refuses connections"),
+    ],
+)
+def test_what_is_wrong_is_said_with_an_exit_code(
+    arguments: list[str], code: int, said: str
+) -> None:
+    done = pgoutbox(*arguments)
+
+    assert (done.returncode, done.stdout) == (code, "")
+    assert said in done.stderr
+    assert SECRET not in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+async def test_install_status_uninstall(database: Database, owner: asyncpg.Connection) -> None:
+    env = {"DATABASE_URL": database.dsn}
+
+    done = pgoutbox("install", "--table", "users", "--table", 'billing."Odd Name"', env=env)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "public.users: captured\n" in done.stderr
+
+    await owner.execute("insert into users values (1)")
+    text = pgoutbox("status", env=env)
+    assert text.returncode == 0
+    age = text.stdout.split("default")[1].split()[1]
+    assert 0 <= float(age) < 60
+    assert [line.split() for line in text.stdout.splitlines() if line] == [
+        ["schema", package.__version__],
+        ["relay", "backlog", "oldest", "unsent", "gaps", "parked", "leader"],
+        ["default", "1", age, "s", "0", "0", "nobody;", "run:", "pgoutbox", "relay"],
+        ["table", "actions", "old", "values", "state"],
+        ['billing."Odd', 'Name"', "insert,update,delete,truncate", "full", "ok"],
+        ["public.users", "insert,update,delete,truncate", "full", "ok"],
+        text.stdout.splitlines()[-1].split(),
+    ]
+
+    refused = pgoutbox("uninstall", "--all", env=env)
+    assert (refused.returncode, refused.stdout) == (6, "")
+    assert "error: 1 events are not sent yet" in refused.stderr
+    assert "hint: Send them first: pgoutbox relay --drain" in refused.stderr
+
+    done = pgoutbox("uninstall", "--all", "--drop-unsent", env=env)
+    assert (done.returncode, done.stdout) == (0, "")
+    gone = pgoutbox("status", env=env)
+    assert gone.returncode == 3
+    assert "run: pgoutbox install" in gone.stdout
+
+
+async def test_install_of_a_missing_table_exits_with_6(
+    database: Database, owner: asyncpg.Connection
+) -> None:
+    done = pgoutbox("install", "--table", "usrs", "--dsn", database.dsn)
+
+    assert (done.returncode, done.stdout) == (6, "")
+    assert "error: there is no table usrs (did you mean public.users?)\nhint: " in done.stderr
+
+
+async def test_the_dsn_may_stand_before_the_command(database: Database) -> None:
+    assert pgoutbox("--dsn", database.dsn, "status").returncode == 0
+    assert pgoutbox("--dsn", UNREACHABLE, "status", "--dsn", database.dsn).returncode == 0
+
+
+async def test_the_configuration_file_names_database_and_tables(
+    database: Database, owner: asyncpg.Connection, tmp_path: Path
+) -> None:
+    file = tmp_path / "config.yml"
+    file.write_text(
+        f"pgoutbox: {{dsn: '{database.dsn}'}}\n"
+        "listener: {filter: {tables: {users: [insert, delete]}}}\n"
+    )
+
+    done = pgoutbox("install", env={"PGOUTBOX_CONFIG": str(file)})
+
+    assert done.returncode == 0, done.stderr
+    rows = await owner.fetch("select relation::text, actions from pgoutbox.captured_table")
+    assert [tuple(row) for row in rows] == [("users", ["DELETE", "INSERT"])]
+
+
+def test_print_sql_connects_to_nothing() -> None:
+    done = pgoutbox(
+        "install", "--print-sql", "--table", "users", "--grant-relay", "r", "--dsn", UNREACHABLE
+    )
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "create schema pgoutbox;" in done.stdout
+    assert "capture_table('users'" in done.stdout
+    assert "grant_relay('\"r\"'" in done.stdout
+    assert SECRET not in done.stdout
+
+
+def test_a_reader_that_goes_away_is_no_error() -> None:
+    """As in ``pgoutbox install --print-sql | head -1``."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pgoutbox", "install", "--print-sql"],
+        cwd=ROOT,
+        env=clean_environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+
+    assert process.stderr.read() == b""
+    process.stderr.close()
+    assert process.wait(20) == 141
+
+
+async def test_ctrl_c_ends_a_waiting_install_without_a_traceback(
+    database: Database, owner: asyncpg.Connection, daemon: StartDaemon
+) -> None:
+    holder = await database.connect()
+    await holder.execute("begin; insert into users values (1)")
+    installing = await daemon("install", "--table", "users", "--dsn", database.dsn)
+    await installing.line("waiting for a lock")
+
+    installing.send_signal(signal.SIGINT)
+
+    assert await installing.wait() == 130
+    assert "Traceback" not in installing.output
+    assert await owner.fetchval("select count(*) from pgoutbox.captured_table") == 0
+
+
+async def test_status_names_drift_and_its_remedy(
+    database: Database, owner: asyncpg.Connection
+) -> None:
+    await owner.execute("create table a (id int); create table b (id int); create table c (id int)")
+    await owner.execute(
+        "select pgoutbox.capture_table(t) from unnest('{users,a,b,c}'::regclass[]) t"
+    )
+    await owner.execute("alter table users add column more int")
+    await owner.execute('alter table a disable trigger "00_pgoutbox"')
+    await owner.execute("drop table b")
+
+    tables = status_of(database)["tables"]
+
+    assert isinstance(tables, list)
+    assert {table["table"]: (table["problem"], table["remedy"]) for table in tables} == {
+        "public.a": ("trigger", "pgoutbox install --table public.a"),
+        "public.b": ("missing", "pgoutbox uninstall --table public.b"),
+        "public.c": (None, None),
+        "public.users": ("drift", "pgoutbox install --table public.users"),
+    }
+    for table in tables:
+        if table["remedy"]:
+            done = pgoutbox(*table["remedy"].split()[1:], "--dsn", database.dsn)
+            assert done.returncode == 0, done.stderr
+    mended = status_of(database)["tables"]
+    assert isinstance(mended, list)
+    assert [table["problem"] for table in mended] == [None] * 3
+
+
+async def test_status_doesnt_wait_for_a_locked_table(
+    database: Database, owner: asyncpg.Connection
+) -> None:
+    await owner.execute("create table a (id int)")
+    for name in ("users", "a"):
+        await owner.execute(f"select pgoutbox.capture_table('{name}', old_values => 'identity')")
+
+    async with owner.transaction():
+        await owner.execute("lock table users")
+        tables = status_of(database)["tables"]
+
+    assert isinstance(tables, list)
+    assert {table["table"]: table["problem"] for table in tables} == {
+        "public.a": None,
+        "public.users": "locked",
+    }
+
+
+async def test_status_counts_backlog_gaps_and_parked(
+    database: Database, owner: asyncpg.Connection
+) -> None:
+    await owner.execute("select pgoutbox.capture_table('users')")
+    await owner.execute("select pgoutbox.lead('mine')")
+    await owner.execute("insert into users values (1), (2), (3)")
+    await owner.execute(
+        "update pgoutbox.progress set high = 40, gap_first = '{1,20}', gap_last = '{10,20}';"
+        "insert into pgoutbox.parked (relay, event_id, position, subject, reason, payload)"
+        " values ('mine', gen_random_uuid(), 1, 's', 'too large', '{}')"
+    )
+
+    relays = status_of(database)["relays"]
+
+    assert isinstance(relays, list)
+    (relay,) = relays
+    assert 0 <= relay.pop("oldest_unsent_s") < 60
+    assert relay == {
+        "relay": "mine",
+        "backlog": 3,
+        "gaps": 11,
+        "parked": 1,
+        "high": 40,
+        "leader": None,
+        "is_asleep": False,
+    }
+
+
+async def test_status_shows_who_leads_and_whether_it_sleeps(
+    database: Database, owner: asyncpg.Connection, daemon: StartDaemon, stream: Stream
+) -> None:
+    arguments = ["--dsn", database.dsn, "--nats-url", stream.url, "--topic", stream.topic]
+    await daemon("relay", "--name", "a b", *arguments)
+
+    def sleeping() -> dict[str, object] | None:
+        relays = status_of(database)["relays"]
+        assert isinstance(relays, list)
+        return relays[0] if relays[0]["is_asleep"] else None
+
+    relay = await eventually(sleeping)
+
+    leader = relay["leader"]
+    assert isinstance(leader, dict)
+    assert relay["relay"] == "a b"
+    application = await owner.fetchval(
+        "select application_name from pg_stat_activity where pid = $1", leader["pid"]
+    )
+    assert application == leader["application"]
+    assert application.startswith("pgoutbox ")
+    assert status_of(database)["strangers"] == []
+    text = pgoutbox("status", "--dsn", database.dsn).stdout
+    assert f"pid {leader['pid']} for " in text
+    assert ", asleep" in text
+
+
+@pytest.mark.parametrize("mode", ["", "_shared"])
+async def test_status_names_a_stranger_that_holds_the_sleep_lock(
+    database: Database, mode: str
+) -> None:
+    stranger = await database.connect(WRITER, application_name="innocent")
+    await stranger.execute(f"select pg_advisory_lock{mode}(1885826914, 0)")
+    pid = await stranger.fetchval("select pg_backend_pid()")
+
+    strangers = status_of(database)["strangers"]
+
+    assert isinstance(strangers, list)
+    assert [(s["pid"], s["application"]) for s in strangers] == [(pid, "innocent")]
+    assert f"! pid {pid} (innocent) holds the sleep lock" in (
+        pgoutbox("status", "--dsn", database.dsn).stdout
+    )
+
+
+async def test_status_works_for_the_relays_role(database: Database) -> None:
+    admin = await database.connect(ADMIN)
+    await admin.execute("select pgoutbox.grant_relay($1::text::regrole)", WRITER)
+
+    done = pgoutbox("status", "--dsn", database.dsn_as(WRITER))
+
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+async def test_status_names_the_command_where_the_schema_is_older(
+    database: Database, owner: asyncpg.Connection
+) -> None:
+    await owner.execute("update pgoutbox.installation set functions_version = '0.0.9+abc'")
+
+    done = pgoutbox("status", "--dsn", database.dsn)
+
+    assert done.returncode == 0
+    assert done.stdout.startswith(
+        f"schema   0.0.9: older than this pgoutbox ({package.__version__}); run: pgoutbox install\n"
+    )
+
+
+async def test_the_relay_refuses_a_database_without_the_schema(empty_database: Database) -> None:
+    done = pgoutbox("relay", "--dsn", empty_database.dsn)
+
+    assert done.returncode == 3
+    assert "error: this database has no schema pgoutbox\nhint: Run: pgoutbox install" in done.stderr
