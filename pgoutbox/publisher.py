@@ -89,7 +89,7 @@ async def connect(
 
     try:
         await client.connect(
-            config.nats_url,
+            config.nats_url.split(","),
             name="pgoutbox",
             allow_reconnect=False,
             connect_timeout=5,

@@ -67,9 +67,9 @@ async def change_leaders(
         await asyncio.sleep(chance.uniform(0.1, 0.4))
 
 
-async def publish_all(config: PublisherConfig, messages: list[Message]) -> int:
+async def publish_all(config: PublisherConfig, messages: list[Message]) -> None:
     """Publish as a relay does: from the first unconfirmed message on, until all are stored."""
-    done = interruptions = 0
+    done = 0
     while done < len(messages):
         try:
             async with connect(config) as publisher:
@@ -79,14 +79,11 @@ async def publish_all(config: PublisherConfig, messages: list[Message]) -> int:
                     done += len(batch)
         except Interrupted as error:
             done += error.confirmed
-            interruptions += 1
-        except PublishError:
-            interruptions += 1
+        except PublishError as error:
+            print(f"after {done} messages: {error}")
         await asyncio.sleep(0.02)  # a relay's shortest backoff
-    return interruptions
 
 
-@pytest.mark.timeout(240)
 async def test_no_message_gets_behind_its_successor_while_leaders_change(
     replicated: Stream, cluster_urls: list[str]
 ) -> None:
