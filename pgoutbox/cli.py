@@ -192,8 +192,13 @@ def install(
     if print_sql:
         from pgoutbox import schema
 
-        chosen = dict.fromkeys(tables, wanted)
-        click.echo(schema.print_sql(chosen, settings.install.old_values, grant_relay), nl=False)
+        script = schema.print_sql(
+            dict.fromkeys(tables, wanted),
+            settings.install.old_values,
+            grant_relay,
+            filtered=None if tables else settings.install.tables,
+        )
+        click.echo(script, nl=False)
         return
 
     async def run() -> None:

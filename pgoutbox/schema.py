@@ -239,35 +239,61 @@ $$;
 
 
 def print_sql(
-    tables: Mapping[str, Sequence[str]], old_values: str = "full", grant_relay: Sequence[str] = ()
+    tables: Mapping[str, Sequence[str]],
+    old_values: str = "full",
+    grant_relay: Sequence[str] = (),
+    *,
+    filtered: Mapping[str, Sequence[str]] | None = None,
 ) -> str:
     """Return all that `install` would run, as a script for ``psql -1 -v ON_ERROR_STOP=1``.
 
     Made without a connection. It can be applied again and leaves what is as it should be.
     ``tables`` and their actions; names are found by the search_path of the session that
-    applies the script.
+    applies the script. ``filtered`` are names without a schema, to be found in all of them.
     """
     parts = [_HEADER]
     parts += [_guarded(migration) for migration in migrations()]
     parts += [text if text.endswith("\n") else text + "\n" for text in _function_statements()]
     parts.append(_RESTORE_PATH)
-    parts += [
-        _call(
-            "capture_table",
-            f"{literal(table)}::pg_catalog.regclass",
-            literal("{" + ",".join(actions) + "}"),
-            literal(old_values),
+    for table, actions in tables.items():
+        parts.append(
+            _perform(_capture(f"{literal(table)}::pg_catalog.regclass", actions, old_values))
         )
-        for table, actions in tables.items()
-    ]
-    parts += [
-        _call("grant_relay", f"{literal(quoted(role))}::pg_catalog.regrole") for role in grant_relay
-    ]
+    for name, actions in (filtered or {}).items():
+        if actions:
+            parts.append(_capture_filtered(name, actions, old_values))
+    for role in grant_relay:
+        role_literal = f"{literal(quoted(role))}::pg_catalog.regrole"
+        parts.append(_perform(f"pgoutbox.grant_relay({role_literal})"))
     return "\n".join(parts)
 
 
-def _call(function: str, *arguments: str) -> str:
-    return f"do $do$ begin\n    perform pgoutbox.{function}({', '.join(arguments)});\nend $do$;\n"
+def _capture(table: str, actions: Sequence[str], old_values: str) -> str:
+    wanted = literal("{" + ",".join(actions) + "}")
+    return f"pgoutbox.capture_table({table}, {wanted}, {literal(old_values)})"
+
+
+def _capture_filtered(name: str, actions: Sequence[str], old_values: str) -> str:
+    return _perform(
+        _capture("c.oid::pg_catalog.regclass", actions, old_values)
+        + "\n    from pg_catalog.pg_class c"
+        " join pg_catalog.pg_namespace n on n.oid = c.relnamespace"
+        f"\n    where c.relname = {literal(name)} and c.relkind in ('r', 'p')"
+        " and c.relpersistence <> 't'\n    and n.nspname !~ '^pg_'"
+        " and n.nspname not in ('information_schema', 'pgoutbox')\n    order by n.nspname"
+    )
+
+
+def _perform(expression: str) -> str:
+    """Return a statement that evaluates ``expression`` and shows nothing."""
+    return _do(f"begin\n    perform {expression};\nend")
+
+
+def _do(body: str) -> str:
+    tag = "$do$"
+    while tag in body:  # a name may hold it
+        tag = f"$do{len(tag)}{tag[1:]}"
+    return f"do {tag} {body} {tag};\n"
 
 
 _HEADER = f"""\
@@ -310,7 +336,7 @@ def _guarded(migration: Migration) -> str:
     if number > 1:
         steps.reverse()
     body = "\n".join(steps)
-    return f"do $do$ begin\nif not {exists} then\n{body}\nend if;\nend $do$;\n"
+    return _do(f"begin\nif not {exists} then\n{body}\nend if;\nend")
 
 
 def literal(text: str | None) -> str:

@@ -148,6 +148,46 @@ async def test_the_printed_script_does_nothing_where_a_table_is_missing(
     assert await owner.fetchval("select to_regnamespace('pgoutbox')") is None
 
 
+NAMES = st.text(
+    st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=15
+) | st.sampled_from(
+    ["$do$; drop table users; $do$", "'; drop table users; --", "\\", ":x", "a'b\\", "\\q", "x\ny"]
+)
+
+
+@given(NAMES)
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+async def test_no_name_in_the_printed_script_is_ever_read_as_sql(
+    database: Database, name: str
+) -> None:
+    owner = await database.connect()
+    await owner.execute(f"create table {schema.quoted(name)} (id int)")
+    try:
+        tables = {schema.quoted(name): ("INSERT",)}
+        applied = psql(database.dsn, schema.print_sql(tables, filtered={name: ("INSERT",)}))
+        assert (applied.returncode, applied.stderr) == (0, "")
+        captured = await owner.fetch("select table_name from pgoutbox.captured_table")
+        assert [row[0] for row in captured] == [name]
+    finally:
+        await owner.execute(
+            f"drop table {schema.quoted(name)}; delete from pgoutbox.captured_table"
+        )
+        await owner.close()
+
+
+async def test_the_printed_script_captures_the_tables_of_the_filter(database: Database) -> None:
+    owner = await make_tables(database)
+    await owner.execute("create table billing.users (id int)")
+
+    applied = psql(database.dsn, schema.print_sql({}, filtered={"users": ("INSERT",), "no": ()}))
+
+    assert (applied.returncode, applied.stderr) == (0, "")
+    rows = await owner.fetch("select schema_name from pgoutbox.captured_table order by 1")
+    assert [row[0] for row in rows] == ["billing", "public"]
+
+
 async def test_apply_is_idempotent(empty_database: Database) -> None:
     owner = await empty_database.connect()
 
