@@ -22,6 +22,13 @@ _INSTALL_LOCK = (1885826916, 0)
 _BREAKING = "-- breaking:"
 _RUN_INSTALL = "Run: pgoutbox install"
 
+# Not to_regclass(): a session remembers that there was no such schema, and doesn't learn of the
+# one that was made while it waited for the lock until it reads a table.
+_IS_THERE = """exists (
+    select from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+    where n.nspname = 'pgoutbox' and c.relname = 'migration'
+)"""
+
 
 @dataclass(frozen=True, slots=True)
 class Migration:
@@ -117,7 +124,7 @@ def functions_version() -> str:
 async def state(conn: asyncpg.Connection[Any]) -> SchemaState:
     """Compare the database with this pgoutbox; changes nothing."""
     known = {migration.number for migration in migrations()}
-    if await conn.fetchval("select pg_catalog.to_regclass('pgoutbox.migration')") is None:
+    if not await conn.fetchval(f"select {_IS_THERE}"):
         return SchemaState(None, tuple(sorted(known)), (), None)
     applied = await conn.fetch("select number, breaking from pgoutbox.migration order by number")
     numbers = [row["number"] for row in applied]
@@ -324,7 +331,7 @@ def _guarded(migration: Migration) -> str:
     """Return a migration that does nothing where the database already has it."""
     number, tag = migration.number, f"$migration_{migration.number:04}$"
     exists = (
-        "pg_catalog.to_regclass('pgoutbox.migration') is not null"
+        _IS_THERE
         if number == 1
         else f"exists (select from pgoutbox.migration m where m.number = {number})"
     )
