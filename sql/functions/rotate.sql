@@ -1,13 +1,15 @@
 -- Empty a slot by TRUNCATE if everything in it is sent by every relay; true where it did.
 --
 -- Never a DELETE: no vacuum debt, whoever holds a snapshot. Waits at most 50 ms for its locks,
--- so it never queues writers behind itself, and gives up when a transaction that wrote into
--- the slot is still open. Retention is the caller's business.
+-- so it never queues writers behind itself, gives up when a transaction that wrote into the
+-- slot is still open, and only looks up indexes while it holds them. Retention is the
+-- caller's business.
 --
 -- First it adopts events without a transaction row: there are none unless somebody forged
 -- pgoutbox.transaction in a session that another transaction then used. These get a position
--- now, late but not lost. What was not visible to that look is found again under the lock
--- by transaction id: it was in progress then, or began later.
+-- now, late but not lost. Under the lock it makes sure that nothing has come since: by
+-- transaction id, of those in progress at that look or later. Counted, not only looked for,
+-- since a restored outbox has ids of another cluster, which may be higher than any of this one.
 create or replace function pgoutbox.rotate(target_slot integer) returns boolean
     language plpgsql
     security definer
@@ -15,14 +17,36 @@ create or replace function pgoutbox.rotate(target_slot integer) returns boolean
     set lock_timeout = '50ms'
 as $$
 declare
+    has_unsent constant text := pg_catalog.format(
+        'select not exists (select from pgoutbox.progress) or exists (
+             select from pgoutbox.progress p
+             where exists (select from pgoutbox.transaction_%1$s t where t.position > p.high)
+                or exists (select from pgoutbox.transaction_%1$s t where t.position = p.partial_position)
+                or exists (
+                    select from rows from (pg_catalog.unnest(p.gap_first), pg_catalog.unnest(p.gap_last)) g (first, last)
+                    join pgoutbox.transaction_%1$s t on t.position between g.first and g.last
+                )
+         )', target_slot);
+    count_since constant text := pg_catalog.format(
+        'select (select count(*) from pgoutbox.event_%1$s e where e.xid >= pg_catalog.pg_snapshot_xmax($1))
+              + (select count(*) from pg_catalog.pg_snapshot_xip($1) open (xid)
+                 join pgoutbox.event_%1$s e on e.xid = open.xid)', target_slot);
     looked pg_snapshot;
+    counted bigint;
     is_left boolean;
 begin
-    execute pg_catalog.format('select exists (select from pgoutbox.event_%1$s) or exists (select from pgoutbox.transaction_%1$s)', target_slot) into is_left;
-    if not is_left then
+    execute pg_catalog.format(
+        'select not exists (select from pgoutbox.event_%1$s) and not exists (select from pgoutbox.transaction_%1$s)',
+        target_slot) into is_left;
+    if is_left then
+        return false;  -- empty already
+    end if;
+    execute has_unsent into is_left;
+    if is_left then
         return false;
     end if;
     looked := pg_catalog.pg_current_snapshot();
+    execute count_since into counted using looked;
     execute pg_catalog.format(
         'insert into pgoutbox.transaction_%1$s (position, xid, first_seq, last_seq, committed_at, slot, lazy)
          select pg_catalog.nextval(''pgoutbox.position_seq''), e.xid, min(e.seq), max(e.seq), pg_catalog.clock_timestamp(), %1$s, false
@@ -40,22 +64,10 @@ begin
     exception when lock_not_available then
         return false;
     end;
-    execute pg_catalog.format(
-        'select exists (
-             select from pgoutbox.event_%1$s e where e.xid >= pg_catalog.pg_snapshot_xmax($1)
-         ) or exists (
-             select from pg_catalog.pg_snapshot_xip($1) open (xid)
-             join pgoutbox.event_%1$s e on e.xid = open.xid
-         ) or exists (
-             select from pgoutbox.transaction_%1$s t
-             where exists (
-                 select from pgoutbox.progress p
-                 where t.position > p.high or t.position = p.partial_position or exists (
-                     select from rows from (pg_catalog.unnest(p.gap_first), pg_catalog.unnest(p.gap_last)) g (first, last)
-                     where t.position between g.first and g.last
-                 )
-             )
-         ) or not exists (select from pgoutbox.progress)', target_slot) into is_left using looked;
+    execute pg_catalog.format('select (%s) <> $2', count_since) into is_left using looked, counted;
+    if not is_left then
+        execute has_unsent into is_left;
+    end if;
     if not is_left then
         execute pg_catalog.format('truncate pgoutbox.event_%1$s, pgoutbox.transaction_%1$s', target_slot);
     end if;
