@@ -4,7 +4,7 @@ VENV := .venv
 PYTHON := $(VENV)/bin/python
 PIP := $(PYTHON) -m pip install --quiet --disable-pip-version-check --no-warn-script-location
 
-.PHONY: help demo test check bench clean
+.PHONY: help demo test check bench docs clean
 
 help:  ## Say what there is to make
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-6s %s\n", $$1, $$2}' Makefile
@@ -20,6 +20,9 @@ check: lint  ## Run what needs no server: lint, types, import contracts, unit te
 
 bench: $(VENV)/dev  ## Measure throughput, latency, and what a write costs
 	$(PYTHON) -m benchmarks
+
+docs: $(VENV)/dev  ## Write what the documents repeat from the code: commands and settings
+	$(PYTHON) -m tests.documents
 
 clean:  ## Remove the virtual environment and all caches
 	rm -rf $(VENV) .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache build dist

@@ -1,0 +1,80 @@
+"""The documents say of the commands what the code does."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import click
+import pytest
+
+from pgoutbox import daemon  # noqa: F401 - with all modules that have errors of their own
+from pgoutbox.cli import main
+from pgoutbox.errors import PgoutboxError
+from tests import documents
+
+README = documents.README.read_text("utf-8")
+STALE = "is stale; bring it up to date with: make docs"
+
+
+def _section(title: str) -> str:
+    found = re.search(rf"^## {title}\n(.*?)^## ", README, re.DOTALL | re.MULTILINE)
+    assert found, f"the README has no section {title}"
+    return found[1]
+
+
+def _options(*commands: click.Command) -> set[str]:
+    return {flag for command in commands for option in command.params for flag in option.opts}
+
+
+def _kinds(kind: type[PgoutboxError] = PgoutboxError) -> Iterator[type[PgoutboxError]]:
+    yield kind
+    for subclass in kind.__subclasses__():
+        yield from _kinds(subclass)
+
+
+def _codes(text: str) -> set[int]:
+    """Return the exit codes that a list names: numbers at the beginning of a line, or a part."""
+    return {
+        int(code) for code in re.findall(r"(?:^|[:,]) *(\d+) +(?=[a-zA-Z])", text, re.MULTILINE)
+    }
+
+
+def test_commands_have_the_text_of_the_help() -> None:
+    assert documents.COMMANDS.read_text("utf-8") == documents.commands(), (
+        f"docs/commands.md {STALE}"
+    )
+
+
+def test_settings_in_the_readme_are_those_of_the_code() -> None:
+    assert documents.readme(README) == README, f"the README's table of settings {STALE}"
+
+
+def test_readme_lists_every_command() -> None:
+    listed = re.findall(r"^\| `pgoutbox (\w+)", _section("Commands"), re.MULTILINE)
+
+    assert sorted(listed) == sorted(main.commands)
+
+
+@pytest.mark.parametrize("name", main.commands)
+def test_flags_in_the_readmes_list_belong_to_their_command(name: str) -> None:
+    found = re.search(rf"^\| `pgoutbox {name}.*$", _section("Commands"), re.MULTILINE)
+
+    assert found
+    assert set(re.findall(r"--[a-z][a-z-]*", found[0])) <= _options(main.commands[name])
+
+
+def test_flags_in_the_readme_exist() -> None:
+    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", README)) <= _options(
+        main, *main.commands.values()
+    ) | {"--help"}
+
+
+def test_exit_codes_of_readme_help_and_errors_agree() -> None:
+    done, interrupted = 0, 130
+    expected = {done, interrupted, *(kind.exit_code for kind in _kinds())}
+    line = re.search(r"^Exit codes:.*$", _section("Commands"), re.MULTILINE)
+    assert line
+
+    assert _codes(line[0]) == expected
+    assert _codes(str(main.epilog).partition("Exit codes:")[2]) == expected
