@@ -15,6 +15,8 @@ create or replace function pgoutbox.rotate(target_slot integer) returns boolean
     security definer
     set search_path = pg_catalog, pg_temp
     set lock_timeout = '50ms'
+    set enable_seqscan = off
+    set enable_hashjoin = on
 as $$
 declare
     has_unsent constant text := pg_catalog.format(
@@ -47,6 +49,8 @@ begin
     end if;
     looked := pg_catalog.pg_current_snapshot();
     execute count_since into counted using looked;
+    -- The one statement that reads everything, and the only one that should.
+    perform pg_catalog.set_config('enable_seqscan', 'on', true);
     execute pg_catalog.format(
         'insert into pgoutbox.transaction_%1$s (position, xid, first_seq, last_seq, committed_at, slot, lazy)
          select pg_catalog.nextval(''pgoutbox.position_seq''), e.xid, min(e.seq), max(e.seq), pg_catalog.clock_timestamp(), %1$s, false
@@ -59,6 +63,7 @@ begin
     if found then
         return false;
     end if;
+    perform pg_catalog.set_config('enable_seqscan', 'off', true);
     begin
         execute pg_catalog.format('lock table pgoutbox.event_%1$s, pgoutbox.transaction_%1$s in access exclusive mode', target_slot);
     exception when lock_not_available then
