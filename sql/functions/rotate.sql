@@ -35,6 +35,7 @@ declare
                  join pgoutbox.event_%1$s e on e.xid = open.xid)', target_slot);
     looked pg_snapshot;
     counted bigint;
+    adopted bigint;
     is_left boolean;
 begin
     execute pg_catalog.format(
@@ -60,7 +61,8 @@ begin
              where t.xid = e.xid and e.seq between t.first_seq and t.last_seq
          )
          group by e.xid order by min(e.seq)', target_slot);
-    if found then
+    get diagnostics adopted = row_count;
+    if adopted > 0 then
         return false;
     end if;
     perform pg_catalog.set_config('enable_seqscan', 'off', true);
