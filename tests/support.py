@@ -69,7 +69,7 @@ async def eventually(
             if inspect.isawaitable(answer):
                 answer = await answer
         except AssertionError as error:
-            failure = error
+            answer, failure = None, error
         if answer:
             return answer  # type: ignore[return-value]
         if time.monotonic() > deadline:

@@ -72,4 +72,9 @@ async def test_eventually_waits_for_an_assertion_to_hold() -> None:
         assert next(answers) == 3
         return True
 
+    async def four() -> bool:
+        return three()
+
     assert await eventually(three, timeout=5)
+    answers = iter([0, 0, 3])
+    assert await eventually(four, timeout=5) is True
