@@ -357,15 +357,7 @@ class Outbox:
         Returns the tables that had a problem (columns ``relation``, ``problem``); those with the
         problem ``drift`` are mended.
         """
-        tables = await self._connection.fetch(
-            "select relation::text, problem from pgoutbox.table_state where problem is not null"
-        )
-        for table in tables:
-            if table["problem"] == "drift":
-                await self._connection.execute(
-                    "select pgoutbox.refresh_capture($1::text::regclass)", table["relation"]
-                )
-        return tables
+        return await self._connection.fetch("select * from pgoutbox.mend_drift()")
 
     async def slot_ends(self) -> list[asyncpg.Record]:
         """Return the last position in each slot that isn't current (columns slot, position)."""

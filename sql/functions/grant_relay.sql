@@ -19,7 +19,7 @@ begin
              pgoutbox.gap_holders(), pgoutbox.lead(text), pgoutbox.backlog(text),
              pgoutbox.advance(tid, text, bigint, bigint, bigint[], bigint[], bigint, bigint, jsonb),
              pgoutbox.is_sent(pgoutbox.progress, bigint, bigint),
-             pgoutbox.rotate(integer), pgoutbox.slot_ends(), pgoutbox.slot(timestamptz), pgoutbox.refresh_capture(regclass),
+             pgoutbox.rotate(integer), pgoutbox.slot_ends(), pgoutbox.slot(timestamptz), pgoutbox.mend_drift(),
              pgoutbox.table_shape(regclass, text), pgoutbox.identity_columns(regclass),
              pgoutbox.captured_leaves(regclass), pgoutbox.captured_as(regclass)
          to %s', role);

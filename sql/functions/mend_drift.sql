@@ -1,0 +1,38 @@
+-- Refresh the capture functions of drifted tables; for the leader of a relay, now and then.
+--
+-- Returns the tables that had a problem (see pgoutbox.table_state); of these 'drift' is mended.
+-- Looking at a table can take a lock on it, so each wait is short: where an ALTER TABLE is under
+-- way the table is left for the next time, since the relay must not wait for it.
+create or replace function pgoutbox.mend_drift() returns table (relation text, problem text)
+    language plpgsql
+    security definer
+    set search_path = pg_catalog, pg_temp
+    set lock_timeout = '50ms'
+as $$
+declare
+    captured regclass;
+begin
+    -- All at once if possible: that is cheap, and nearly always finds nothing.
+    begin
+        if not exists (select from pgoutbox.table_state s where s.problem is not null) then
+            return;
+        end if;
+    exception when lock_not_available then
+        null;
+    end;
+    for captured in select c.relation from pgoutbox.captured_table c order by c.number loop
+        begin
+            select s.relation::text, s.problem into relation, problem
+            from pgoutbox.table_state s where s.relation = captured;
+            if problem = 'drift' then
+                perform pgoutbox.refresh_capture(captured);
+            end if;
+            if problem is not null then
+                return next;
+            end if;
+        exception when lock_not_available then
+            null;
+        end;
+    end loop;
+end
+$$;
