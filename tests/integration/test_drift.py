@@ -1,0 +1,54 @@
+"""The leader mends what changes of columns leave behind."""
+
+from __future__ import annotations
+
+from pgoutbox.config import PublisherConfig
+from pgoutbox.message import Subjects
+from pgoutbox.outbox import Outbox
+from tests.conftest import Connect
+from tests.support import Database
+
+
+def outbox_on(connection: object) -> Outbox:
+    config = PublisherConfig()
+    return Outbox(
+        connection,  # type: ignore[arg-type]
+        Subjects(config.topic, config.topic_prefix, config.topics_map),
+        relay="default",
+        batch_events=100,
+        batch_bytes=1_000_000,
+    )
+
+
+async def test_drifted_table_is_mended_and_a_locked_one_is_left_for_later(
+    database: Database, connect: Connect
+) -> None:
+    owner, relay, ddl = [await connect() for _ in range(3)]
+    await owner.execute("create table orders (id int primary key); create table notes (id int)")
+    for table in ("orders", "notes"):
+        await owner.execute(f"select pgoutbox.capture_table('{table}', old_values => 'identity')")
+        await owner.execute(f"alter table {table} add column text text")
+    outbox = outbox_on(relay)
+
+    async with ddl.transaction():
+        await ddl.execute("lock table orders in access exclusive mode")
+        meanwhile = await outbox.mend_drift()
+    afterwards = await outbox.mend_drift()
+
+    assert [tuple(table) for table in meanwhile] == [("public.notes", "drift")]
+    assert [tuple(table) for table in afterwards] == [("public.orders", "drift")]
+    assert await outbox.mend_drift() == []
+
+
+async def test_disabled_trigger_is_reported_until_install_mends_it(
+    database: Database, connect: Connect
+) -> None:
+    owner = await connect()
+    await owner.execute("create table orders (id int primary key)")
+    await owner.execute("select pgoutbox.capture_table('orders')")
+    await owner.execute("alter table orders disable trigger all")
+    outbox = outbox_on(await connect())
+
+    assert [tuple(table) for table in await outbox.mend_drift()] == [("public.orders", "trigger")]
+    await owner.execute("select pgoutbox.capture_table('orders')")
+    assert await outbox.mend_drift() == []
