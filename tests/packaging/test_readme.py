@@ -44,7 +44,7 @@ class Reader:
         subprocess.run(command, input=script, text=True, env=clean_environment(), check=True)
 
     async def _shell(self, line: str) -> None:
-        match shlex.split(line):
+        match shlex.split(line, comments=True):
             case ["pip", "install", "."]:
                 pass  # test_wheel.py does
             case ["export", assignment]:
@@ -95,8 +95,7 @@ async def test_example_publishes_the_messages_that_it_prints(
 def _subscription() -> tuple[str, str]:
     """Return what the README subscribes to, and the subject on which it sees the messages."""
     found = re.search(
-        r"`nats subscribe '([^']+)'` shows, on the subject `([^`]+)`:\n\n<!-- example: messages",
-        README,
+        r"`nats subscribe '([^']+)'`[^`]*`([^`]+)`:\n\n<!-- example: messages", README
     )
     assert found, "the README doesn't say where its messages are seen"
     return found[1], found[2]
