@@ -106,6 +106,7 @@ class Nursery:
     async def start(self, *arguments: str | Path, env: Mapping[str, str] | None = None) -> Relay:
         """Start ``pgoutbox`` with ``arguments``, and return while it runs."""
         log = self._folder / f"{next(self._numbers)}.log"
+        log.touch()
         answer = await self.ask(
             {"start": [str(a) for a in arguments], "env": dict(env or {}), "log": str(log)}
         )

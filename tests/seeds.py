@@ -1,4 +1,4 @@
-"""Fixtures of the tests that draw lots: the seed, and relays to be killed."""
+"""Fixtures of the tests that draw lots: the seed, relays to be killed, a scene for faults."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from tests import ledger
 from tests.nursery import Nursery, open_nursery
+from tests.scene import Scene
+from tests.support import Database, Stream
 
 
 @pytest.fixture
@@ -25,3 +28,10 @@ async def nursery() -> AsyncIterator[Nursery]:
     """Start relays that may be killed: ``relay = await nursery.start("relay", …)``."""
     async with open_nursery() as nursery:
         yield nursery
+
+
+@pytest.fixture
+async def scene(database: Database, stream: Stream, nursery: Nursery, seed: int) -> Scene:
+    """Writers, relays and a ledger on the servers that all tests share."""
+    await ledger.prepare(database)
+    return Scene(database, stream, nursery, seed)

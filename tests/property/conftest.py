@@ -4,6 +4,6 @@ import pytest
 
 pytest.register_assert_rewrite("tests.ledger")
 
-from tests.seeds import nursery, seed  # noqa: E402 - after what it may import
+from tests.seeds import nursery, scene, seed  # noqa: E402 - after what it may import
 
-__all__ = ["nursery", "seed"]
+__all__ = ["nursery", "scene", "seed"]
