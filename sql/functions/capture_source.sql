@@ -3,8 +3,9 @@
 -- Generated, so that a row costs one expression with a fixed list of columns. Everything in
 -- it is qualified down to the operators, since a SET search_path clause costs up to 14 us a
 -- call. Three guards lead to capture_slowly():
---   1. has_column_privilege() of the next column number is null until a column is added
---      (a look-up in the system cache, no query);
+--   1. pg_describe_object() of the next column number is null until a column is added, and
+--      isn't when that one is dropped again and others follow (a look-up in the system cache,
+--      no query); PostgreSQL 13 has only has_column_privilege(), null for dropped ones too;
 --   2. the settings that show in this table's values are as they should be;
 --   3. the expressions stand in a block with an exception handler, which catches columns
 --      that were dropped, renamed or given a type that cannot be cast. It writes nothing,
@@ -24,7 +25,9 @@ begin
 
     -- Guard 1.
     guards := array[pg_catalog.format(
-        'pg_catalog.has_column_privilege(%s, %s::pg_catalog.int2, ''SELECT'') is null',
+        case when pg_catalog.current_setting('server_version_num')::integer >= 140000
+            then 'pg_catalog.pg_describe_object(''pg_catalog.pg_class''::pg_catalog.regclass, %s, %s) is null'
+            else 'pg_catalog.has_column_privilege(%s, %s::pg_catalog.int2, ''SELECT'') is null' end,
         case when described.relkind = 'p'
             then pg_catalog.format('%L::pg_catalog.regclass::pg_catalog.oid', relation::text)
             else 'tg_relid' end,
