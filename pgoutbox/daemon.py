@@ -187,7 +187,7 @@ class Daemon:
                 raise
             except LeadershipLost as error:
                 log.warning("leadership lost", extra={"error": str(error)})
-            except (PgoutboxError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+            except (PgoutboxError, *database.FAILURES) as error:
                 explained = database.explain(error)
                 if self._is_draining or not isinstance(explained, DatabaseError):
                     raise explained from error
@@ -238,7 +238,7 @@ class Daemon:
         )
 
         async def close() -> None:
-            with suppress(TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+            with suppress(*database.FAILURES):
                 await connection.close(timeout=2)
             connection.terminate()
 

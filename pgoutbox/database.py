@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import socket
 import ssl
@@ -14,6 +13,15 @@ import asyncpg
 
 from pgoutbox.config import DatabaseConfig, redact
 from pgoutbox.errors import ConfigError, DatabaseError, PgoutboxError, SchemaError
+
+# What a connection can fail with. asyncpg raises InternalClientError when the server's last words
+# reach it between two steps of a statement.
+FAILURES = (
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    OSError,
+)
 
 OLDEST_SERVER = 13  # the first with xid8
 CONNECT_TIMEOUT = 15.0  # seconds
@@ -93,7 +101,7 @@ async def session(
     conn = await connect(config, purpose=purpose, primary=primary)
     try:
         yield conn
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+    except FAILURES as error:
         raise explain(error) from error
     finally:
         await _close(conn)
@@ -102,7 +110,7 @@ async def session(
 async def _close(conn: asyncpg.Connection[Any]) -> None:
     try:
         await conn.close(timeout=2)
-    except (TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+    except FAILURES:
         conn.terminate()
 
 
@@ -189,7 +197,7 @@ def explain(error: Exception, *, where: str = "PostgreSQL") -> PgoutboxError:
         state = error.sqlstate or ""
         said = redact(_one_line(error))
         return DatabaseError(f"{where} says: {said}", hint=_HINTS.get(state) or error.hint)
-    if isinstance(error, (asyncpg.InterfaceError, OSError, asyncio.TimeoutError)):
+    if isinstance(error, FAILURES):
         return DatabaseError(f"the connection to {where} was lost: {redact(_one_line(error))}")
     return DatabaseError(f"{where}: {redact(_one_line(error))}")
 

@@ -204,8 +204,8 @@ class Batch:
 class Outbox:
     """Reads unsent events and keeps the progress of one relay; for its leader only.
 
-    Every method may raise :class:`asyncpg.PostgresError`, :class:`asyncpg.InterfaceError` or
-    :class:`OSError` when the connection or the server fails.
+    Every method may raise one of :data:`pgoutbox.database.FAILURES` when the connection or the
+    server fails.
     """
 
     def __init__(
