@@ -1,0 +1,340 @@
+"""PostgreSQL crashes, ends sessions, holds transactions open, and changes its tables."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import random
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+
+import asyncpg
+import pytest
+
+from tests import ledger
+from tests.conftest import Connect, Servers
+from tests.nursery import Nursery
+from tests.proxy import port_of, proxy, through
+from tests.scene import Scene
+from tests.support import ADMIN, Stream, eventually
+
+FAILS = "PostgreSQL fails, trying again"
+WORKS = "PostgreSQL works again"
+
+
+@pytest.fixture
+async def own(
+    servers: Servers, stream: Stream, nursery: Nursery, seed: int
+) -> AsyncIterator[Scene]:
+    """A scene on a PostgreSQL of its own; the WAL writer hardly ever flushes by itself."""
+    cluster = await servers.cluster(wal_writer_delay="10s", max_connections="60")
+    database = await cluster.create_database()
+    await ledger.prepare(database)
+    yield Scene(database, stream, nursery, seed)
+    await database.disconnect()
+
+
+def said(lines: list[str], part: str) -> int:
+    """Count log lines."""
+    return sum(part in line for line in lines)
+
+
+async def test_crashes_under_load(own: Scene) -> None:
+    """An immediate stop and a kill, again and again: one line at each begin, one at each end."""
+    server = own.database.cluster.server
+    assert server is not None
+    relay = await own.relay()
+    await relay.line("leading")
+    async with own.load():
+        for crash in range(1, 6):
+            await own.pause(0.3, 0.8)
+            if own.draw.random() < 0.5:
+                server.kill()
+            else:
+                server.stop("immediate")
+            await relay.line(FAILS, count=crash)
+            await own.pause(0, 0.3)
+            server.start()
+            await relay.line(WORKS, count=crash, timeout=30)
+    await own.all_sent()
+    assert await relay.stop() == 0
+
+    await own.check()
+    assert said(relay.lines, FAILS) == said(relay.lines, WORKS) == 5
+    assert len(relay.lines) <= 5 + 5 * 4, relay.output
+    assert own.book.losses > 0
+
+
+async def test_what_a_crash_takes_back_was_never_published(own: Scene) -> None:
+    """With synchronous_commit = off a transaction is visible before it is on disk."""
+    server = own.database.cluster.server
+    assert server is not None
+    relay = await own.relay("--poll-interval", "10ms")
+    await relay.line("leading")
+    before = 0
+    async with own.load(synchronous_commit="off"):
+        for crash in range(1, 7):
+            await own.pause(0.2, 0.7)
+            server.kill()
+            server.start()
+            await relay.line(WORKS, count=crash, timeout=30)
+            before = own.book.losses
+    await own.all_sent()
+
+    await own.check()
+    assert before > 0
+
+
+async def test_sessions_ended_again_and_again(scene: Scene, connect: Connect) -> None:
+    """Either connection of the relay, at random moments."""
+    admin = await connect(ADMIN)
+    relay = await scene.relay()
+    await relay.line("leading")
+    ended = 0
+    async with scene.load():
+        for turn in range(12):
+            await scene.pause(0.1, 0.4)
+            which = scene.draw.choice(["relay", "listener"])
+            ended += await admin.fetchval(
+                "select count(pg_terminate_backend(pid)) from pg_stat_activity"
+                " where application_name like $1 and datname = current_database()",
+                f"pgoutbox {which} %",
+            )
+            print(turn, which)
+    await scene.all_sent()
+    assert await relay.stop() == 0
+
+    await scene.check()
+    outages = said(relay.lines, FAILS)
+    assert 0 < outages <= ended
+    assert said(relay.lines, WORKS) == outages
+
+
+async def test_both_connections_reset_by_the_network(scene: Scene) -> None:
+    """The server's side of them may live on for a while, with the leader lock."""
+    async with proxy(port_of(scene.database.dsn)) as network:
+        scene.dsn = through(scene.database.dsn, network)
+        relay = await scene.relay()
+        await relay.line("leading")
+        async with scene.load():
+            await scene.pause(0.3, 0.6)
+            network.cut()
+            await relay.line(WORKS, timeout=30)
+        await scene.all_sent()
+        assert await relay.stop() == 0
+    await scene.check()
+
+
+async def test_others_flow_past_an_open_and_a_prepared_transaction(
+    scene: Scene, connect: Connect
+) -> None:
+    """What is open, held or prepared delays only its own events."""
+    hours, held, preparing = [await connect(**{"pgoutbox.notify": "off"}) for _ in range(3)]
+    relay = await scene.relay()
+    await relay.line("leading")
+    book = scene.book
+
+    open_one, prepared = book.label(), book.label()
+    await hours.execute(f"begin; {_insert(1)}; {_note(open_one)}")
+    await held.execute("begin isolation level repeatable read; select count(*) from account")
+    await preparing.execute(f"begin; {_insert(2)}; {_note(prepared)}")
+    book.issue(prepared)
+    gid = f"{scene.database.name} {prepared}"
+    await preparing.execute(f"prepare transaction '{gid}'")
+    late = await connect()
+    await late.execute("set lock_timeout = '10s'")
+
+    async with scene.load(prepares=False):
+        await scene.pause(1.0, 1.5)
+    # resolve_prepared() of the writers has committed the prepared one.
+    book.confirm(prepared)
+    await scene.all_sent()
+    sent = await scene.stream.count()
+    assert sent > 20
+    await held.execute("commit")
+    book.issue(open_one)
+    await hours.execute("commit")
+    book.confirm(open_one)
+    await eventually(lambda: _more(scene.stream, sent), timeout=10)
+    await scene.all_sent()
+
+    await scene.check()
+
+
+def _insert(number: int) -> str:
+    return f"insert into bulk values ({number}, 'long')"
+
+
+def _note(label: int) -> str:
+    return f"insert into ledger_transaction (label) values ({label})"
+
+
+async def _more(stream: Stream, count: int) -> bool:
+    return await stream.count() > count
+
+
+async def test_prepared_transaction_keeps_only_its_own_gap_open(
+    scene: Scene, connect: Connect
+) -> None:
+    """Prepared for long, with others rolled back after their commit stage meanwhile."""
+    preparing, other = [await connect(**{"pgoutbox.notify": "off"}) for _ in range(2)]
+    relay = await scene.relay("--poll-interval", "20ms")
+    await relay.line("leading")
+    label = scene.book.label()
+    await preparing.execute(f"begin; {_insert(1)}; {_note(label)}")
+    scene.book.issue(label)
+    await preparing.execute("prepare transaction 'p'")
+    for number in range(10):
+        with suppress(asyncpg.RaiseError):
+            await other.execute(
+                f"begin; {_insert(2)}; insert into lag values (0, {number % 2 == 0}); commit"
+            )
+        if other.is_in_transaction():
+            await other.execute("rollback")
+    await other.execute("truncate lag")
+    await eventually(lambda: _more(scene.stream, 4), timeout=10)
+
+    await preparing.execute("commit prepared 'p'")
+    scene.book.confirm(label)
+
+    await eventually(lambda: _more(scene.stream, 5), timeout=10)
+    # One more event, so that progress is written once all gaps are known to be dead.
+
+    async def no_gaps() -> bool:
+        await other.execute(_insert(3))
+        gaps = await other.fetchval("select gap_first from pgoutbox.progress")
+        return gaps == []
+
+    await eventually(no_gaps, timeout=10, pause=0.1)
+
+
+async def test_tables_change_under_load(scene: Scene, connect: Connect) -> None:
+    """Columns come, go, get other names and types: no write fails, no column is missing."""
+    owner = await connect()
+    await owner.execute("create table shifty (id integer primary key, a integer, v bigint)")
+    await ledger.keep(owner, "shifty")
+    relay = await scene.relay()
+    await relay.line("leading")
+    is_over = asyncio.Event()
+    writing = [
+        asyncio.create_task(
+            _write_shifty(scene, is_over.is_set, random.Random(f"{scene.seed} {n}"))
+        )
+        for n in range(3)
+    ]
+    changes = 0
+    await owner.execute("set lock_timeout = '2s'")
+    columns: list[str] = []
+    for number in range(40):
+        await scene.pause(0, 0.05)
+        statement = _table_change(scene.draw, columns, number)
+        await owner.execute(f"alter table shifty {statement}")
+        changes += 1
+    is_over.set()
+    written = sum(await asyncio.gather(*writing))
+    await scene.all_sent()
+    assert await relay.stop() == 0
+
+    print(f"{changes} changes of the table, {written} writes")
+    await ledger.check(scene.database, scene.stream, scene.book, replays=False)
+
+
+async def test_column_added_after_one_that_came_and_went(scene: Scene, connect: Connect) -> None:
+    """While no relay runs that would refresh the capture function."""
+    owner = await connect()
+    await owner.execute("create table shifty (id integer primary key, v bigint)")
+    await ledger.keep(owner, "shifty")
+    await owner.execute("alter table shifty add column gone text")
+    await owner.execute("alter table shifty drop column gone, add column kept text default 'k'")
+
+    label = scene.book.label()
+    scene.book.issue(label)
+    await owner.execute(f"{_note(label)}; insert into shifty values (1)")
+    relay = await scene.relay("--drain")
+
+    assert await relay.wait() == 0, relay.output
+    await ledger.check(scene.database, scene.stream, scene.book, ("shifty",))
+
+
+def _table_change(draw: random.Random, columns: list[str], number: int) -> str:
+    kind = draw.choice(["add", "add", "drop", "rename", "type"]) if columns else "add"
+    if kind == "add":
+        columns.append(f"c{number}")
+        return f"add column c{number} integer default {number}"
+    name = draw.choice(columns)
+    if kind == "type":
+        return f"alter column {name} type {draw.choice(['text', 'varchar(20)'])}"
+    columns.remove(name)
+    if kind == "drop":
+        return f"drop column {name}"
+    columns.append(f"r{number}")
+    return f"rename column {name} to r{number}"
+
+
+async def _write_shifty(scene: Scene, is_over: Callable[[], bool], number: int) -> int:
+    draw = random.Random(f"{scene.seed} {number}")
+    connection = await asyncpg.connect(scene.database.dsn, statement_cache_size=0)
+    written = 0
+    try:
+        while not is_over():
+            label, number = scene.book.label(), draw.randint(1, 30)
+            change = draw.choice(
+                [
+                    f"insert into shifty (id) values ({number}) on conflict (id) do nothing",
+                    f"update shifty set id = id where id = {number}",
+                    f"delete from shifty where id = {number}",
+                ]
+            )
+            scene.book.issue(label)
+            await connection.execute(f"{_note(label)}; {change}")
+            scene.book.confirm(label)
+            written += 1
+    finally:
+        connection.terminate()
+    return written
+
+
+async def test_started_before_postgres_is_there(servers: Servers, scene: Scene) -> None:
+    """It waits, says so once, and begins by itself."""
+    cluster = await servers.cluster()
+    assert cluster.server is not None
+    there = await cluster.create_database()
+    await ledger.prepare(there)
+    await there.disconnect()
+    scene.database = there
+    cluster.server.stop()
+
+    relay = await scene.relay()
+    await relay.line(FAILS)
+    await scene.pause(0.5, 1.5)
+    assert said(relay.lines, FAILS) == 1
+    cluster.server.start()
+
+    async with scene.load():
+        await relay.line(WORKS, timeout=20)
+    await scene.all_sent()
+    assert await relay.stop() == 0
+    await scene.check()
+
+
+async def test_notifications_wake_a_relay_that_sleeps_long(scene: Scene, connect: Connect) -> None:
+    """With a poll interval of an hour each event comes by NOTIFY, however the writers race."""
+    relay = await scene.relay("--poll-interval", "1h")
+    await relay.line("leading")
+    writers = [await connect() for _ in range(4)]
+
+    async def write(number: int, writer: asyncpg.Connection) -> None:
+        draw = random.Random(f"{scene.seed} {number}")
+        for _ in range(40):
+            label = scene.book.label()
+            scene.book.issue(label)
+            await writer.execute(f"{_note(label)}; {_insert(label)}")
+            scene.book.confirm(label)
+            await asyncio.sleep(draw.choice([0, 0, 0.002, 0.02]))
+
+    await asyncio.gather(*itertools.starmap(write, enumerate(writers)))
+    await scene.all_sent(timeout=20)
+
+    assert await scene.check() == 160
+    assert json.loads((await scene.stream.messages())[0].data)["table"] == "bulk"
