@@ -13,6 +13,7 @@ import importlib.metadata
 import inspect
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
@@ -41,6 +42,9 @@ from tests.support import (
     start_daemon,
     unique,
 )
+
+# A shell that runs the suite in the background has SIGINT ignored, in all its descendants.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 Connect = Callable[..., Awaitable[asyncpg.Connection]]
 StartDaemon = Callable[..., Awaitable[Daemon]]

@@ -39,10 +39,10 @@ def _pgoutbox_commands() -> list[list[str]]:
 
 @pytest.mark.parametrize("arguments", _pgoutbox_commands(), ids=shlex.join)
 def test_command_line_parses(arguments: list[str]) -> None:
+    group = main.make_context("pgoutbox", list(arguments))
     name, *rest = arguments
-    command = main.commands[name]
 
-    command.make_context(name, rest)  # reads all options; calls nothing
+    main.commands[name].make_context(name, rest, parent=group)  # reads options; calls nothing
 
 
 def test_image_runs_pgoutbox_as_an_ordinary_user() -> None:
