@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import socket
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -17,7 +18,7 @@ from nats.aio.client import Client
 from nats.js.api import StreamConfig
 
 from pgoutbox.config import PublisherConfig
-from pgoutbox.errors import PublishError
+from pgoutbox.errors import ConfigError, PublishError
 from pgoutbox.message import Message
 
 log = logging.getLogger("pgoutbox.publisher")
@@ -74,6 +75,11 @@ async def connect(
     Raises:
         PublishError: no server answers, none lets us in, or there is no stream.
     """
+    if "tls://" in config.nats_url:
+        raise ConfigError(
+            "this release can't insist on TLS, as a NATS URL with tls:// does",
+            hint="With nats:// the connection is encrypted where the server requires it.",
+        )
     client = _Client()
     publisher = JetStreamPublisher(client, config)
 
@@ -104,10 +110,8 @@ async def connect(
     except (TimeoutError, OSError, nats.errors.Error, ValueError) as error:
         with suppress(Exception):
             await client.close()
-        raise PublishError(
-            f"NATS can't be reached: {_words(reported[-1] if reported else error)}",
-            hint="Check the NATS URL and that nats-server is running.",
-        ) from error
+        raise _explain_connecting(reported[-1] if reported else error, config) from error
+    log.info("connected to NATS", extra={"server": address(config), "stream": config.topic})
     try:
         await publisher.start()
         yield publisher
@@ -431,7 +435,7 @@ def _refusal(ack: bytes) -> tuple[Interrupted, bool]:
     if not ack:
         return Interrupted(
             "no stream takes the messages",
-            hint="Has the stream been deleted, or its subjects changed?",
+            hint="Has the stream been deleted, or do its subjects leave out some of ours?",
         ), False
     error = json.loads(ack)["error"]
     code, words = error.get("err_code", 0), error.get("description", "")
@@ -440,7 +444,36 @@ def _refusal(ack: bytes) -> tuple[Interrupted, bool]:
     return Interrupted(f"the stream refuses messages: {words}"), code in _WRONG_PLACE
 
 
+def address(config: PublisherConfig) -> str:
+    """Return where ``config`` points, for people; never a password."""
+    urls = config.nats_url.split(",")
+    return ", ".join(url.rpartition("@")[2].removeprefix("nats://") for url in urls)
+
+
+def _explain_connecting(error: Exception, config: PublisherConfig) -> PublishError:
+    where = f"NATS at {address(config)}"
+    match error:
+        case ConnectionRefusedError():
+            return PublishError(
+                f"{where} refuses connections: nothing listens there",
+                hint="Check the NATS URL and that nats-server is running.",
+            )
+        case socket.gaierror():
+            return PublishError(f"{where}: there is no host of that name")
+        case TimeoutError():
+            return PublishError(f"{where} doesn't answer")
+    words = _words(error)
+    if "authorization" in words.lower():
+        return PublishError(
+            f"{where} doesn't let this user in",
+            hint="Check the user and password, or the token, in the NATS URL.",
+        )
+    return PublishError(f"{where} can't be reached: {words}")
+
+
 def _words(error: BaseException) -> str:
     """Return an error of the client in words, without its prefix."""
+    if isinstance(error, nats.js.errors.APIError):
+        return error.description or f"error {error.err_code}"
     text = str(error) or type(error).__name__
-    return text.removeprefix("nats: ")
+    return text.removeprefix("nats: ").strip("'")

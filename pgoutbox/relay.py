@@ -189,6 +189,7 @@ class Relay:
     async def _park(self, batch: Batch, index: int, reason: str) -> None:
         message = batch.messages[index]
         await self._outbox.park(batch.keys[index], message, reason)
+        self.sent -= 1  # it is counted with its batch
         log.error(
             "event parked: it can never be published",
             extra={"id": message.id, "subject": message.subject, "reason": reason},

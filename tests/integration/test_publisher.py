@@ -11,7 +11,7 @@ from nats.js import JetStreamContext
 from nats.js.api import StreamConfig
 
 from pgoutbox.config import PublisherConfig
-from pgoutbox.errors import PublishError
+from pgoutbox.errors import ConfigError, PublishError
 from pgoutbox.message import Message
 from pgoutbox.publisher import Interrupted, Refused, connect
 from tests.conftest import Servers
@@ -169,8 +169,25 @@ async def test_lost_connection_interrupts_and_tells(servers: Servers, stream: St
 async def test_absent_server_is_one_sentence(servers: Servers) -> None:
     server = servers.nats()
     server.kill()
-    with pytest.raises(PublishError, match="NATS can't be reached"):
+    expected = f"NATS at 127.0.0.1:{server.port} refuses connections: nothing listens there"
+    with pytest.raises(PublishError, match=expected):
         async with connect(PublisherConfig(nats_url=server.url)):
+            pass
+
+
+async def test_rejected_user_is_one_sentence_without_the_password(servers: Servers) -> None:
+    server = servers.nats('authorization: {user: "shop", password: "right"}')
+    url = server.url.replace("nats://", "nats://shop:wrong@")
+    with pytest.raises(PublishError, match="doesn't let this user in") as refused:
+        async with connect(PublisherConfig(nats_url=url)):
+            pass
+    assert "wrong" not in str(refused.value)
+
+
+async def test_url_that_insists_on_tls_is_refused(servers: Servers) -> None:
+    url = servers.nats().url.replace("nats://", "tls://")
+    with pytest.raises(ConfigError, match="insist on TLS"):
+        async with connect(PublisherConfig(nats_url=url)):
             pass
 
 
