@@ -261,6 +261,8 @@ class JetStreamPublisher:
             await self._client.send(lines)
             if fitting < len(chunk):
                 await self._settle(window, len(window))
+                if window.refusal is not None:
+                    return
                 raise Refused(
                     f"a payload of {len(chunk[fitting].payload)} bytes exceeds the server's"
                     f" max_payload of {self._client.max_payload}"
@@ -315,7 +317,7 @@ class JetStreamPublisher:
                         f"no acknowledgement came within {self._config.ack_timeout:g} s",
                         hint="Is the stream's leader up, and its disk not full?",
                     ) from None
-        if window.refusal is not None and not window.is_chain_broken:
+        if window.is_refused_next and window.refusal and not window.is_chain_broken:
             raise window.refusal
 
     def _on_ack(self, subject: bytes, data: bytes) -> None:
@@ -383,7 +385,15 @@ class _Window:
         """Tell whether the first ``count`` messages are stored, or as many as will be."""
         if self._is_lost:
             raise Interrupted(_LOST)
-        return self.confirmed >= count or self.confirmed == self._refused
+        return self.confirmed >= count or self.is_refused_next
+
+    @property
+    def is_refused_next(self) -> bool:
+        """Whether the message after the confirmed ones is the one refused.
+
+        A refusal can overtake the acknowledgements of earlier messages.
+        """
+        return self.confirmed == self._refused
 
     def changed(self, count: int) -> asyncio.Future[None]:
         """Return a future that is done when :meth:`is_settled` has something new to say."""
@@ -401,7 +411,7 @@ class _Window:
         index = number - self.start
         if index < self.confirmed:
             return
-        if not ack or b'"error"' in ack:
+        if not ack or ack.startswith(b'{"error"'):
             self._refuse(index, ack)
         elif index > self.confirmed:
             self._early[index] = ack
@@ -416,7 +426,7 @@ class _Window:
                 if self.confirmed not in self._early:
                     break
                 ack = self._early.pop(self.confirmed)
-        if self.confirmed >= self._awaited or self.confirmed == self._refused:
+        if self.confirmed >= self._awaited or self.is_refused_next:
             self._wake()
 
     def _refuse(self, index: int, ack: bytes) -> None:

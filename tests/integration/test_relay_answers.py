@@ -1,0 +1,125 @@
+"""The publisher and the answers of a stream, in orders that a real one seldom gives."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from pgoutbox.config import PublisherConfig
+from pgoutbox.message import Message
+from pgoutbox.publisher import Interrupted, JetStreamPublisher, Refused
+
+Answer = Callable[[list[str]], list[tuple[str, dict[str, Any]]]]
+
+WRONG_PLACE = {"error": {"code": 400, "err_code": 10070, "description": "wrong last msg ID: x"}}
+TOO_LARGE = {"error": {"code": 400, "err_code": 10054, "description": "message size exceeds"}}
+
+
+class Stream:
+    """Answers to what is sent in one piece as a test says; takes all where it says nothing."""
+
+    max_payload = 1_000
+
+    def __init__(
+        self, answers: list[Answer], *, name: str = "t", replicas: int = 1, window: int = 16
+    ) -> None:
+        self.stored: list[str] = []
+        self._answers = answers
+        self._name = name
+        self._replicas = replicas
+        self.publisher = JetStreamPublisher(
+            self,  # type: ignore[arg-type]
+            PublisherConfig(topic=name, window=window, ack_timeout=0.2),
+        )
+
+    def jetstream(self, **_: object) -> Stream:
+        return self
+
+    async def stream_info(self, _: str) -> SimpleNamespace:
+        return SimpleNamespace(
+            config=SimpleNamespace(num_replicas=self._replicas),
+            state=SimpleNamespace(last_seq=len(self.stored)),
+        )
+
+    async def send(self, lines: bytes) -> None:
+        numbers = dict(
+            (name.decode(), int(number))
+            for number, name in re.findall(
+                rb"HPUB \S+ \.(\d+) .*\r\nNATS/1.0\r\nNats-Msg-Id: (\S+)\r\n", lines
+            )
+        )
+        answer = self._answers.pop(0) if self._answers else self.all_stored
+        for name, values in answer(list(numbers)):
+            if "error" not in values:
+                self.stored.append(name)
+            self.publisher._on_ack(b".%d" % numbers[name], json.dumps(values).encode())
+
+    def all_stored(self, names: list[str]) -> list[tuple[str, dict[str, Any]]]:
+        first = len(self.stored) + 1
+        return [(name, {"stream": self._name, "seq": first + n}) for n, name in enumerate(names)]
+
+
+def _messages(*sizes: int) -> list[Message]:
+    return [Message("t.a", f"m{n}", b"x" * size) for n, size in enumerate(sizes)]
+
+
+async def test_break_of_the_chain_before_an_oversized_event_refuses_only_that_event() -> None:
+    """Its neighbours, refused for their place alone, must not be taken for it and parked."""
+
+    def somebody_came_between(names: list[str]) -> list[tuple[str, dict[str, Any]]]:
+        return [("m0", {"seq": 1}), *((name, WRONG_PLACE) for name in names[1:])]
+
+    stream = Stream([somebody_came_between])
+    messages = _messages(1, 1, 1, 2_000, 1)  # what one piece holds, and one more
+
+    with pytest.raises(Refused) as refusal:
+        await stream.publisher.publish(messages)
+
+    assert refusal.value.confirmed == 3
+    assert stream.stored == ["m0", "m1", "m2"]
+
+
+async def test_refusal_that_overtakes_acknowledgements_is_of_its_own_message() -> None:
+    """A replicated stream refuses at once what is too large, and stores the rest later."""
+
+    def refused_first(names: list[str]) -> list[tuple[str, dict[str, Any]]]:
+        answer = stream.publisher._on_ack
+        asyncio.get_running_loop().call_later(0.02, answer, b".1", b'{"stream":"t","seq":2}')
+        return [(names[1], TOO_LARGE)]
+
+    stream = Stream([lambda names: stream.all_stored(names), refused_first], replicas=3, window=8)
+
+    with pytest.raises(Refused) as refusal:
+        await stream.publisher.publish(_messages(*[1] * 12))
+
+    assert refusal.value.confirmed == 2
+
+
+@pytest.mark.parametrize("name", ["error", "duplicate", "seq"])
+async def test_stream_may_have_any_name(name: str) -> None:
+    stream = Stream([], name=name)
+
+    await stream.publisher.publish(_messages(1, 1, 1))
+
+    assert stream.stored == ["m0", "m1", "m2"]
+
+
+async def test_refusal_for_another_reason_confirms_what_came_before() -> None:
+    full = {"error": {"code": 503, "err_code": 10077, "description": "maximum messages exceeded"}}
+
+    def fills_up(names: list[str]) -> list[tuple[str, dict[str, Any]]]:
+        return [(names[0], {"seq": 1}), *((name, full) for name in names[1:])]
+
+    stream = Stream([fills_up])
+
+    with pytest.raises(Interrupted) as interruption:
+        await stream.publisher.publish(_messages(1, 1, 1))
+
+    assert not isinstance(interruption.value, Refused)
+    assert interruption.value.confirmed == 1
