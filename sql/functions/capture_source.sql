@@ -12,6 +12,16 @@
 --      so its subtransaction gets no transaction id.
 -- On partitions the function runs for the leaf, whose column numbers can differ: guard 1
 -- then asks for the root.
+--
+-- The setting pgoutbox.transaction holds the transaction's id once its first event is written;
+-- PostgreSQL itself takes that back at the end of the transaction and at ROLLBACK TO
+-- SAVEPOINT. A value that somebody left in the session is that of another transaction.
+--
+-- AFTER triggers fire row by row, each with all that it changes itself, so a row's event can
+-- come after those of triggers and foreign keys of the statement's earlier rows. The command
+-- that changed the row tells the commit stage (put_in_order()), which is asked by the setting
+-- pgoutbox.nested. A row's system columns name the command, except where it was made and
+-- replaced in the same transaction: there they hold something else.
 create or replace function pgoutbox.capture_source(relation regclass) returns text
     language plpgsql
     stable
@@ -59,7 +69,6 @@ declare
     event_table pg_catalog.text;
     new_row pg_catalog.text;
     old_row pg_catalog.text;
-    target_slot pg_catalog.int4;
 begin
     begin
         if %1$s then
@@ -78,24 +87,45 @@ begin
         into event_schema, event_table, new_row, old_row
         from pgoutbox.capture_slowly(tg_relid, tg_op, new, old) s;
     end;
-    target_slot := pgoutbox.slot(pg_catalog.now());
-    %5$s
-    end if;
+    insert into pgoutbox.event
+        (xid, seq, slot, opens, schema_name, table_name, action, new_row, old_row, command)
+    values (
+        pg_catalog.pg_current_xact_id(),
+        pg_catalog.nextval('pgoutbox.event_seq'::pg_catalog.regclass),
+        pgoutbox.slot(pg_catalog.now()),
+        case when pg_catalog.current_setting('pgoutbox.transaction', true)
+                operator(pg_catalog.=) pg_catalog.pg_current_xact_id()::pg_catalog.text
+            then false
+            when pg_catalog.left(pg_catalog.current_setting('pgoutbox.transaction', true), 1)
+                operator(pg_catalog.=) 'c'
+            then pgoutbox.reopen()
+            else pg_catalog.set_config(
+                'pgoutbox.transaction', pg_catalog.pg_current_xact_id()::pg_catalog.text, true
+            ) is not null
+        end,
+        %5$s, tg_op, new_row, old_row,
+        case
+            when pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1
+                and pg_catalog.set_config('pgoutbox.nested', 'on', true) is null
+            then null
+            when tg_op operator(pg_catalog.<>) 'INSERT'
+                and pg_catalog.age(old.xmin)
+                    operator(pg_catalog.>) pg_catalog.age(pg_catalog.xid(pg_catalog.pg_current_xact_id()))
+            then old.cmax
+            when tg_op operator(pg_catalog.<>) 'DELETE'
+                and new.xmax operator(pg_catalog.=) '0'::pg_catalog.xid
+            then new.cmin
+        end
+    );
     return null;
 end
 $body$,
         pg_catalog.array_to_string(guards, E'\n            and '),
-        pgoutbox.naming_source(relation),
+        -- An ordinary table's events carry its name as it is now.
+        case when described.relkind = 'p' then pgoutbox.naming_source(relation) end,
         pgoutbox.row_expression(relation, 'new'),
         pgoutbox.old_row_source(relation),
-        (
-            select pg_catalog.string_agg(
-                case when slot = 4 then 'else' else pg_catalog.format(
-                    '%s target_slot operator(pg_catalog.=) %s then',
-                    case when slot = 0 then 'if' else 'elsif' end, slot) end
-                || E'\n        ' || pgoutbox.insert_statement(slot), E'\n    ' order by slot)
-            from pg_catalog.generate_series(0, 4) slot
-        )
+        case when described.relkind = 'p' then 'event_schema, event_table' else 'tg_table_schema, tg_table_name' end
     );
 end
 $$;

@@ -19,7 +19,8 @@
 -- Expressions run in column order: position, then first_seq, then the rest. An event captured
 -- after this (by another deferred trigger, or after SET CONSTRAINTS IMMEDIATE) opens the
 -- transaction again; the stage then runs again and replaces the earlier row. Which one that
--- was stands in pgoutbox.closed (reopen.sql).
+-- was stands in pgoutbox.closed (reopen.sql); or still in pgoutbox.transaction, where RESET ALL
+-- made the transaction open twice.
 --
 -- A sleeping relay holds advisory lock K exclusively. Where it can be shared no relay sleeps,
 -- nor can one fall asleep before this transaction is visible; otherwise wake it.
@@ -36,12 +37,18 @@ begin
     values (
         pg_catalog.nextval('pgoutbox.position_seq'::pg_catalog.regclass),
         new.xid,
-        case when pg_catalog.left(pg_catalog.current_setting('pgoutbox.closed', true), 1) operator(pg_catalog.=) 'c'
+        case
+            when pg_catalog.left(pg_catalog.current_setting('pgoutbox.closed', true), 1) operator(pg_catalog.=) 'c'
             then pgoutbox.withdraw_%1$s(pg_catalog.current_setting('pgoutbox.closed', true), new.xid, new.seq)
-            else new.seq end,
+            when pg_catalog.left(pg_catalog.current_setting('pgoutbox.transaction', true), 1) operator(pg_catalog.=) 'c'
+            then pgoutbox.withdraw_%1$s(pg_catalog.current_setting('pgoutbox.transaction', true), new.xid, new.seq)
+            else new.seq
+        end,
         pg_catalog.currval('pgoutbox.event_seq'::pg_catalog.regclass),
         pg_catalog.clock_timestamp(),
-        %1$s,
+        case when pg_catalog.current_setting('pgoutbox.nested', true) operator(pg_catalog.=) 'on'
+            then pgoutbox.put_in_order_%1$s(new.xid, new.seq)
+            else %1$s end,
         case when pg_catalog.set_config(
                 'pgoutbox.transaction',
                 'c' operator(pg_catalog.||) pg_catalog.currval('pgoutbox.position_seq'::pg_catalog.regclass)::pg_catalog.text,
@@ -72,6 +79,53 @@ begin
 exception when invalid_text_representation or numeric_value_out_of_range then
     -- Somebody else's idea of the setting.
     return seq;
+end
+$$;
+
+-- Order a transaction's events from `first_seq` on as their rows changed; the slot.
+--
+-- Called where a trigger or foreign key changed captured rows. Events of one command stand
+-- together, where its first one was captured: what the triggers of its first rows changed comes
+-- after its last row. An INSERT or UPDATE without a command belongs to the latest one of its
+-- kind. Only sequence numbers are exchanged, so their range stays.
+create or replace function pgoutbox.put_in_order_%1$s(xid xid8, first_seq bigint) returns integer
+    language plpgsql
+    set search_path = pg_catalog, pg_temp
+    set enable_seqscan = off
+as $$
+declare
+    numbers constant bigint[] := array(
+        select e.seq from pgoutbox.event_%1$s e
+        where e.xid = put_in_order_%1$s.xid and e.seq >= put_in_order_%1$s.first_seq
+        order by e.seq);
+    place integer := 0;
+    event record;
+begin
+    for event in
+        with numbered as (
+            select
+                e.ctid, e.seq, e.schema_name, e.table_name, e.action, e.command::text as command,
+                pg_catalog.count(e.command) over (
+                    partition by e.schema_name, e.table_name, e.action order by e.seq) as known
+            from pgoutbox.event_%1$s e
+            where e.xid = put_in_order_%1$s.xid and e.seq >= put_in_order_%1$s.first_seq
+        ), attributed as (
+            select n.ctid, n.seq, coalesce(
+                case when n.action in ('INSERT', 'UPDATE') then pg_catalog.first_value(n.command) over (
+                    partition by n.schema_name, n.table_name, n.action, n.known order by n.seq)
+                else n.command end,
+                'none ' || n.seq) as command
+            from numbered n
+        )
+        select a.ctid, a.seq from attributed a
+        order by pg_catalog.min(a.seq) over (partition by a.command), a.seq
+    loop
+        place := place + 1;
+        if event.seq <> numbers[place] then
+            update pgoutbox.event_%1$s e set seq = numbers[place] where e.ctid = event.ctid;
+        end if;
+    end loop;
+    return %1$s;
 end
 $$;
         $create$, slot);

@@ -1,7 +1,6 @@
--- The part of a capture function that names the event's table.
+-- The part of a partitioned table's capture function that names the event's table.
 --
--- An ordinary table's events carry its name as it is now. On a partitioned table the function
--- runs for the leaf, and the event goes under the name of the leaf where that is captured
+-- The function runs for the leaf, and the event goes under the name of the leaf where that is captured
 -- itself, else of the nearest captured table above it. Leaves are told apart by oid, unless
 -- all go under the root's name; one that was attached since is drift. So is a rename of a
 -- table whose name stands here as a literal.
@@ -15,9 +14,6 @@ declare
     source text := '';
     branch record;
 begin
-    if (select c.relkind <> 'p' from pg_catalog.pg_class c where c.oid = relation) then
-        return own_name;
-    end if;
     for branch in
         select l.captured, l.leaves, n.nspname, c.relname
         from (

@@ -1,8 +1,8 @@
 -- An expression that renders a row as the JSON object of an event.
 --
--- `variable` is what holds the row ('new', 'old', '($1)'); columns outside `only` are null,
--- as in the old row of a table whose replica identity is a key. Concatenation in groups,
--- since a function takes at most 100 arguments.
+-- `variable` is what holds the row ('new', 'old', '($1)'); columns outside `only_columns` are
+-- null, as in the old row of a table whose replica identity is a key. Concatenation in
+-- groups where there are many columns, since a function takes at most 100 arguments.
 create or replace function pgoutbox.row_expression(relation regclass, variable text, only_columns text[] default null)
     returns text
     language sql
@@ -11,10 +11,10 @@ create or replace function pgoutbox.row_expression(relation regclass, variable t
 as $$
     with part as (
         select
-            (pg_catalog.row_number() over ()) as number,
+            pg_catalog.row_number() over () as number,
             pg_catalog.format(
                 '%L, %s',
-                case when pg_catalog.row_number() over () = 1 then '' else ',' end
+                case when pg_catalog.row_number() over () = 1 then '{' else ',' end
                     || pg_catalog.to_json(c.name)::text || ':',
                 case when only_columns is null or c.name = any (only_columns)
                     then c.expression else pg_catalog.quote_literal('null') end
@@ -22,13 +22,16 @@ as $$
         from pgoutbox.captured_columns(relation, variable) c
     ), grouped as (
         select
-            number / 40 as place,
-            'pg_catalog.concat(' || pg_catalog.string_agg(arguments, E',\n                    ' order by number) || ')' as expression
-        from part group by number / 40
+            p.number / 45 as place,
+            pg_catalog.string_agg(p.arguments, E',\n                    ' order by p.number) as arguments
+        from part p group by p.number / 45
     )
     select coalesce(
-        'pg_catalog.concat(''{'', ' || pg_catalog.string_agg(expression, ', ' order by place) || ', ''}'')',
+        'pg_catalog.concat(' || case
+            when pg_catalog.count(*) = 1 then pg_catalog.min(g.arguments)
+            else pg_catalog.string_agg('pg_catalog.concat(' || g.arguments || ')', ', ' order by g.place)
+        end || ', ''}'')',
         '''{}'''
     )
-    from grouped
+    from grouped g
 $$;

@@ -67,13 +67,15 @@ create table pgoutbox.event (
     table_name text not null,
     action text not null,
     new_row text,
-    old_row text
+    old_row text,
+    command cid
 ) partition by list (slot);
 
 comment on table pgoutbox.event is 'One row a captured change; written once, never updated, removed by TRUNCATE of its slot.';
 comment on column pgoutbox.event.opens is 'First of its transaction: queues the commit stage.';
 comment on column pgoutbox.event.new_row is 'JSON object of the row after the change, rendered as wal-listener does.';
 comment on column pgoutbox.event.old_row is 'JSON object of the row before the change.';
+comment on column pgoutbox.event.command is 'Which command of its transaction changed the row, where that can be told.';
 
 create table pgoutbox.transaction (
     position bigint not null,
