@@ -5,7 +5,7 @@
 -- call. Three guards lead to capture_slowly():
 --   1. pg_describe_object() of the next column number is null until a column is added, and
 --      isn't when that one is dropped again and others follow (a look-up in the system cache,
---      no query); PostgreSQL 13 has only has_column_privilege(), null for dropped ones too;
+--      no query). PostgreSQL 13 has nothing like it, and asks pg_class for 5 us;
 --   2. the settings that show in this table's values are as they should be;
 --   3. the expressions stand in a block with an exception handler, which catches columns
 --      that were dropped, renamed or given a type that cannot be cast. It writes nothing,
@@ -18,7 +18,7 @@
 -- SAVEPOINT. A value that somebody left in the session is that of another transaction.
 --
 -- AFTER triggers fire row by row, each with all that it changes itself, so a row's event can
--- come after those of triggers and foreign keys of the statement's earlier rows. The command
+-- come after what other triggers did for the earlier rows of its statement. The command
 -- that changed the row tells the commit stage (put_in_order()), which is asked by the setting
 -- pgoutbox.nested. A row's system columns name the command, except where it was made and
 -- replaced in the same transaction: there they hold something else.
@@ -37,7 +37,8 @@ begin
     guards := array[pg_catalog.format(
         case when pg_catalog.current_setting('server_version_num')::integer >= 140000
             then 'pg_catalog.pg_describe_object(''pg_catalog.pg_class''::pg_catalog.regclass, %s, %s) is null'
-            else 'pg_catalog.has_column_privilege(%s, %s::pg_catalog.int2, ''SELECT'') is null' end,
+            else '(select true from pg_catalog.pg_class c where c.oid operator(pg_catalog.=) %s '
+                'and c.relnatts operator(pg_catalog.<) %s)' end,
         case when described.relkind = 'p'
             then pg_catalog.format('%L::pg_catalog.regclass::pg_catalog.oid', relation::text)
             else 'tg_relid' end,

@@ -84,7 +84,7 @@ $$;
 
 -- Order a transaction's events from `first_seq` on as their rows changed; the slot.
 --
--- Called where a trigger or foreign key changed captured rows. Events of one command stand
+-- Called where a trigger changed captured rows. Events of one command stand
 -- together, where its first one was captured: what the triggers of its first rows changed comes
 -- after its last row. An INSERT or UPDATE without a command belongs to the latest one of its
 -- kind. Only sequence numbers are exchanged, so their range stays.
@@ -136,7 +136,9 @@ $$;
             execute pg_catalog.format($create$
 create constraint trigger commit_stage after insert on pgoutbox.event_%1$s
     deferrable initially deferred for each row when (new.opens)
-    execute function pgoutbox.commit_stage_%1$s()
+    execute function pgoutbox.commit_stage_%1$s();
+-- Where a capture trigger was told to fire, in a replica's session too, this must.
+alter table pgoutbox.event_%1$s enable always trigger commit_stage
             $create$, slot);
         end if;
     end loop;

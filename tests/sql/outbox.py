@@ -1,0 +1,54 @@
+"""The outbox as a relay reads it, for tests that look at one transaction at a time."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, NamedTuple
+
+import asyncpg
+
+UNSENT = (
+    "select * from pgoutbox.next_batch({high}, '{{}}', '{{}}', null, null, 1000000, 1000000000)"
+)
+
+
+class Event(NamedTuple):
+    """One event, without what differs from run to run."""
+
+    table: str
+    action: str
+    new: dict[str, Any]
+    old: dict[str, Any]
+
+
+class Outbox:
+    """Reads events through a superuser's or an owner's connection, each once."""
+
+    def __init__(self, connection: asyncpg.Connection) -> None:
+        self._connection = connection
+        self._high = 0
+
+    async def rows(self) -> list[asyncpg.Record]:
+        """Return what is unsent, as next_batch() gives it, and count it as sent."""
+        rows = await self._connection.fetch(UNSENT.format(high=self._high))
+        self._high = max([row["position"] for row in rows], default=self._high)
+        return rows
+
+    async def transactions(self) -> list[list[Event]]:
+        """Return the unsent events by transaction."""
+        found: dict[int, list[Event]] = {}
+        for row in await self.rows():
+            message = json.loads(row["payload"])
+            assert message["table"] == row["table_name"]
+            event = Event(message["table"], message["action"], message["data"], message["dataOld"])
+            found.setdefault(row["position"], []).append(event)
+        return list(found.values())
+
+    async def events(self) -> list[Event]:
+        """Return the unsent events."""
+        return [event for transaction in await self.transactions() for event in transaction]
+
+    async def payloads(self) -> list[str]:
+        """Return the unsent payloads from `data` to `dataOld`, byte for byte."""
+        texts = [row["payload"].decode() for row in await self.rows()]
+        return [text[text.index('"data":') : text.rindex(',"commitTime":')] for text in texts]

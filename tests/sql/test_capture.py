@@ -1,0 +1,271 @@
+"""What a captured table's changes leave in the outbox."""
+
+from __future__ import annotations
+
+import io
+
+import asyncpg
+import pytest
+
+from tests.conftest import Connect
+from tests.support import ADMIN, WRITER
+
+from .conftest import Capture
+from .outbox import Event, Outbox
+
+
+async def test_insert_update_delete(
+    connection: asyncpg.Connection, capture: Capture, outbox: Outbox
+) -> None:
+    await capture("t", "id int primary key, v text")
+    await connection.execute("insert into t values (1, 'a')")
+    await connection.execute("update t set v = 'b'")
+    await connection.execute("delete from t")
+
+    assert await outbox.transactions() == [
+        [Event("t", "INSERT", {"id": 1, "v": "a"}, {})],
+        [Event("t", "UPDATE", {"id": 1, "v": "b"}, {"id": 1, "v": "a"})],
+        [Event("t", "DELETE", {}, {"id": 1, "v": "b"})],
+    ]
+
+
+async def test_null_is_there_and_an_empty_string_is_not_null(
+    connection: asyncpg.Connection, capture: Capture, outbox: Outbox
+) -> None:
+    await capture("t", "a text, b text, c int, d timestamptz, e numeric, f jsonb")
+    await connection.execute("insert into t (b, f) values ('', 'null')")
+
+    (event,) = await outbox.events()
+
+    assert event.new == {"a": None, "b": "", "c": None, "d": None, "e": None, "f": None}
+
+
+async def test_identity_gives_the_key_where_it_changed(
+    connection: asyncpg.Connection, capture: Capture, outbox: Outbox
+) -> None:
+    await capture("t", "id int primary key, v text", old_values="identity")
+    await connection.execute("insert into t values (1, 'a')")
+    await connection.execute("update t set v = 'b'")
+    await connection.execute("update t set id = 2")
+    await connection.execute("delete from t")
+
+    assert [event.old for event in await outbox.events()] == [
+        {},
+        {},
+        {"id": 1, "v": None},
+        {"id": 2, "v": None},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "old"),
+    [
+        ("alter table t replica identity full", {"id": 1, "k": 7, "v": "a"}),
+        ("alter table t replica identity nothing", {}),
+        ("alter table t replica identity using index t_k", {"id": None, "k": 7, "v": None}),
+        (
+            "alter table t drop constraint t_pkey; alter table t add primary key (k)",
+            {"id": None, "k": 7, "v": None},
+        ),
+    ],
+)
+async def test_identity_follows_a_change_at_once(
+    connection: asyncpg.Connection, capture: Capture, outbox: Outbox, change: str, old: object
+) -> None:
+    await capture("t", "id int primary key, k int not null constraint t_k unique, v text",
+                  old_values="identity")  # fmt: skip
+    await connection.execute("insert into t values (1, 7, 'a')")
+    await connection.execute("update t set v = 'a'")
+    await connection.execute(change)
+    await connection.execute("delete from t")
+
+    assert (await outbox.events())[-1].old == old
+
+
+async def test_identity_that_becomes_full_later_is_noticed(
+    connection: asyncpg.Connection, capture: Capture, outbox: Outbox
+) -> None:
+    await capture("t", "id int, v text", old_values="identity")
+    await connection.execute("insert into t values (1, 'a')")
+    await connection.execute("alter table t replica identity full")
+    await connection.execute("delete from t")
+
+    assert (await outbox.events())[-1].old == {"id": 1, "v": "a"}
+
+
+async def test_only_the_actions_asked_for(
+    connection: asyncpg.Connection, capture: Capture, outbox: Outbox
+) -> None:
+    await capture("t", "id int primary key", actions=["INSERT", "TRUNCATE"])
+    await connection.execute("insert into t values (1); update t set id = 2; delete from t")
+    await connection.execute("truncate t")
+
+    assert [event.action for event in await outbox.events()] == ["INSERT", "TRUNCATE"]
+
+
+async def test_upsert_merge_and_copy(
+    connection: asyncpg.Connection, capture: Capture, outbox: Outbox
+) -> None:
+    await capture("t", "id int primary key, v text")
+    await connection.copy_to_table("t", source=io.BytesIO(b"1\ta\n2\t\\N\n"))
+    await connection.execute(
+        "insert into t values (1, 'x'), (3, 'c') on conflict (id) do update set v = excluded.v"
+    )
+    await connection.execute("insert into t values (1, 'y'), (2, 'y') on conflict do nothing")
+    await connection.execute(
+        "with gone as (delete from t where id = 3 returning *) insert into t select 4, v from gone"
+    )
+    expected = [
+        ("INSERT", 1), ("INSERT", 2), ("UPDATE", 1), ("INSERT", 3), ("DELETE", 3), ("INSERT", 4),
+    ]  # fmt: skip
+    if connection.get_server_version().major >= 15:
+        await connection.execute("""
+            merge into t using (values (1, null), (9, 'm')) s (id, v) on t.id = s.id
+            when matched then delete when not matched then insert values (s.id, s.v)
+        """)
+        expected += [("DELETE", 1), ("INSERT", 9)]
+
+    events = await outbox.events()
+
+    assert [(event.action, (event.new or event.old)["id"]) for event in events] == expected
+
+
+async def test_an_inherited_table_is_captured_by_itself(
+    connection: asyncpg.Connection, capture: Capture, outbox: Outbox
+) -> None:
+    await capture("base", "id int, v text")
+    await connection.execute("create table derived (extra int) inherits (base)")
+    await connection.execute(
+        "insert into base values (1, 'b'); insert into derived values (2, 'd')"
+    )
+    await capture("derived")
+    await connection.execute("update base set v = 'x'")
+
+    assert [(event.table, event.new) for event in await outbox.events()] == [
+        ("base", {"id": 1, "v": "b"}),
+        ("base", {"id": 1, "v": "x"}),
+        ("derived", {"id": 2, "v": "x", "extra": None}),
+    ]
+
+
+async def test_a_rolled_back_savepoint_leaves_nothing(
+    connection: asyncpg.Connection, capture: Capture, outbox: Outbox
+) -> None:
+    """Also where the savepoint's event had opened the transaction."""
+    await capture("t", "id int primary key")
+    await connection.execute("""
+        begin; savepoint a; insert into t values (1); rollback to a;
+        insert into t values (2); savepoint b; insert into t values (3); rollback to b;
+        savepoint c; insert into t values (4); release c; commit
+    """)
+    await connection.execute("begin; savepoint a; insert into t values (5); rollback to a; commit")
+
+    assert await outbox.transactions() == [
+        [Event("t", "INSERT", {"id": 2}, {}), Event("t", "INSERT", {"id": 4}, {})]
+    ]
+
+
+async def test_a_failing_commit_leaves_nothing(
+    connection: asyncpg.Connection, capture: Capture, outbox: Outbox
+) -> None:
+    await capture("t", "id int primary key, parent int references t deferrable initially deferred")
+    with pytest.raises(asyncpg.ForeignKeyViolationError):
+        await connection.execute("insert into t values (1, 99)")
+    await connection.execute("insert into t values (2, 2)")
+
+    assert [event.new["id"] for event in await outbox.events()] == [2]
+
+
+async def test_writer_needs_no_right_on_the_schema(
+    connection: asyncpg.Connection, connect: Connect, capture: Capture, outbox: Outbox
+) -> None:
+    await capture("t", "id int primary key, v text")
+    writer = await connect(WRITER)
+    await writer.execute("insert into t values (1, 'a'); update t set v = 'b'; delete from t")
+    await writer.execute("truncate t")
+    for statement in (
+        "select * from pgoutbox.event",
+        "insert into pgoutbox.transaction values (1, '1', 1, 1, now(), 0, false)",
+        "select nextval('pgoutbox.position_seq')",
+        "select pgoutbox.reopen()",
+        "select pgoutbox.rotate(0)",
+    ):
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await writer.execute(statement)
+
+    assert len(await outbox.events()) == 4
+
+
+async def test_a_drifted_table_asks_no_more_of_its_writer(
+    connection: asyncpg.Connection, connect: Connect, capture: Capture, outbox: Outbox
+) -> None:
+    await capture("t", "id int primary key")
+    await connection.execute("alter table t add v text")
+    writer = await connect(WRITER)
+    await writer.execute("insert into t values (1, 'a')")
+
+    assert [event.new for event in await outbox.events()] == [{"id": 1, "v": "a"}]
+
+
+async def test_row_security_hides_nothing_from_the_outbox(
+    connection: asyncpg.Connection, connect: Connect, capture: Capture, outbox: Outbox
+) -> None:
+    await capture("t", "id int primary key, who name default current_user")
+    await connection.execute(f"""
+        alter table t enable row level security; alter table t force row level security;
+        create policy mine on t to {WRITER} using (who = current_user) with check (true);
+    """)
+    writer = await connect(WRITER)
+    await writer.execute("insert into t values (1), (2); update t set id = 3 where id = 2")
+    await writer.execute("insert into t values (4, 'nobody')")
+    await connection.execute("alter table t add v int")
+    await writer.execute("insert into t values (5, 'nobody', 1)")
+
+    assert [event.new["id"] for event in await outbox.events()] == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("security", ["definer", "invoker"])
+async def test_functions_that_write(
+    connection: asyncpg.Connection,
+    connect: Connect,
+    capture: Capture,
+    outbox: Outbox,
+    security: str,
+) -> None:
+    await capture("t", "id int primary key, n int")
+    await connection.execute(f"""
+        create function put(a int) returns void language sql security {security}
+            set search_path = '' as 'insert into public.t values (a, a)';
+    """)
+    writer = await connect(WRITER)
+    await writer.execute("begin; select put(1); insert into t values (2, 2); select put(3); commit")
+
+    (transaction,) = await outbox.transactions()
+    assert [event.new["id"] for event in transaction] == [1, 2, 3]
+
+
+async def test_replica_sessions_are_left_out_unless_asked_for(
+    connection: asyncpg.Connection, connect: Connect, capture: Capture, outbox: Outbox
+) -> None:
+    await capture("t", "id int primary key")
+    applier = await connect(ADMIN, session_replication_role="replica")
+    await applier.execute("insert into t values (1)")
+    await connection.execute('alter table t enable always trigger "00_pgoutbox"')
+    await applier.execute("insert into t values (2)")
+
+    assert [event.new["id"] for event in await outbox.events()] == [2]
+
+
+async def test_a_value_that_cannot_be_rendered_does_not_fail_the_write(
+    connection: asyncpg.Connection, connect: Connect, capture: Capture, outbox: Outbox
+) -> None:
+    await connection.execute("create type mood as enum ('well', 'gone')")
+    await capture("t", "id int primary key, mood mood, v text")
+    await connection.execute("insert into t values (1, 'gone', 'a')")
+    admin = await connect(ADMIN)
+    await admin.execute("delete from pg_enum where enumlabel = 'gone'")
+    await connection.execute("update t set v = 'b'")
+
+    update = (await outbox.events())[-1]
+    assert update.new["mood"]["unrenderable"].startswith("22P03: ")
+    assert (update.new["v"], update.old["v"]) == ("b", "a")
