@@ -86,8 +86,9 @@ $$;
 --
 -- Called where a trigger changed captured rows. Events of one command stand
 -- together, where its first one was captured: what the triggers of its first rows changed comes
--- after its last row. An INSERT or UPDATE without a command belongs to the latest one of its
--- kind. Only sequence numbers are exchanged, so their range stays.
+-- after its last row. An event without a command stays where it was captured: to guess that it
+-- belongs to an earlier one would move it across what changed in between. Only sequence
+-- numbers are exchanged, so their range stays.
 create or replace function pgoutbox.put_in_order_%1$s(xid xid8, first_seq bigint) returns integer
     language plpgsql
     set search_path = pg_catalog, pg_temp
@@ -102,20 +103,10 @@ declare
     event record;
 begin
     for event in
-        with numbered as (
-            select
-                e.ctid, e.seq, e.schema_name, e.table_name, e.action, e.command::text as command,
-                pg_catalog.count(e.command) over (
-                    partition by e.schema_name, e.table_name, e.action order by e.seq) as known
+        with attributed as (
+            select e.ctid, e.seq, coalesce(e.command::text, 'none ' || e.seq) as command
             from pgoutbox.event_%1$s e
             where e.xid = put_in_order_%1$s.xid and e.seq >= put_in_order_%1$s.first_seq
-        ), attributed as (
-            select n.ctid, n.seq, coalesce(
-                case when n.action in ('INSERT', 'UPDATE') then pg_catalog.first_value(n.command) over (
-                    partition by n.schema_name, n.table_name, n.action, n.known order by n.seq)
-                else n.command end,
-                'none ' || n.seq) as command
-            from numbered n
         )
         select a.ctid, a.seq from attributed a
         order by pg_catalog.min(a.seq) over (partition by a.command), a.seq
