@@ -7,9 +7,7 @@ from typing import Any, NamedTuple
 
 import asyncpg
 
-UNSENT = (
-    "select * from pgoutbox.next_batch({high}, '{{}}', '{{}}', null, null, 1000000, 1000000000)"
-)
+UNSENT = "select * from pgoutbox.next_batch($1, '{}', '{}', null, null, 1000000, 1000000000)"
 
 
 class Event(NamedTuple):
@@ -30,7 +28,7 @@ class Outbox:
 
     async def rows(self) -> list[asyncpg.Record]:
         """Return what is unsent, as next_batch() gives it, and count it as sent."""
-        rows = await self._connection.fetch(UNSENT.format(high=self._high))
+        rows = await self._connection.fetch(UNSENT, self._high)
         self._high = max([row["position"] for row in rows], default=self._high)
         return rows
 
@@ -52,3 +50,11 @@ class Outbox:
         """Return the unsent payloads from `data` to `dataOld`, byte for byte."""
         texts = [row["payload"].decode() for row in await self.rows()]
         return [text[text.index('"data":') : text.rindex(',"commitTime":')] for text in texts]
+
+
+async def forbid_the_slow_way(connection: asyncpg.Connection) -> None:
+    """Make every call of capture_slowly() fail."""
+    definition = await connection.fetchval(
+        "select pg_get_functiondef('pgoutbox.capture_slowly'::regproc)"
+    )
+    await connection.execute(definition.replace("begin\n", "begin raise 'the slow way';\n", 1))

@@ -8,7 +8,7 @@ import pytest
 from tests.conftest import Connect
 
 from .conftest import Capture
-from .outbox import Outbox
+from .outbox import Outbox, forbid_the_slow_way
 
 CHANGES = [
     pytest.param("alter table t add c int default 7", {"a": "x", "b": 1, "c": 7}, id="add"),
@@ -108,9 +108,18 @@ async def test_a_change_in_the_middle_of_a_transaction(
 ) -> None:
     await capture("t", "a text, b int")
     await connection.execute("""
-        begin; insert into t values ('x', 1); alter table t add c int; insert into t values ('y', 2, 3);
-        alter table t drop a; update t set c = 4 where b = 1; savepoint s; alter table t rename b to z;
-        delete from t where z = 2; rollback to s; delete from t where b = 1; commit
+        begin;
+        insert into t values ('x', 1);
+        alter table t add c int;
+        insert into t values ('y', 2, 3);
+        alter table t drop a;
+        update t set c = 4 where b = 1;
+        savepoint s;
+        alter table t rename b to z;
+        delete from t where z = 2;
+        rollback to s;
+        delete from t where b = 1;
+        commit
     """)
 
     (transaction,) = await outbox.transactions()
@@ -181,11 +190,3 @@ async def test_wide_tables(
     (event,) = await outbox.events()
 
     assert event.new == {name: number for number, name in enumerate(names)}
-
-
-async def forbid_the_slow_way(connection: asyncpg.Connection) -> None:
-    """Make every call of capture_slowly() fail."""
-    definition = await connection.fetchval(
-        "select pg_get_functiondef('pgoutbox.capture_slowly'::regproc)"
-    )
-    await connection.execute(definition.replace("begin\n", "begin raise 'the slow way';\n", 1))
