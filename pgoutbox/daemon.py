@@ -108,6 +108,11 @@ class Outage:
         self._name = name
         self._since: float | None = None
 
+    @property
+    def is_on(self) -> bool:
+        """Whether it has begun and not ended."""
+        return self._since is not None
+
     def begin(self, error: Exception) -> None:
         """Log ``error`` if this is news."""
         hint = getattr(error, "hint", None)
@@ -270,8 +275,9 @@ class Daemon:
         while True:
             try:
                 async with publisher.connect(
-                    self._config.publisher, on_lost=wake_up.interrupt
+                    self._config.publisher, on_lost=wake_up.interrupt, verify=wake_up.verify
                 ) as connected:
+                    self._say_connected()
                     progress = await self._relay_once(outbox, wake_up, connected, progress, chores)
                     return
             except publisher.Refused:
@@ -289,6 +295,13 @@ class Daemon:
             if await self._pause(backoff.next()):
                 return
             wake_up.check()
+
+    def _say_connected(self) -> None:
+        """Log a new connection, unless that is no news before something has been stored."""
+        if not self._publisher_outage.is_on:
+            config = self._config.publisher
+            where = {"server": publisher.address(config), "stream": config.topic}
+            log.info("connected to NATS", extra=where)
 
     async def _relay_once(
         self,

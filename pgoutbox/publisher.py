@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Protocol
 
@@ -29,7 +30,9 @@ _MESSAGE_TOO_LARGE = {10054}
 _HEADER_ROOM = 200  # bytes that headers add to a message, at most
 _MAX_ALONE = 1_024  # messages one at a time, after the chain broke again and again
 _BREAKS_WORTH_A_WARNING = 3
+_MAX_MISSES = 8  # of the stream's sequence, by a message that begins a chain
 _LOOK_AGAIN_AFTER = 10.0  # seconds; somebody may have given the stream replicas
+_STREAM_END = re.compile(r"wrong last sequence: (\d+)")
 _LOST = "the connection was lost"
 
 
@@ -63,11 +66,21 @@ class Publisher(Protocol):
         """
 
 
+async def _nothing() -> None:
+    pass
+
+
 @asynccontextmanager
 async def connect(
-    config: PublisherConfig, *, on_lost: Callable[[], None] = lambda: None
+    config: PublisherConfig,
+    *,
+    on_lost: Callable[[], None] = lambda: None,
+    verify: Callable[[], Awaitable[None]] = _nothing,
 ) -> AsyncIterator[JetStreamPublisher]:
     """Connect to NATS, see to the stream, and give a publisher for as long as the connection lasts.
+
+    ``verify`` raises what :meth:`JetStreamPublisher.publish` is to fail with when this relay no
+    longer leads; it is asked before a message goes behind somebody else's.
 
     The client doesn't reconnect by itself: it would first send what it had buffered, after a
     hole, and the stream would keep that order. A lost connection ends this publisher.
@@ -81,7 +94,7 @@ async def connect(
             hint="With nats:// the connection is encrypted where the server requires it.",
         )
     client = _Client()
-    publisher = JetStreamPublisher(client, config)
+    publisher = JetStreamPublisher(client, config, verify)
 
     async def on_closed() -> None:
         publisher.lose()
@@ -111,7 +124,6 @@ async def connect(
         with suppress(Exception):
             await client.close()
         raise _explain_connecting(reported[-1] if reported else error, config) from error
-    log.info("connected to NATS", extra={"server": address(config), "stream": config.topic})
     try:
         await publisher.start()
         yield publisher
@@ -130,11 +142,21 @@ class JetStreamPublisher:
     stream's sequence (``Nats-Expected-Last-Sequence``), known after one message that is published
     alone. That chain has a weakness: somebody else's message can take the place of ours. Once one
     has been seen on a replicated stream, messages go one at a time.
+
+    A message that begins a chain says which sequence of the stream it must follow, as far as that
+    is known. So what a dead or frozen relay left in the network is refused when it arrives after
+    its successor has begun to publish, maybe in the middle of a transaction.
     """
 
-    def __init__(self, client: _Client, config: PublisherConfig) -> None:
+    def __init__(
+        self,
+        client: _Client,
+        config: PublisherConfig,
+        verify: Callable[[], Awaitable[None]] = _nothing,
+    ) -> None:
         self._client = client
         self._config = config
+        self._verify = verify
         self._inbox = ""
         self._window = _Window(0)
         self._is_replicated = False
@@ -142,6 +164,8 @@ class JetStreamPublisher:
         self._last_id: str | None = None  # of our last message, if all before it is stored
         self._last_sequence: int | None = None  # of the stream, after our last message
         self._before_break: int | None = None  # the same, before the chain broke
+        self._end: int | None = None  # the stream's last sequence, as far as we know
+        self._misses = 0  # of that, in a row
         self._alone = 0  # messages still to be published one at a time
         self._breaks = 0  # of the chain, since a window was stored whole
         self._is_lost = False
@@ -191,6 +215,8 @@ class JetStreamPublisher:
                 hint=f"Create a stream over {topic}.*, or allow this user to.",
             ) from error
         self._is_replicated = (info.config.num_replicas or 1) > 1
+        if create:
+            self._end = info.state.last_seq
         self._looked_at = time.monotonic()
 
     async def publish(self, messages: Sequence[Message]) -> None:
@@ -200,6 +226,8 @@ class JetStreamPublisher:
             await self._look_at_stream()
         done = 0
         while done < len(messages):
+            if self._misses:
+                await self._verify()
             following = messages[done : done + 1] if self._goes_alone() else messages[done:]
             window = self._window = _Window(self._window.end)
             try:
@@ -216,10 +244,23 @@ class JetStreamPublisher:
         is_chain_unknown = self._is_replicated and self._last_sequence is None
         return self._alone > 0 or is_chain_unknown or self._config.window == 1
 
+    def _begins_chain(self) -> bool:
+        if self._is_replicated:
+            return self._goes_alone() or self._last_sequence is None
+        return self._last_id is None
+
     def _learn_from(self, window: _Window, messages: Sequence[Message]) -> None:
         """Note what the next window is chained to, and whether it had better be a single one."""
         is_whole = window.confirmed == len(messages)
         is_stored_last = is_whole and not window.is_repeat
+        if is_stored_last:
+            self._end, self._misses = window.sequence, 0
+        elif not window.confirmed and window.stream_end is not None and self._begins_chain():
+            # Others have published meanwhile: not a break of the chain, there was none yet.
+            self._misses += 1
+            self._end = window.stream_end if self._misses < _MAX_MISSES else None
+            self._alone = max(1, self._alone)
+            return
         if is_whole and len(window) == 1 and self._is_replicated:
             # After a break: had somebody else's message come between, ours would be further on.
             if self._before_break is not None and window.sequence != self._before_break + 1:
@@ -282,9 +323,13 @@ class JetStreamPublisher:
         number = window.end
         is_replicated = self._is_replicated
         sequence = None if self._goes_alone() else self._last_sequence
+        first = self._end if self._begins_chain() and number == window.start else None
         for message in messages:
             headers = f"NATS/1.0\r\nNats-Msg-Id: {message.id}\r\n"
-            if is_replicated and sequence is not None:
+            if first is not None:
+                headers += f"Nats-Expected-Last-Sequence: {first}\r\n"
+                first = None
+            elif is_replicated and sequence is not None:
                 expected = sequence + number - window.start
                 headers += f"Nats-Expected-Last-Sequence: {expected}\r\n"
             elif not is_replicated and previous is not None:
@@ -372,6 +417,7 @@ class _Window:
         self.is_repeat = False  # the stream had the last message already
         self.refusal: Interrupted | None = None  # of the lowest message refused
         self.is_chain_broken = False
+        self.stream_end: int | None = None  # its last sequence, where that is why it refused
         self._refused = -1
         self._early: dict[int, bytes] = {}  # acknowledged before one of their predecessors
         self._is_lost = False
@@ -434,6 +480,8 @@ class _Window:
             return
         self._refused = index
         self.refusal, self.is_chain_broken = _refusal(ack)
+        found = _STREAM_END.search(str(self.refusal))
+        self.stream_end = int(found[1]) if found else None
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():

@@ -25,6 +25,7 @@ class Proxy:
         self.port = 0
         self.connections = 0
         self.lost = 0
+        self.held = 0  # pieces that wait to be forwarded
 
     def stall(self) -> None:
         """Stop forwarding without a word to either side."""
@@ -67,7 +68,9 @@ class Proxy:
         rest = b""
         with suppress(OSError):
             while chunk := await reader.read(2**16):
+                self.held += 1
                 await self._flows.wait()
+                self.held -= 1
                 if self._loses is None:
                     writer.write(chunk)
                 else:
