@@ -190,6 +190,10 @@ class Batch:
     def __len__(self) -> int:
         return len(self.messages)
 
+    def nothing_follows(self) -> Batch:
+        """Return the empty batch after this one."""
+        return Batch([], [], self.after, self.after, False, False, None)
+
     def upto(self, count: int) -> Progress:
         """Return the progress when only the first ``count`` events are sent."""
         if count == len(self.keys):

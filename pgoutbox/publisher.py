@@ -103,7 +103,7 @@ async def connect(
     reported: list[Exception] = []  # the client's own words at the end are "no servers"
 
     async def on_error(error: Exception) -> None:
-        reported[:] = [error]
+        reported.append(error)
         log.debug("the NATS client reports an error", extra={"error": _words(error)})
 
     try:
@@ -123,7 +123,7 @@ async def connect(
     except (TimeoutError, OSError, nats.errors.Error, ValueError) as error:
         with suppress(Exception):
             await client.close()
-        raise _explain_connecting(reported[-1] if reported else error, config) from error
+        raise _explain_connecting(reported or [error], config) from error
     try:
         await publisher.start()
         yield publisher
@@ -241,12 +241,13 @@ class JetStreamPublisher:
                 self._learn_from(window, following)
 
     def _goes_alone(self) -> bool:
-        is_chain_unknown = self._is_replicated and self._last_sequence is None
-        return self._alone > 0 or is_chain_unknown or self._config.window == 1
+        # Not even by id from a repeat: what was stored after it would let its successors through.
+        last = self._last_sequence if self._is_replicated else self._last_id
+        return self._alone > 0 or last is None or self._config.window == 1
 
     def _begins_chain(self) -> bool:
         if self._is_replicated:
-            return self._goes_alone() or self._last_sequence is None
+            return self._goes_alone()
         return self._last_id is None
 
     def _learn_from(self, window: _Window, messages: Sequence[Message]) -> None:
@@ -508,9 +509,14 @@ def address(config: PublisherConfig) -> str:
     return ", ".join(url.rpartition("@")[2].removeprefix("nats://") for url in urls)
 
 
-def _explain_connecting(error: Exception, config: PublisherConfig) -> PublishError:
+def _explain_connecting(errors: Sequence[Exception], config: PublisherConfig) -> PublishError:
     where = f"NATS at {address(config)}"
-    match error:
+    if any("authorization" in str(error).lower() for error in errors):
+        return PublishError(
+            f"{where} doesn't let this user in",
+            hint="Check the user and password, or the token, in the NATS URL.",
+        )
+    match errors[-1]:
         case ConnectionRefusedError():
             return PublishError(
                 f"{where} refuses connections: nothing listens there",
@@ -520,13 +526,7 @@ def _explain_connecting(error: Exception, config: PublisherConfig) -> PublishErr
             return PublishError(f"{where}: there is no host of that name")
         case TimeoutError():
             return PublishError(f"{where} doesn't answer")
-    words = _words(error)
-    if "authorization" in words.lower():
-        return PublishError(
-            f"{where} doesn't let this user in",
-            hint="Check the user and password, or the token, in the NATS URL.",
-        )
-    return PublishError(f"{where} can't be reached: {words}")
+    return PublishError(f"{where} can't be reached: {_words(errors[-1])}")
 
 
 def _words(error: BaseException) -> str:

@@ -5,7 +5,7 @@
 -- number of slots are fixed: a change while transactions are open would tear them apart.
 create or replace function pgoutbox.slot(began timestamptz) returns integer
     language sql
-    immutable
+    stable
 as $$
     select ((pg_catalog.date_part('epoch', began)::pg_catalog.int8 operator(pg_catalog./) 900)
             operator(pg_catalog.%) 5)::pg_catalog.int4

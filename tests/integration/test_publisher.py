@@ -74,6 +74,19 @@ async def test_repeats_are_dropped_and_what_follows_is_stored(stream: Stream) ->
     assert [f"id-{n}" for n in range(80)] == await stored_ids(stream)
 
 
+async def test_message_between_repeats_is_stored_before_its_successors(stream: Stream) -> None:
+    """A relay died before its progress moved, and a transaction between became visible since.
+
+    Others depend on that one, so it must not come last.
+    """
+    first, between, repeat, *successors = messages_of(stream, 5)
+    async with connect(config_of(stream)) as publisher:
+        await publisher.publish([first, repeat])
+    async with connect(config_of(stream)) as publisher:
+        await publisher.publish([first, between, repeat, *successors])
+    assert await stored_ids(stream) == ["id-0", "id-2", "id-1", "id-3", "id-4"]
+
+
 async def test_order_is_kept_while_somebody_else_publishes(
     stream: Stream, nats: Client, caplog: pytest.LogCaptureFixture
 ) -> None:
