@@ -12,6 +12,7 @@ from nats.aio.client import Client
 
 from tests.conftest import Connect
 from tests.nursery import Relay
+from tests.proxy import port_of, proxy, through
 from tests.scene import Scene, Watcher
 from tests.support import ADMIN, eventually
 
@@ -201,3 +202,44 @@ async def test_what_is_said_of_an_orderly_life_is_little(scene: Scene) -> None:
     said = [" ".join(line.split(" ")[2:4]) for line in relay.lines]
     changes = ["leading relay=default", "stream created", "connected to"]
     assert ["relay starts", *changes, "relay stops"] == said
+
+
+@pytest.mark.parametrize("batch_events", ["2000", "7"])
+async def test_killed_between_two_events_of_a_transaction(
+    scene: Scene, connect: Connect, batch_events: str
+) -> None:
+    """One with a lower position that becomes visible meanwhile doesn't get in between."""
+    owner, preparing = [await connect(**{"pgoutbox.notify": "off"}) for _ in range(2)]
+    late, torn = scene.book.label(), scene.book.label()
+    await preparing.execute(
+        f"begin; insert into ledger_transaction (label) values ({late});"
+        "insert into bulk values (0, 'late')"
+    )
+    scene.book.issue(late)
+    await preparing.execute("prepare transaction 'late'")
+    scene.book.issue(torn)
+    await owner.execute(
+        f"insert into ledger_transaction (label) values ({torn});"
+        "insert into bulk select n, 'torn' from generate_series(1, 1500) n"
+    )
+    scene.book.confirm(torn)
+
+    async with proxy(port_of(scene.stream.url)) as network:
+        direct, scene.nats_url = scene.nats_url, through(scene.stream.url, network)
+        killed = await scene.relay("--batch-events", batch_events, "--window", "4")
+
+        async def is_in_the_middle() -> bool:
+            return await scene.stream.count() > 100
+
+        await eventually(is_in_the_middle, pause=0.002)
+        network.stall()
+        await killed.kill()
+        network.cut()
+    assert await scene.stream.count() < 1_500
+    await preparing.execute("commit prepared 'late'")
+    scene.book.confirm(late)
+
+    scene.nats_url = direct
+    relay = await scene.relay("--drain")
+    assert await relay.wait() == 0, relay.output
+    assert await scene.check() == 2
