@@ -32,6 +32,7 @@ _STANDBY_INTERVAL = 1.0  # seconds between a standby's attempts to lead
 _DRIFT_INTERVAL = 15.0
 _ROTATE_INTERVAL = 30.0
 _PROBE_INTERVAL = 30.0
+_CHORE_RETRY = 60.0
 
 # Two plans are right for any size of the outbox: its indexes, in order. Statistics, which
 # lag behind tables that are filled and truncated all the time, shall not suggest others.
@@ -42,6 +43,17 @@ from (values
     ('enable_mergejoin', 'off'), ('max_parallel_workers_per_gather', '0'),
     ('plan_cache_mode', 'force_generic_plan')
 ) setting (name, value)
+"""
+
+
+_THIS_SESSION = """
+select pid, backend_start::text as began from pg_catalog.pg_stat_activity
+where pid = pg_catalog.pg_backend_pid()
+"""
+
+_END_SESSION = """
+select pg_catalog.pg_terminate_backend(pid) from pg_catalog.pg_stat_activity
+where pid = {} and backend_start::text = '{}'
 """
 
 
@@ -144,6 +156,7 @@ class Daemon:
         self._database_outage = Outage("PostgreSQL")
         self._publisher_outage = Outage("NATS")
         self._is_standing_by = False
+        self._listener: tuple[int, str] | None = None  # pid and start of the listening session
 
     async def serve(self) -> None:
         """Relay until a signal comes, or all is sent with ``drain``; see :func:`run`."""
@@ -217,6 +230,7 @@ class Daemon:
             note = await schema.check(listening)
             if note:
                 log.warning(note)
+            await self._end_predecessor(listening)
             wake_up = WakeUp(listening, config.relay.name)
             await wake_up.start()
             await self._lead(wake_up)
@@ -250,6 +264,18 @@ class Daemon:
         stack.push_async_callback(close)
         return connection
 
+    async def _end_predecessor(self, listening: asyncpg.Connection[asyncpg.Record]) -> None:
+        """End our earlier listening session if the server still believes in it.
+
+        After a connection was cut without a word it may, for hours, and with it hold the leader
+        lock against us.
+        """
+        row = await listening.fetchrow(_THIS_SESSION)
+        if self._listener is not None:
+            await listening.execute(_END_SESSION.format(*self._listener))
+        assert row is not None  # noqa: S101 - a session sees itself
+        self._listener = (int(row["pid"]), row["began"])
+
     async def _lead(self, wake_up: WakeUp) -> None:
         """Return once this relay holds the leader lock."""
         name = self._config.relay.name
@@ -273,24 +299,24 @@ class Daemon:
         chores = Chores(outbox, wake_up, self._config.relay.retention)
         backoff = Backoff()
         while True:
+            relay: Relay | None = None
             try:
                 async with publisher.connect(
                     self._config.publisher, on_lost=wake_up.interrupt, verify=wake_up.verify
                 ) as connected:
                     self._say_connected()
-                    progress = await self._relay_once(outbox, wake_up, connected, progress, chores)
-                    return
+                    relay = self._relay_to(connected, outbox, wake_up, progress, chores)
+                    return await self._run(relay)
             except publisher.Refused:
                 raise
             except PublishError as error:
                 if self._is_draining:
                     raise
                 self._publisher_outage.begin(error)
-            if self._relay is not None:
-                progress = self._relay.progress
-                if self._relay.sent:
+            if relay is not None:
+                progress = relay.progress
+                if relay.sent:
                     backoff.reset()
-                self._relay = None
             await wake_up.get_up()
             if await self._pause(backoff.next()):
                 return
@@ -303,20 +329,20 @@ class Daemon:
             where = {"server": publisher.address(config), "stream": config.topic}
             log.info("connected to NATS", extra=where)
 
-    async def _relay_once(
+    def _relay_to(
         self,
+        connected: publisher.JetStreamPublisher,
         outbox: Outbox,
         wake_up: WakeUp,
-        connected: publisher.JetStreamPublisher,
         progress: Progress,
         chores: Chores,
-    ) -> Progress:
+    ) -> Relay:
         async def after_pass(progress: Progress) -> None:
             self._database_outage.end()
             self._publisher_outage.end()
             await chores.do(progress)
 
-        relay = self._relay = Relay(
+        return Relay(
             outbox,
             connected,
             wake_up,
@@ -325,11 +351,16 @@ class Daemon:
             on_oversize=self._config.relay.on_oversize,
             chores=after_pass,
         )
+
+    async def _run(self, relay: Relay) -> None:
+        self._relay = relay
+        if self._stop.is_set():
+            relay.stop()
         try:
             await (relay.drain() if self._is_draining else relay.run())
         finally:
             self._sent += relay.sent
-        return relay.progress
+            self._relay = None
 
 
 class Chores:
@@ -340,6 +371,10 @@ class Chores:
         self._wake_up = wake_up
         self._retention = retention
         self._due = {self._mend_drift: 0.0, self._rotate: 0.0, self._probe: 0.0}
+        self._outages = {
+            name: Outage(f"a chore of the relay ({name.replace('_', ' ')})")
+            for name in ("mend_drift", "rotate", "probe")
+        }
         self._problems: set[tuple[str, str]] = set()
         self._ends: dict[int, tuple[int | None, float]] = {}
         self._is_deaf = False
@@ -348,8 +383,17 @@ class Chores:
         """Do what is due; ``progress`` is the relay's."""
         now = time.monotonic()
         for chore, due in self._due.items():
-            if now >= due:
+            if now < due:
+                continue
+            name = chore.__name__.strip("_")
+            try:
                 self._due[chore] = now + await chore(progress)
+            except asyncpg.PostgresError as error:
+                # It can wait, the events can't. What ends the connection shows elsewhere too.
+                self._due[chore] = now + _CHORE_RETRY
+                self._outages[name].begin(error)
+            else:
+                self._outages[name].end()
 
     async def _mend_drift(self, _: Progress) -> float:
         problems = set()

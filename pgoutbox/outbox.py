@@ -233,7 +233,9 @@ class Outbox:
 
     async def lead(self) -> Progress:
         """Take over the relay's progress and return it; the caller holds its leader lock."""
-        row = await self._connection.fetchrow("select * from pgoutbox.lead($1)", self._relay)
+        row = await self._connection.fetchrow(
+            "select * from pgoutbox.lead($1)", self._relay, timeout=_ANSWER_TIMEOUT
+        )
         assert row is not None  # noqa: S101 - lead() returns one row
         self._leadership = row["leadership"]
         plan = json.loads(row["plan"])
@@ -273,9 +275,7 @@ class Outbox:
             timeout=_ANSWER_TIMEOUT,
         )
         keys = [Key(row[0], row[1]) for row in rows]
-        is_cut = len(rows) == self._batch_events or (
-            sum(len(row[6]) for row in rows) >= self._batch_bytes
-        )
+        is_cut = len(rows) == self._batch_events or (bool(rows) and rows[-1][9])
         if self._replay is None:
             before = before.without_dead(keys, is_cut=is_cut)
         subject_of = self._subjects.of
@@ -291,7 +291,10 @@ class Outbox:
         )
 
     async def _gap_holders(self) -> frozenset[str]:
-        return frozenset(await self._connection.fetchval("select pgoutbox.gap_holders()"))
+        holders = await self._connection.fetchval(
+            "select pgoutbox.gap_holders()", timeout=_ANSWER_TIMEOUT
+        )
+        return frozenset(holders)
 
     async def begin(self, batch: Batch) -> None:
         """Make sure that ``batch`` can be published, from ``batch.before`` on.
@@ -353,6 +356,7 @@ class Outbox:
             message.subject,
             reason,
             message.payload.decode(),
+            timeout=_ANSWER_TIMEOUT,
         )
 
     async def mend_drift(self) -> list[asyncpg.Record]:
@@ -361,11 +365,15 @@ class Outbox:
         Returns the tables that had a problem (columns ``relation``, ``problem``); those with the
         problem ``drift`` are mended.
         """
-        return await self._connection.fetch("select * from pgoutbox.mend_drift()")
+        return await self._connection.fetch(
+            "select * from pgoutbox.mend_drift()", timeout=_ANSWER_TIMEOUT
+        )
 
     async def slot_ends(self) -> list[asyncpg.Record]:
         """Return the last position in each slot that isn't current (columns slot, position)."""
-        return await self._connection.fetch("select * from pgoutbox.slot_ends()")
+        return await self._connection.fetch(
+            "select * from pgoutbox.slot_ends()", timeout=_ANSWER_TIMEOUT
+        )
 
     async def rotate(self, slot: int) -> bool:
         """Empty a slot if everything in it is sent by every relay; tell whether it was."""

@@ -27,7 +27,7 @@ log = logging.getLogger("pgoutbox.publisher")
 # Error codes of nats-server (server/errors.json).
 _WRONG_PLACE = {10070, 10071, 10164}  # the message before isn't the expected one
 _MESSAGE_TOO_LARGE = {10054}
-_HEADER_ROOM = 200  # bytes that headers add to a message, at most
+_HEADER_ROOM = 130  # bytes: version 10, id 51, id or sequence to follow 65, empty line 2
 _MAX_ALONE = 1_024  # messages one at a time, after the chain broke again and again
 _BREAKS_WORTH_A_WARNING = 3
 _MAX_MISSES = 8  # of the stream's sequence, by a message that begins a chain
@@ -158,7 +158,7 @@ class JetStreamPublisher:
         self._config = config
         self._verify = verify
         self._inbox = ""
-        self._window = _Window(0)
+        self._window = _Window(0, config.topic)
         self._is_replicated = False
         self._looked_at = 0.0
         self._last_id: str | None = None  # of our last message, if all before it is stored
@@ -229,7 +229,7 @@ class JetStreamPublisher:
             if self._misses:
                 await self._verify()
             following = messages[done : done + 1] if self._goes_alone() else messages[done:]
-            window = self._window = _Window(self._window.end)
+            window = self._window = _Window(self._window.end, self._config.topic)
             try:
                 await self._send(window, following)
                 await self._settle(window, len(following))
@@ -410,7 +410,9 @@ class _Window:
     window are recognised.
     """
 
-    def __init__(self, start: int) -> None:
+    def __init__(self, start: int, stream: str) -> None:
+        # Whoever hears our messages can answer them; only the stream's word counts.
+        self._confirmation = b'{"stream":' + json.dumps(stream).encode() + b","
         self.start = start
         self.end = start
         self.confirmed = 0  # messages stored, counted from the first without a hole
@@ -458,7 +460,7 @@ class _Window:
         index = number - self.start
         if index < self.confirmed:
             return
-        if not ack or ack.startswith(b'{"error"'):
+        if not ack.startswith(self._confirmation):
             self._refuse(index, ack)
         elif index > self.confirmed:
             self._early[index] = ack
@@ -489,14 +491,19 @@ class _Window:
             self._waiter.set_result(None)
 
 
-def _refusal(ack: bytes) -> tuple[Interrupted, bool]:
+def _refusal(answer: bytes) -> tuple[Interrupted, bool]:
     """Return why a message was refused, and whether only its place in the chain was wrong."""
-    if not ack:
+    if not answer:
         return Interrupted(
             "no stream takes the messages",
             hint="Has the stream been deleted, or do its subjects leave out some of ours?",
         ), False
-    error = json.loads(ack)["error"]
+    if not answer.startswith(b'{"error":'):
+        return Interrupted(
+            "somebody else than the stream answers the messages",
+            hint="Does another stream, or a service that replies, listen to these subjects?",
+        ), False
+    error = json.loads(answer)["error"]
     code, words = error.get("err_code", 0), error.get("description", "")
     if code in _MESSAGE_TOO_LARGE:
         return Refused(f"the stream refuses it: {words}"), False

@@ -54,7 +54,7 @@ class WakeUp:
         """Take the relay's leader lock if it is free; it is kept until the connection ends."""
         return bool(
             await self._connection.fetchval(
-                "select pg_try_advisory_lock($1, $2)", *self._leader_lock
+                "select pg_try_advisory_lock($1, $2)", *self._leader_lock, timeout=_PROBE_TIMEOUT
             )
         )
 
@@ -72,7 +72,7 @@ class WakeUp:
         if not self._is_asleep:
             self._hint.clear()
             self._is_asleep = await self._connection.fetchval(
-                "select pg_try_advisory_lock($1, $2)", *SLEEP_LOCK
+                "select pg_try_advisory_lock($1, $2)", *SLEEP_LOCK, timeout=_PROBE_TIMEOUT
             )
         return self._is_asleep
 
@@ -81,7 +81,8 @@ class WakeUp:
         if self._is_asleep:
             self._is_asleep = False
             await self._connection.execute(
-                f"select pg_advisory_unlock({SLEEP_LOCK[0]}, {SLEEP_LOCK[1]})"
+                f"select pg_advisory_unlock({SLEEP_LOCK[0]}, {SLEEP_LOCK[1]})",
+                timeout=_PROBE_TIMEOUT,
             )
 
     async def wait(self, seconds: float) -> bool:

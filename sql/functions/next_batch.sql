@@ -6,7 +6,8 @@
 -- Inside a transaction: the order in which the rows changed.
 --
 -- At most `max_events` rows, and no further one once `max_bytes` of row data are reached, so a
--- transaction of any size is read in slices of bounded size.
+-- transaction of any size is read in slices of bounded size. In the last row is_full says
+-- whether that was so: the reader can't tell, its bytes are those of another encoding.
 --
 -- One statement, so that one snapshot decides; language sql without a SET clause, so that it
 -- is inlined into the relay's query and its plan can be read with EXPLAIN. The subqueries with
@@ -17,7 +18,7 @@ create or replace function pgoutbox.next_batch(
     max_events integer, max_bytes bigint
 ) returns table (
     "position" bigint, seq bigint, schema_name text, table_name text, action text,
-    id text, payload bytea, lazy boolean, committed_at timestamptz
+    id text, payload bytea, lazy boolean, committed_at timestamptz, is_full boolean
 )
     language sql
     stable
@@ -39,7 +40,8 @@ as $$
             ',"commitTime":', pgoutbox.wal(e.committed_at), '}'
         ), 'UTF8'),
         e.lazy,
-        e.committed_at
+        e.committed_at,
+        e.bytes operator(pg_catalog.>=) max_bytes
     from (
         select
             t."position", t.lazy, t.committed_at,
@@ -47,9 +49,8 @@ as $$
             (t.id_prefix operator(pg_catalog.||) pg_catalog.lpad(
                 pg_catalog.to_hex(e.seq operator(pg_catalog.&) 281474976710655), 12, '0'
             ))::pg_catalog.uuid as id,
-            pg_catalog.sum(coalesce(pg_catalog.octet_length(e.new_row), 0)
-                operator(pg_catalog.+) coalesce(pg_catalog.octet_length(e.old_row), 0))
-                over (rows between unbounded preceding and 1 preceding) as bytes_before
+            e.own_bytes,
+            pg_catalog.sum(e.own_bytes) over (rows unbounded preceding) as bytes
         from (
             select
                 unsent.*,
@@ -74,7 +75,10 @@ as $$
             cross join pgoutbox.installation i
         ) t
         cross join lateral (
-            select e.seq, e.schema_name, e.table_name, e.action, e.new_row, e.old_row
+            select
+                e.seq, e.schema_name, e.table_name, e.action, e.new_row, e.old_row,
+                coalesce(pg_catalog.octet_length(e.new_row), 0)
+                    operator(pg_catalog.+) coalesce(pg_catalog.octet_length(e.old_row), 0) as own_bytes
             from pgoutbox.event e
             where e.slot operator(pg_catalog.=) t.slot
               and e.xid operator(pg_catalog.=) t.xid
@@ -86,5 +90,5 @@ as $$
         ) e
         limit max_events
     ) e
-    where coalesce(e.bytes_before, 0) operator(pg_catalog.<) max_bytes
+    where e.bytes operator(pg_catalog.-) e.own_bytes operator(pg_catalog.<) max_bytes
 $$;

@@ -7,6 +7,7 @@ import logging
 
 import pytest
 from nats.aio.client import Client
+from nats.aio.msg import Msg
 from nats.js import JetStreamContext
 from nats.js.api import StreamConfig
 
@@ -225,3 +226,20 @@ async def test_late_answers_to_an_interrupted_window_are_ignored(
             await asyncio.gather(publishing, return_exceptions=True)
         await publisher.publish(messages)
     assert [m.id for m in messages] == await stored_ids(stream)
+
+
+async def test_answers_of_others_confirm_nothing(
+    stream: Stream, jetstream: JetStreamContext, nats: Client
+) -> None:
+    """A service that replies to the subjects is not the stream."""
+
+    async def reply(request: Msg) -> None:
+        await request.respond(b'{"ok":true,"seq":1}')
+
+    await jetstream.add_stream(StreamConfig(name=stream.topic, subjects=[f"{stream.topic}.a.b"]))
+    await nats.subscribe(f"{stream.topic}.*", cb=reply)
+    await nats.flush()
+    async with connect(config_of(stream)) as publisher:
+        with pytest.raises(Interrupted, match="somebody else than the stream") as interrupted:
+            await publisher.publish(messages_of(stream, 3))
+    assert interrupted.value.confirmed == 0
