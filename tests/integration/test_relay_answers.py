@@ -54,11 +54,12 @@ class Stream:
                 rb"HPUB \S+ \.(\d+) .*\r\nNATS/1.0\r\nNats-Msg-Id: (\S+)\r\n", lines
             )
         )
-        answer = self._answers.pop(0) if self._answers else self.all_stored
-        for name, values in answer(list(numbers)):
+        answer_to = self._answers.pop(0) if self._answers else self.all_stored
+        for name, values in answer_to(list(numbers)):
             if "error" not in values:
                 self.stored.append(name)
-            self.publisher._on_ack(b".%d" % numbers[name], json.dumps(values).encode())
+            answer = json.dumps(values, separators=(",", ":"))  # as nats-server writes it
+            self.publisher._on_ack(b".%d" % numbers[name], answer.encode())
 
     def all_stored(self, names: list[str]) -> list[tuple[str, dict[str, Any]]]:
         first = len(self.stored) + 1
@@ -73,9 +74,9 @@ async def test_break_of_the_chain_before_an_oversized_event_refuses_only_that_ev
     """Its neighbours, refused for their place alone, must not be taken for it and parked."""
 
     def somebody_came_between(names: list[str]) -> list[tuple[str, dict[str, Any]]]:
-        return [("m0", {"seq": 1}), *((name, WRONG_PLACE) for name in names[1:])]
+        return [*stream.all_stored(names[:1]), *((name, WRONG_PLACE) for name in names[1:])]
 
-    stream = Stream([somebody_came_between])
+    stream = Stream([lambda names: stream.all_stored(names), somebody_came_between])
     messages = _messages(1, 1, 1, 2_000, 1)  # what one piece holds, and one more
 
     with pytest.raises(Refused) as refusal:
@@ -114,12 +115,12 @@ async def test_refusal_for_another_reason_confirms_what_came_before() -> None:
     full = {"error": {"code": 503, "err_code": 10077, "description": "maximum messages exceeded"}}
 
     def fills_up(names: list[str]) -> list[tuple[str, dict[str, Any]]]:
-        return [(names[0], {"seq": 1}), *((name, full) for name in names[1:])]
+        return [*stream.all_stored(names[:1]), *((name, full) for name in names[1:])]
 
-    stream = Stream([fills_up])
+    stream = Stream([lambda names: stream.all_stored(names), fills_up])
 
     with pytest.raises(Interrupted) as interruption:
         await stream.publisher.publish(_messages(1, 1, 1))
 
     assert not isinstance(interruption.value, Refused)
-    assert interruption.value.confirmed == 1
+    assert interruption.value.confirmed == 2
