@@ -18,10 +18,10 @@
 -- SAVEPOINT. A value that somebody left in the session is that of another transaction.
 --
 -- AFTER triggers fire row by row, each with all that it changes itself, so a row's event can
--- come after what other triggers did for the earlier rows of its statement. The command
--- that changed the row tells the commit stage (put_in_order()), which is asked by the setting
--- pgoutbox.nested. A row's system columns name the command, except where it was made and
--- replaced in the same transaction: there they hold something else.
+-- come after what other triggers did for the earlier rows of its statement. The last three
+-- columns tell the commit stage (put_in_order()) how it was; the setting pgoutbox.nested tells
+-- it to look. The command stands in a row's system columns, unless the row was made and
+-- replaced in the same transaction.
 create or replace function pgoutbox.capture_source(relation regclass) returns text
     language plpgsql
     stable
@@ -89,7 +89,8 @@ begin
         from pgoutbox.capture_slowly(tg_relid, tg_op, new, old) s;
     end;
     insert into pgoutbox.event
-        (xid, seq, slot, opens, schema_name, table_name, action, new_row, old_row, command)
+        (xid, seq, slot, opens, schema_name, table_name, action, new_row, old_row,
+         command, made, replaced)
     values (
         pg_catalog.pg_current_xact_id(),
         pg_catalog.nextval('pgoutbox.event_seq'::pg_catalog.regclass),
@@ -116,7 +117,11 @@ begin
             when tg_op operator(pg_catalog.<>) 'DELETE'
                 and new.xmax operator(pg_catalog.=) '0'::pg_catalog.xid
             then new.cmin
-        end
+        end,
+        case when new.xmax operator(pg_catalog.<>) '0'::pg_catalog.xid or pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1
+            then pg_catalog.concat(tg_relid, new.ctid) end,
+        case when pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 and tg_op operator(pg_catalog.<>) 'INSERT'
+            then pg_catalog.concat(tg_relid, old.ctid) end
     );
     return null;
 end

@@ -68,7 +68,9 @@ create table pgoutbox.event (
     action text not null,
     new_row text,
     old_row text,
-    command cid
+    command cid,
+    made text,
+    replaced text
 ) partition by list (slot);
 
 comment on table pgoutbox.event is 'One row a captured change; written once, never updated, removed by TRUNCATE of its slot.';
@@ -76,6 +78,8 @@ comment on column pgoutbox.event.opens is 'First of its transaction: queues the 
 comment on column pgoutbox.event.new_row is 'JSON object of the row after the change, rendered as wal-listener does.';
 comment on column pgoutbox.event.old_row is 'JSON object of the row before the change.';
 comment on column pgoutbox.event.command is 'Which command of its transaction changed the row, where that can be told.';
+comment on column pgoutbox.event.made is 'The row version that it made, where a trigger did so, or has changed it again already.';
+comment on column pgoutbox.event.replaced is 'The row version that it replaced, where a trigger did so.';
 
 create table pgoutbox.transaction (
     position bigint not null,

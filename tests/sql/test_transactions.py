@@ -1,0 +1,293 @@
+"""The commit stage: one row a transaction, whatever the transaction does before its end."""
+
+from __future__ import annotations
+
+import asyncio
+from itertools import chain
+
+import asyncpg
+import pytest
+
+from tests.conftest import Connect
+from tests.support import WRITER, eventually
+
+from .conftest import Capture
+from .outbox import Event, Outbox
+
+
+@pytest.fixture(autouse=True)
+async def _tables(connection: asyncpg.Connection, capture: Capture) -> None:
+    await capture("t", "id int primary key, v text")
+    await capture("audit", "about int")
+
+
+async def ids(outbox: Outbox) -> list[list[int]]:
+    """Return the ids or `about` of the events of each transaction."""
+    return [
+        [next(iter((event.new or event.old).values())) for event in transaction]
+        for transaction in await outbox.transactions()
+    ]
+
+
+AUDIT = """
+create function write_audit() returns trigger language plpgsql as
+    $$ begin insert into audit values (new.id); return null; end $$;
+create constraint trigger {name} after insert on t deferrable initially deferred
+    for each row execute function write_audit();
+"""
+
+
+@pytest.mark.parametrize("name", ["a", "zz"])
+async def test_deferred_triggers_that_write_captured_tables(
+    connection: asyncpg.Connection, outbox: Outbox, name: str
+) -> None:
+    """They run after the commit stage, which then runs again and replaces its row."""
+    await connection.execute(AUDIT.format(name=name))
+    await connection.execute(
+        "begin; insert into t values (1), (2); insert into t values (3); commit"
+    )
+
+    assert await ids(outbox) == [[1, 2, 3, 1, 2, 3]]
+    assert await connection.fetchval("select count(*) from pgoutbox.transaction") == 1
+
+
+async def test_writes_after_set_constraints(connection: asyncpg.Connection, outbox: Outbox) -> None:
+    await connection.execute("""
+        begin; insert into t values (1); set constraints all immediate; insert into t values (2);
+        insert into t values (3); set constraints all deferred; insert into t values (4);
+        savepoint s; insert into t values (5); set constraints all immediate; rollback to s;
+        insert into t values (6); commit
+    """)
+    await connection.execute("insert into t values (7)")
+
+    assert await ids(outbox) == [[1, 2, 3, 4, 6], [7]]
+    assert await connection.fetchval("select count(*) from pgoutbox.transaction") == 2
+
+
+async def test_a_replaced_row_is_a_gap_without_holders(
+    connection: asyncpg.Connection, outbox: Outbox
+) -> None:
+    await connection.execute("""
+        begin; insert into t values (1); set constraints all immediate; insert into t values (2);
+        commit
+    """)
+
+    rows = await outbox.rows()
+
+    assert {row["position"] for row in rows} == {2}
+    assert len({row["committed_at"] for row in rows}) == 1
+    assert len({row["id"] for row in rows}) == 2
+    assert await connection.fetchval("select pgoutbox.gap_holders()") == []
+
+
+@pytest.mark.parametrize("reset", ["reset all", "set pgoutbox.transaction = ''"])
+async def test_losing_the_settings_in_the_middle(
+    connection: asyncpg.Connection, outbox: Outbox, reset: str
+) -> None:
+    """The transaction opens twice; nothing is told twice."""
+    await connection.execute(
+        f"begin; insert into t values (1); {reset}; insert into t values (2); commit"
+    )
+    await connection.execute(f"""
+        begin; insert into t values (3); set constraints all immediate; insert into t values (4);
+        {reset}; insert into t values (5); set constraints all deferred; insert into t values (6);
+        commit
+    """)
+
+    transactions = await ids(outbox)
+
+    assert sorted(chain.from_iterable(transactions)) == [1, 2, 3, 4, 5, 6]
+    assert transactions[0] == [1, 2]
+
+
+async def test_discard_all_between_transactions(
+    connection: asyncpg.Connection, outbox: Outbox
+) -> None:
+    await connection.execute("insert into t values (1)")
+    await connection.execute("discard all")
+    await connection.execute("insert into t values (2)")
+
+    assert await ids(outbox) == [[1], [2]]
+
+
+@pytest.mark.parametrize("closed", ["c1", "c2", "cxyz", "c99999999999999999999", "c", "x"])
+async def test_forged_closed(
+    connection: asyncpg.Connection, connect: Connect, outbox: Outbox, closed: str
+) -> None:
+    """Whatever a writer puts there, it takes back nobody else's row."""
+    await connection.execute("insert into t values (1)")
+    writer = await connect(WRITER)
+    await writer.execute(f"set pgoutbox.closed = '{closed}'")
+    await writer.execute("insert into t values (2)")
+    await writer.execute(f"set pgoutbox.transaction = '{closed}'")
+    await writer.execute("insert into t values (3)")
+    await writer.execute("insert into t values (4)")
+
+    assert await ids(outbox) == [[1], [2], [3], [4]]
+
+
+@pytest.mark.parametrize("nested", ["on", "off", "x"])
+async def test_forged_nested(
+    connection: asyncpg.Connection, connect: Connect, outbox: Outbox, nested: str
+) -> None:
+    writer = await connect(WRITER)
+    await writer.execute(f"set pgoutbox.nested = '{nested}'")
+    await writer.execute("begin; insert into t values (1), (2); update t set id = id + 2; commit")
+
+    assert await ids(outbox) == [[1, 2, 3, 4]]
+
+
+async def test_events_hidden_by_a_forged_setting_are_adopted(
+    connection: asyncpg.Connection, connect: Connect, outbox: Outbox
+) -> None:
+    """A session-level setting that names its next transaction: late, never lost."""
+    writer = await connect(WRITER)
+    await writer.execute("insert into t values (1)")
+    xid = await writer.fetchval("select pg_current_xact_id()::text::bigint")
+    await writer.execute(f"set pgoutbox.transaction = '{xid + 1}'")
+    await writer.execute("insert into t values (2), (3)")
+    await writer.execute("insert into t values (4)")
+    assert await ids(outbox) == [[1], [4]]
+
+    await connection.execute("select * from pgoutbox.lead('default')")
+    await connection.execute("update pgoutbox.progress set high = 1000")
+    slots = [await connection.fetchval("select pgoutbox.rotate($1)", slot) for slot in range(5)]
+
+    assert slots == [False] * 5
+    assert await ids(outbox) == [[2, 3]]
+
+
+async def test_savepoint_that_opened_the_transaction_is_rolled_back_after_the_stage(
+    connection: asyncpg.Connection, outbox: Outbox
+) -> None:
+    await connection.execute("""
+        begin; savepoint s; insert into t values (1); set constraints all immediate; rollback to s;
+        insert into t values (2); commit
+    """)
+
+    assert await ids(outbox) == [[2]]
+
+
+async def test_prepared_transactions(
+    connection: asyncpg.Connection, connect: Connect, outbox: Outbox
+) -> None:
+    first, second = await connect(), await connect()
+    for session, number in ((first, 1), (second, 2)):
+        await session.execute("set pgoutbox.notify = off")
+        await session.execute(
+            f"begin; insert into t values ({number}); prepare transaction 'p{number}'"
+        )
+    await connection.execute("insert into t values (3)")
+    assert await ids(outbox) == [[3]]
+    assert await connection.fetchval("select pgoutbox.gap_holders()") == ["prepared"]
+
+    await second.execute("commit prepared 'p2'")
+    await first.execute("rollback prepared 'p1'")
+
+    outbox = Outbox(connection)
+    assert await ids(outbox) == [[2], [3]]
+    assert await connection.fetchval("select pgoutbox.gap_holders()") == []
+
+
+async def test_prepare_fails_where_a_sleeping_relay_must_be_woken(
+    connection: asyncpg.Connection, connect: Connect
+) -> None:
+    """NOTIFY and PREPARE TRANSACTION exclude one another: hence pgoutbox.notify."""
+    relay, writer = await connect(), await connect()
+    await relay.fetchval("select pg_try_advisory_lock(1885826914, 0)")
+    with pytest.raises(asyncpg.FeatureNotSupportedError):
+        await writer.execute("begin; insert into t values (1); prepare transaction 'p'")
+
+
+async def test_only_a_sleeping_relay_is_woken(
+    connection: asyncpg.Connection, connect: Connect
+) -> None:
+    listener, relay = await connect(), await connect()
+    heard: list[str] = []
+    await listener.add_listener("pgoutbox", lambda *arguments: heard.append(arguments[-1]))
+    await connection.execute("insert into t values (1)")
+    await relay.fetchval("select pg_try_advisory_lock(1885826914, 0)")
+    await connection.execute("begin; insert into t values (2); insert into t values (3); commit")
+    await eventually(lambda: heard)
+    await relay.fetchval("select pg_advisory_unlock(1885826914, 0)")
+    await connection.execute("insert into t values (4)")
+    await connection.execute("notify pgoutbox, 'last'")
+    await eventually(lambda: "last" in heard)
+
+    assert heard == ["", "last"]
+
+
+async def test_a_relay_cannot_fall_asleep_while_a_commit_is_under_way(
+    connection: asyncpg.Connection, connect: Connect
+) -> None:
+    writer, relay = await connect(), await connect()
+    await writer.execute("begin; insert into t values (1); set constraints all immediate")
+    assert not await relay.fetchval("select pg_try_advisory_lock(1885826914, 0)")
+
+    await writer.execute("commit")
+    assert await relay.fetchval("select pg_try_advisory_lock(1885826914, 0)")
+
+
+async def test_commit_order_is_that_of_the_commit_stage(
+    connection: asyncpg.Connection, connect: Connect, outbox: Outbox
+) -> None:
+    """B waits for A's row, and comes after it, though it began first and holds a lower id."""
+    a, b = await connect(), await connect()
+    await connection.execute("insert into t values (1, 'x')")
+    await b.execute("begin; insert into t values (2, 'b')")
+    await a.execute("begin; update t set v = v || 'a' where id = 1")
+    waiting = asyncio.create_task(b.execute("update t set v = v || 'b' where id = 1; commit"))
+    pid = b.get_server_pid()
+    await eventually(
+        lambda: connection.fetchval(
+            "select wait_event_type = 'Lock' from pg_stat_activity where pid = $1", pid
+        )
+    )
+    await a.execute("commit")
+    await waiting
+
+    assert [[event.new["v"] for event in t] for t in await outbox.transactions()] == [
+        ["x"],
+        ["xa"],
+        ["b", "xab"],
+    ]
+
+
+async def test_lazy_is_what_commits_asynchronously(
+    connection: asyncpg.Connection, outbox: Outbox
+) -> None:
+    await connection.execute("set synchronous_commit = off; insert into t values (1)")
+    await connection.execute("set synchronous_commit = local; insert into t values (2)")
+
+    assert [row["lazy"] for row in await outbox.rows()] == [True, False]
+
+
+async def test_one_commit_time_and_ids_that_stay(
+    connection: asyncpg.Connection, outbox: Outbox
+) -> None:
+    await connection.execute(
+        "begin; insert into t values (1), (2); insert into t values (3); commit"
+    )
+    await connection.execute("insert into t values (4)")
+
+    first, again = await outbox.rows(), await Outbox(connection).rows()
+
+    assert [row["id"] for row in first] == [row["id"] for row in again]
+    assert len({row["id"] for row in first}) == 4
+    assert len({row["id"].replace("-", "")[:20] for row in first}) == 2
+    assert all(row["id"][14] == "8" and row["id"][19] == "8" for row in first)
+    assert len({row["committed_at"] for row in first}) == 2
+
+
+async def test_truncate_opens_and_follows_like_any_event(
+    connection: asyncpg.Connection, outbox: Outbox
+) -> None:
+    await connection.execute("begin; truncate t; insert into t values (1); truncate audit; commit")
+
+    assert await outbox.transactions() == [
+        [
+            Event("t", "TRUNCATE", {}, {}),
+            Event("t", "INSERT", {"id": 1, "v": None}, {}),
+            Event("audit", "TRUNCATE", {}, {}),
+        ]
+    ]
