@@ -1,6 +1,9 @@
 -- The columns of a table that its events carry, in the order of their keys, each with the
 -- expression that renders it. `settings` are those the expression depends on.
 --
+-- An expression fails where the column has another type than now, so that a capture function
+-- made from it never renders a value as what it was before an ALTER TYPE.
+--
 -- Generated columns are left out, as logical replication does.
 create or replace function pgoutbox.captured_columns(relation regclass, variable text)
     returns table (name text, expression text, settings text[])
@@ -11,11 +14,14 @@ as $$
     select
         a.attname::text,
         pg_catalog.format(
-            'pgoutbox.%s(%s.%I)',
-            case when native.has_overload then 'wal' else 'wal_text' end, variable, a.attname
+            'pgoutbox.%s(pgoutbox.same(%s.%I, null::%I.%I))',
+            case when native.has_overload then 'wal' else 'wal_text' end,
+            variable, a.attname, n.nspname, t.typname
         ),
         case when native.has_overload then '{}' else pgoutbox.settings_of(a.atttypid) end
     from pg_catalog.pg_attribute a
+    join pg_catalog.pg_type t on t.oid = a.atttypid
+    join pg_catalog.pg_namespace n on n.oid = t.typnamespace
     cross join lateral (
         select pg_catalog.to_regprocedure(pg_catalog.format('pgoutbox.wal(%s)', a.atttypid::regtype)) is not null
     ) native (has_overload)

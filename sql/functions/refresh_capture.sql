@@ -9,17 +9,19 @@ create or replace function pgoutbox.refresh_capture(relation regclass) returns v
 as $$
 declare
     captured pgoutbox.captured_table;
+    shape_before text;
 begin
     select c.* into strict captured
     from pgoutbox.captured_table c where c.relation = refresh_capture.relation for update;
+    -- Taken first: what changes while the function is generated shall be seen as drift.
+    shape_before := pgoutbox.table_shape(refresh_capture.relation, captured.old_values);
     execute pg_catalog.format(
         'create or replace function pgoutbox.capture_%s() returns trigger language plpgsql security definer as %L',
         captured.number, pgoutbox.capture_source(relation)
     );
     execute pg_catalog.format('revoke all on function pgoutbox.capture_%s() from public', captured.number);
     update pgoutbox.captured_table c
-    set shape = pgoutbox.table_shape(refresh_capture.relation, captured.old_values)
-    where c.relation = refresh_capture.relation
-      and c.shape is distinct from pgoutbox.table_shape(refresh_capture.relation, captured.old_values);
+    set shape = shape_before
+    where c.relation = refresh_capture.relation and c.shape is distinct from shape_before;
 end
 $$;

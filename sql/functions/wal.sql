@@ -78,7 +78,7 @@ $$;
 
 create or replace function pgoutbox.wal(value bytea) returns text
     language sql stable
-as $$ select coalesce('"\\x' operator(pg_catalog.||) pg_catalog.encode(value, 'hex') operator(pg_catalog.||) '"', 'null') $$;
+as $$ select coalesce(E'"\\\\x' operator(pg_catalog.||) pg_catalog.encode(value, 'hex') operator(pg_catalog.||) '"', 'null') $$;
 
 create or replace function pgoutbox.wal(value bpchar) returns json
     language sql stable
