@@ -105,6 +105,11 @@ declare
     place integer := 0;
     event record;
 begin
+    -- A COMMIT must not take long for this: of a larger transaction, and of rows that were
+    -- changed again a thousand times, events stay as they were captured.
+    if pg_catalog.cardinality(numbers) > 100000 then
+        return %1$s;
+    end if;
     for event in
         with recursive grouped as (
             select
@@ -114,12 +119,12 @@ begin
             where e.xid = put_in_order_%1$s.xid and e.seq >= put_in_order_%1$s.first_seq
         ), ranked as materialized (
             select g.*, pg_catalog.row_number() over (order by g.group_seq, g.seq) as rank from grouped g
-        ), held (rank, made, until) as (
-            select r.rank, r.made, maker.rank
+        ), held (rank, made, until, depth) as (
+            select r.rank, r.made, maker.rank, 1
             from ranked r join ranked maker on maker.made = r.replaced and maker.rank > r.rank
             union all
-            select r.rank, r.made, h.until
-            from held h join ranked r on r.replaced = h.made and r.rank < h.until
+            select r.rank, r.made, h.until, h.depth + 1
+            from held h join ranked r on r.replaced = h.made and r.rank < h.until and h.depth < 1000
         )
         select r.ctid, r.seq
         from ranked r
