@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -93,7 +94,7 @@ async def _tour(say: Say, *, keep: bool) -> None:
                 await _wait_for_ctrl_c(say, dsn, postgres, nats_server, folder)
     say("\nThe servers are stopped, and their files removed.")
     if not keep:
-        say("To look around while all of it runs: pgoutbox demo --keep")
+        say(f"To look around while all of it runs: {command_line()} demo --keep")
 
 
 @contextmanager
@@ -151,7 +152,7 @@ def _install(say: Say, dsn: str) -> None:
         raise PgoutboxError(f"pgoutbox install failed: {done.stderr.strip()}")
     say(
         "3. Installed the outbox (schema pgoutbox), and triggers on users that fill it.\n"
-        "     $ pgoutbox install --table users\n"
+        f"     $ {command_line()} install --table users\n"
     )
 
 
@@ -191,9 +192,13 @@ async def _subscribed(
         await asyncio.wait_for(_stream_exists(jetstream, relay), TIMEOUT)
         say(
             f"4. Started the relay; it made the stream {TOPIC} on NATS.\n"
-            "     $ pgoutbox relay --nats-url nats://HOST:4222\n"
+            f"     $ {command_line()} relay --nats-url nats://HOST:4222\n"
         )
-        yield await jetstream.subscribe(f"{TOPIC}.*", ordered_consumer=True)
+        subscription = await jetstream.subscribe(f"{TOPIC}.*", ordered_consumer=True)
+        task = asyncio.current_task()
+        if task and task.cancelling():
+            raise asyncio.CancelledError  # the NATS client swallows one that comes while it flushes
+        yield subscription
     finally:
         await client.close()
 
@@ -211,6 +216,7 @@ async def _upsert_and_receive(
     say: Say, dsn: str, subscription: JetStreamContext.PushSubscription
 ) -> None:
     say("5. receive-event subscribes to the stream, and four people are upserted twice.")
+    say("     with NATS's own command line, https://github.com/nats-io/natscli:")
     say(f"     $ nats subscribe '{TOPIC}.*'")
     say("     INSERT INTO users (name, email) VALUES (…) ON CONFLICT (email) DO UPDATE …\n")
     try:
@@ -262,7 +268,7 @@ async def _wait_for_ctrl_c(
             "\nAll of it runs until you press Ctrl-C. To look around, in another terminal:\n"
             f"     $ export DATABASE_URL={dsn}\n"
             f"     $ {postgres.bin / 'psql'} $DATABASE_URL\n"
-            "     $ pgoutbox status\n"
+            f"     $ {command_line()} status\n"
             f"     $ nats --server {nats_server.url} subscribe '{TOPIC}.*'\n"
             f"   The logs are in {folder}: relay.log, postgres/log, nats/log."
         )
@@ -271,6 +277,16 @@ async def _wait_for_ctrl_c(
 
 def _pgoutbox() -> list[str]:
     return [sys.executable, "-m", "pgoutbox"]
+
+
+def command_line() -> str:
+    """Return how to call pgoutbox from the current directory."""
+    if shutil.which("pgoutbox"):
+        return "pgoutbox"
+    script = Path(sys.executable).with_name("pgoutbox")
+    program, *arguments = [str(script)] if script.exists() else _pgoutbox()
+    relative = os.path.relpath(program)
+    return shlex.join([program if relative.startswith("..") else relative, *arguments])
 
 
 def _environment(dsn: str) -> dict[str, str]:

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import signal
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from pgoutbox.demo import command_line
 from tests.conftest import StartDaemon
 from tests.support import Daemon, eventually
 
@@ -41,6 +43,27 @@ async def test_demo_shows_four_inserts_and_four_updates(
     expected = [(action, name) for action in ("INSERT", "UPDATE") for name in PEOPLE]
     assert expected == EVENT.findall(demo.output)
     await _assert_nothing_is_left(temporary)
+
+
+def test_demo_prints_commands_as_they_can_be_called(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / ".venv" / "bin"
+    folder.mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.setattr(sys, "executable", str(folder / "python"))
+    assert command_line() == ".venv/bin/python -m pgoutbox"
+
+    (folder / "pgoutbox").touch(mode=0o755)
+    assert command_line() == ".venv/bin/pgoutbox"
+    monkeypatch.chdir(folder)
+    assert command_line() == "pgoutbox"
+    monkeypatch.chdir(tmp_path / ".venv" / "bin" / "..")
+    assert command_line() == "bin/pgoutbox"
+
+    monkeypatch.setenv("PATH", str(folder))
+    assert command_line() == "pgoutbox"
 
 
 @pytest.mark.parametrize(
