@@ -42,13 +42,13 @@ $(VENV)/python: Makefile
 	echo 'pgoutbox needs Python 3.11 or later with its venv module, and found none.' >&2; exit 1
 
 $(VENV)/demo: $(VENV)/python pyproject.toml
-	@echo 'Installing pgoutbox and its demo servers into $(VENV) ...'
+	@echo 'Installing pgoutbox and its demo servers into $(VENV) (takes a minute) ...'
 	@$(PIP) --editable '.[demo]'
 	@touch $@
 
 # The group is read here, for pip knows groups only from version 25.1 on.
 $(VENV)/dev: $(VENV)/demo
-	@echo 'Installing the development tools into $(VENV) ...'
+	@echo 'Installing the development tools into $(VENV) (takes a minute) ...'
 	@$(PYTHON) -c 'import tomllib; project = tomllib.load(open("pyproject.toml", "rb")); \
 	    print(*project["dependency-groups"]["dev"], sep="\n")' > $(VENV)/dev.txt
 	@$(PIP) --requirement $(VENV)/dev.txt
