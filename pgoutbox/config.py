@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 from urllib.parse import urlencode, urlsplit
 
-from pgoutbox.errors import ConfigError
+from pgoutbox.errors import ConfigError, one_a_line
 
 ACTIONS = ("INSERT", "UPDATE", "DELETE", "TRUNCATE")
 
@@ -31,6 +31,7 @@ class DatabaseConfig:
     user: str | None = None
     password: str | None = field(default=None, repr=False)
     ssl_mode: str | None = None
+    enable_tls: bool = False  # ssl_mode is "require" at least
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,7 @@ class InstallConfig:
     """What is captured, and how patiently `install` and `uninstall` wait for locks."""
 
     tables: dict[str, tuple[str, ...]] = field(default_factory=dict)  # filter.tables: actions
-    old_values: Literal["full", "identity"] = "full"
+    old_values: Literal["full", "identity"] | None = None  # as installed, else full
     lock_timeout: float = 2.0  # seconds a try may hold up the application
     lock_wait: float = 60.0  # seconds for all tries at one table
 
@@ -90,12 +91,18 @@ class Kind:
 
     read: Callable[[object], object]  # raises _Wrong
     metavar: str
+    show: Callable[[Any], str] = str
 
 
 def _text(value: object) -> str:
     if isinstance(value, (dict, list)) or value is None:
         raise _Wrong("must be a text")
     return str(value)
+
+
+def _truth(value: object) -> bool:
+    """Read what switches something on; what isn't plainly a no counts as a yes."""
+    return str(value).strip().lower() not in ("", "0", "f", "false", "n", "no", "off")
 
 
 def _choice(*choices: str) -> Kind:
@@ -133,14 +140,18 @@ def _duration(lowest: float, highest: float) -> Kind:
             raise _Wrong("must be a duration such as 500ms, 10s or 15m")
         seconds = math.fsum(float(number) * _SECONDS[unit or "s"] for number, unit in parts)
         if not lowest <= seconds <= highest:
-            raise _Wrong(f"must be from {_say_duration(lowest)} to {_say_duration(highest)}")
+            raise _Wrong(f"must be from {show_duration(lowest)} to {show_duration(highest)}")
         return seconds
 
-    return Kind(read, "DURATION")
+    return Kind(read, "DURATION", show_duration)
 
 
-def _say_duration(seconds: float) -> str:
-    return f"{seconds * 1000:g}ms" if 0 < seconds < 1 else f"{seconds:g}s"
+def show_duration(seconds: float) -> str:
+    """Return a duration as one would write it: in the largest unit that leaves it whole."""
+    if 0 < seconds < 1:
+        return f"{seconds * 1000:g}ms"
+    unit = next((unit for unit in ("h", "m") if seconds and seconds % _SECONDS[unit] == 0), "s")
+    return f"{seconds / _SECONDS[unit]:g}{unit}"
 
 
 _BYTES = {"": 1, "b": 1, "kib": 1024, "kb": 1024, "mib": 1024**2, "mb": 1024**2}
@@ -153,10 +164,15 @@ def _size(lowest: int, highest: int) -> Kind:
             raise _Wrong("must be a size such as 65536, 512KiB or 4MiB")
         size = int(found[1]) * _BYTES[found[2]]
         if not lowest <= size <= highest:
-            raise _Wrong(f"must be from {lowest:,} to {highest:,} bytes")
+            raise _Wrong(f"must be from {_show_size(lowest)} to {_show_size(highest)}")
         return size
 
-    return Kind(read, "SIZE")
+    return Kind(read, "SIZE", _show_size)
+
+
+def _show_size(size: int) -> str:
+    unit = next((unit for unit in ("MiB", "KiB") if size % _BYTES[unit.lower()] == 0), "B")
+    return f"{size // _BYTES[unit.lower()]}{unit}"
 
 
 def _relay_name(value: object) -> str:
@@ -172,6 +188,18 @@ def _topic(value: object) -> str:
     if not topic or not topic.isprintable() or re.search(r"[\s.*>/\\]", topic):
         raise _Wrong("must be a stream's name: not empty, without spaces and . * > / \\")
     return topic
+
+
+# White space and control characters end a subject, and a part between two dots can't be empty.
+_PART = r"[^\x00-\x20\x7f\ud800-\udfff.]+"
+_SUBJECT = re.compile(rf"{_PART}(\.{_PART})*")
+
+
+def _topic_prefix(value: object) -> str:
+    prefix = _text(value)
+    if not _SUBJECT.fullmatch(f"{prefix}x"):
+        raise _Wrong("must be part of a subject: no spaces, no empty part before or between dots")
+    return prefix
 
 
 def _nats_url(value: object) -> str:
@@ -229,18 +257,21 @@ def _topics_map(value: object) -> dict[str, str]:
 def _filter_tables(value: object) -> dict[str, tuple[str, ...]]:
     if not isinstance(value, dict):
         raise _Wrong("must map each table to a list of actions")
-    return {str(table).lower(): read_actions(actions) for table, actions in value.items()}
+    return {
+        str(table).lower(): read_actions(actions, of=f" of {table}")
+        for table, actions in value.items()
+    }
 
 
-def read_actions(value: object) -> tuple[str, ...]:
+def read_actions(value: object, *, of: str = "") -> tuple[str, ...]:
     """Read a list of actions, or their names with commas; each once, in wal-listener's spelling."""
     names = value.split(",") if isinstance(value, str) else value
     if not isinstance(names, (list, tuple)):
-        raise _Wrong("must be a list of actions: insert, update, delete, truncate")
-    actions = [str(name).strip().upper() for name in names]
+        raise _Wrong(f"must have a list of the actions{of}: insert, update, delete, truncate")
+    actions = [action for name in names if (action := str(name).strip().upper())]
     for action in actions:
         if action not in ACTIONS:
-            raise _Wrong(f"has an unknown action {action!r}{_suggest(action, ACTIONS)}")
+            raise _Wrong(f"has an unknown action {action!r}{of}{_suggest(action, ACTIONS)}")
     return tuple(action for action in ACTIONS if action in actions)
 
 
@@ -268,6 +299,11 @@ class Setting:
             found = getattr(found, name)
         return found
 
+    @property
+    def shown_default(self) -> str:
+        """The default as one would write it; empty where there is none."""
+        return self.kind.show(self.default) if self.default else ""
+
 
 def _own(
     path: str,
@@ -292,8 +328,9 @@ def _own(
 
 
 def _theirs(path: str, key: str, kind: Kind) -> Setting:
-    """Return a setting that only wal-listener's file and variables have."""
-    return Setting(path, "", kind, None, ("WAL_" + key.replace(".", "_").upper(),), (key,))
+    """Return a setting that only wal-listener's file and variables have; no variable has a map."""
+    variables = () if kind.metavar == "MAP" else ("WAL_" + key.replace(".", "_").upper(),)
+    return Setting(path, "", kind, None, variables, (key,))
 
 
 DATABASE_SETTINGS = (
@@ -318,6 +355,7 @@ _DATABASE_PARTS = (
         "database.sslMode",
         _choice("disable", "allow", "prefer", "require", "verify-ca", "verify-full"),
     ),
+    _theirs("database.enable_tls", "database.enableTLS", Kind(_truth, "BOOL")),
 )
 
 # The driver reads these itself; as part of the environment they come before the file.
@@ -369,7 +407,7 @@ RELAY_SETTINGS = (
     _own(
         "publisher.topic_prefix",
         "--topic-prefix",
-        Kind(_text, "TEXT"),
+        Kind(_topic_prefix, "TEXT"),
         "Put before schema_table in each subject.",
         keys=("publisher.topicPrefix",),
         variables=("WAL_PUBLISHER_TOPICPREFIX",),
@@ -433,7 +471,7 @@ INSTALL_SETTINGS = (
         "install.old_values",
         "--old-values",
         _choice("full", "identity"),
-        "Old values in events: the full row, or what REPLICA IDENTITY gives.",
+        "Old values: the full row, or what REPLICA IDENTITY gives; as installed, else full.",
     ),
 )
 
@@ -467,6 +505,12 @@ SETTINGS = (
     *_OTHERS,
 )
 
+# What asks for TLS to NATS, which must not be taken for granted.
+_NATS_TLS = tuple(
+    _theirs("", f"publisher.{key}", Kind(_truth, "BOOL"))
+    for key in ("enableTLS", "clientCert", "clientKey", "caCert")
+)
+
 # Keys of wal-listener's file that mean nothing without a replication slot, or not yet.
 _IGNORED_KEYS = (
     "listener.slotName",
@@ -475,12 +519,7 @@ _IGNORED_KEYS = (
     "listener.ackTimeout",
     "listener.serverPort",
     "database.debug",
-    "database.enableTLS",
     "publisher.type",
-    "publisher.enableTLS",
-    "publisher.clientCert",
-    "publisher.clientKey",
-    "publisher.caCert",
     "monitoring.promAddr",
     "monitoring.sentryDSN",
 )
@@ -511,6 +550,8 @@ def load(
             except _Wrong as wrong:
                 problems.append(f"{source} {wrong}")
             break
+    problems += _tls_for_nats(environment, document)
+    problems += _wrong_subjects(found)
     if problems:
         raise _config_error(problems)
     if "database.dsn" in found:
@@ -536,6 +577,20 @@ def _given(
             yield key, document[key.lower()]
 
 
+def _tls_for_nats(environment: Mapping[str, str], document: Mapping[str, object]) -> Iterator[str]:
+    for setting in _NATS_TLS:
+        source, value = next(_given(setting, {}, environment, document), ("", False))
+        if setting.kind.read(value):
+            yield f"{source}: this release doesn't support TLS for NATS yet"
+
+
+def _wrong_subjects(found: Mapping[str, Any]) -> Iterator[str]:
+    prefix = found.get("publisher.topic_prefix", "")
+    for table, name in found.get("publisher.topics_map", {}).items():
+        if not _SUBJECT.fullmatch(prefix + name):
+            yield f"listener.topicsMap makes {prefix + name!r} of {table}, which is no subject"
+
+
 def _build(found: Mapping[str, object]) -> Config:
     sections: dict[str, dict[str, object]] = {}
     top: dict[str, Any] = {}
@@ -553,10 +608,7 @@ def _build(found: Mapping[str, object]) -> Config:
 
 
 def _config_error(problems: Iterable[str]) -> ConfigError:
-    lines = [redact(problem) for problem in problems]
-    if len(lines) == 1:
-        return ConfigError(lines[0])
-    return ConfigError("\n  ".join([f"{len(lines)} settings are wrong:", *lines]))
+    return ConfigError(one_a_line(map(redact, problems), "settings are wrong"))
 
 
 def _read_file(file: Path, problems: list[str]) -> dict[str, object]:
@@ -591,7 +643,8 @@ def _flatten(document: Mapping[object, object], above: str = "") -> Iterator[tup
 
 
 def _known_keys() -> dict[str, str]:
-    keys = [key for setting in SETTINGS for key in setting.keys] + list(_IGNORED_KEYS)
+    keys = [key for setting in (*SETTINGS, *_NATS_TLS) for key in setting.keys]
+    keys += _IGNORED_KEYS
     return {key.lower(): key for key in keys}
 
 

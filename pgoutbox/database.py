@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 
 import asyncpg
 
@@ -49,7 +51,14 @@ SESSION_SETTINGS = {
     "default_transaction_deferrable": "off",
 }
 
+_QUERY_PASSWORD = re.compile(r"(?<=[?&])\w*password=[^&]*")
+
+_ENCODE = "In a password, characters such as @ : / # ? % must be percent-encoded."
 _GIVE_ADDRESS = "Give the address with --dsn, PGOUTBOX_DSN, DATABASE_URL or the PG* variables."
+_SSLMODE = (
+    "sslmode decides, in the DSN, the file or PGSSLMODE:"
+    " prefer goes without TLS where the server has none."
+)
 
 
 def _settings_statement() -> str:
@@ -139,18 +148,34 @@ def _arguments(config: DatabaseConfig) -> dict[str, Any]:
         "user": config.user,
         "password": config.password,
         "database": config.name,
-        "ssl": config.ssl_mode,
+        "ssl": _ssl_mode(config),
     }
     return {name: value for name, value in given.items() if value is not None}
 
 
+def _ssl_mode(config: DatabaseConfig) -> str | None:
+    mode = config.ssl_mode or os.environ.get("PGSSLMODE")
+    if config.enable_tls and mode not in ("require", "verify-ca", "verify-full"):
+        return "require"
+    return config.ssl_mode
+
+
 def address(config: DatabaseConfig) -> str:
     """Return where ``config`` points, for people; never a password."""
-    if config.dsn:
-        rest = redact(config.dsn).partition("://")[2]
-        return rest.rpartition("@")[2].partition("?")[0] or os.environ.get("PGHOST", "localhost")
-    host = config.host or os.environ.get("PGHOST", "localhost")
-    return f"{host}:{config.port or os.environ.get('PGPORT', 5432)}"
+    rest = _QUERY_PASSWORD.sub("", config.dsn or "").partition("://")[2]
+    place = rest.rpartition("@")[2].partition("?")[0]
+    if place.partition("/")[0]:
+        return place
+    keywords = dict(parse_qsl(rest.partition("?")[2]))
+    host = keywords.get("host") or config.host or os.environ.get("PGHOST", "localhost")
+    port = keywords.get("port") or config.port or os.environ.get("PGPORT", 5432)
+    name = keywords.get("dbname") or keywords.get("database")
+    return f"{host}:{port}{f'/{name}' if name else place}"
+
+
+def _is_ambiguous(dsn: str) -> bool:
+    """Tell whether an @ stands where the driver won't look for the host behind it."""
+    return dsn.count("@") > int("@" in urlsplit(dsn).netloc)
 
 
 def _explain_connecting(error: Exception, config: DatabaseConfig, timeout: float) -> PgoutboxError:
@@ -161,7 +186,7 @@ def _explain_connecting(error: Exception, config: DatabaseConfig, timeout: float
         case ValueError():  # its text may hold a part of the password
             return ConfigError(
                 "the database's address can't be read",
-                hint="In a password, characters such as @ : / # ? % must be percent-encoded.",
+                hint=_ENCODE,
             )
         case TimeoutError():
             sentence = f"{where} doesn't answer within {timeout:g} s"
@@ -171,11 +196,14 @@ def _explain_connecting(error: Exception, config: DatabaseConfig, timeout: float
             sentence = f"{where} refuses connections: nothing listens there"
         case ssl.SSLError():
             sentence = f"{where}: TLS failed: {getattr(error, 'reason', None) or error}"
+        case ConnectionError() if "rejected SSL upgrade" in str(error):
+            return DatabaseError(f"{where} doesn't do TLS", hint=_SSLMODE)
         case asyncpg.PostgresError():
             return explain(error, where=where)
         case _:
             sentence = f"{where} can't be reached: {_one_line(error)}"
-    return DatabaseError(redact(sentence), hint=_GIVE_ADDRESS)
+    hint = _ENCODE if _is_ambiguous(config.dsn or "") else _GIVE_ADDRESS
+    return DatabaseError(redact(sentence), hint=hint)
 
 
 _HINTS: dict[str, str] = {

@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+
+def one_a_line(problems: Iterable[str], what: str) -> str:
+    """Return the only problem as it is, several below a count of ``what``."""
+    lines = list(problems)
+    return lines[0] if len(lines) == 1 else "\n  ".join([f"{len(lines)} {what}:", *lines])
+
 
 class PgoutboxError(Exception):
     """A failure that the user is told about in one sentence.

@@ -7,15 +7,17 @@ import difflib
 import random
 import shlex
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 import asyncpg
 
 from pgoutbox import schema
-from pgoutbox.config import ACTIONS, InstallConfig
-from pgoutbox.errors import InstallError
+from pgoutbox.config import ACTIONS, InstallConfig, show_duration
+from pgoutbox.errors import InstallError, one_a_line
+from pgoutbox.outbox import leader_lock
 
 if TYPE_CHECKING:
     Connection = asyncpg.Connection[asyncpg.Record]
@@ -41,6 +43,9 @@ _KINDS = {
     "c": "a composite type",
 }
 
+_NO_SCHEMA = "this database has no schema pgoutbox: nothing to do"
+_BE_OWNER = "Run this as a role that owns the table and the schema pgoutbox."
+
 _FOREIGN_SCHEMAS = ("pg_catalog", "information_schema", "pg_toast", "pgoutbox")
 
 
@@ -54,46 +59,84 @@ class Table:
     is_there: bool = True  # False: captured once, dropped since
 
 
+@asynccontextmanager
+async def _as_owner() -> AsyncIterator[None]:
+    """Say what is wrong where the role lacks a right."""
+    try:
+        yield
+    except asyncpg.InsufficientPrivilegeError as error:
+        raise InstallError(f"this role may not do that: {error}", hint=_BE_OWNER) from error
+
+
+@_as_owner()
 async def install(
     conn: Connection,
     tables: Sequence[str],
     settings: InstallConfig,
     say: Say,
     *,
-    actions: Sequence[str] = ACTIONS,
+    actions: Sequence[str] | None = None,
     grant_relay: Sequence[str] = (),
 ) -> None:
     """Bring the schema up to date and capture ``tables``, or else those of the filter.
 
-    Nothing is changed where a name is wrong. A table that fails keeps no other from being
-    captured; InstallError then names what failed and what is done.
+    Actions and old values that aren't given stay as they are. Nothing is changed where a name
+    is wrong. A table that fails keeps no other from being captured; InstallError then names
+    what failed and what is done.
     """
-    wanted = dict.fromkeys(await resolve(conn, tables), tuple(actions))
+    wanted = dict.fromkeys(await resolve(conn, tables), actions)
     if not tables:
         wanted = await _filtered(conn, settings, say)
     roles = [await _role(conn, name) for name in grant_relay]
     await _install_schema(conn, settings, say)
 
     async def capture(table: Table) -> str:
-        is_changed = await _capture(conn, table, wanted[table], settings, say)
-        return "captured" if is_changed else "already captured"
+        return await _capture(conn, table, wanted[table], settings, say)
 
     await _each(conn, list(wanted), capture, say)
+    if not await conn.fetchval("select exists (select from pgoutbox.captured_table)"):
+        say("no table is captured; run: pgoutbox install --table NAME")
     for name, oid in roles:
         await conn.execute("select pgoutbox.grant_relay($1::oid::regrole)", oid)
         say(f"role {name}: may run the relay")
 
 
+@_as_owner()
 async def uninstall(
     conn: Connection, tables: Sequence[str], settings: InstallConfig, say: Say
 ) -> None:
     """Stop capturing ``tables``; events that they have already written stay and are sent."""
     if (await schema.state(conn)).functions_version is None:
-        say("this database has no schema pgoutbox: nothing to do")
+        say(_NO_SCHEMA)
         return
     await _release_each(conn, await _resolve_captured(conn, tables), settings, say)
 
 
+@_as_owner()
+async def forget_relay(conn: Connection, relay: str, say: Say) -> None:
+    """Remove what is known of a relay that no longer runs, so that nothing is kept for it.
+
+    Refuses while it leads; holding its lock keeps it from starting meanwhile.
+    """
+    if (await schema.state(conn)).functions_version is None:
+        say(_NO_SCHEMA)
+        return
+    async with conn.transaction():
+        if not await conn.fetchval(
+            "select pg_catalog.pg_try_advisory_xact_lock($1, $2)", *leader_lock(relay)
+        ):
+            raise InstallError(
+                f"the relay {_said(relay)} is running", hint="Stop it first, then run this again."
+            )
+        known, parked = [
+            await conn.fetch(f"delete from pgoutbox.{table} where relay = $1 returning 1", relay)  # noqa: S608 - ours
+            for table in ("progress", "parked")
+        ]
+    what = f"forgotten, with {_count(len(parked), 'parked event')}" if parked else "forgotten"
+    say(f"relay {_said(relay)}: {what if known or parked else 'was not known'}")
+
+
+@_as_owner()
 async def uninstall_all(
     conn: Connection, settings: InstallConfig, say: Say, *, drop_unsent: bool = False
 ) -> None:
@@ -103,7 +146,7 @@ async def uninstall_all(
     is changed, and once more when nobody can write any more.
     """
     if (await schema.state(conn)).functions_version is None:
-        say("this database has no schema pgoutbox: nothing to do")
+        say(_NO_SCHEMA)
         return
     if not drop_unsent:
         await _refuse_unsent(conn)
@@ -139,11 +182,21 @@ async def resolve(conn: Connection, names: Sequence[str]) -> list[Table]:
         problems += [problem] if problem else []
     if problems:
         raise InstallError(
-            "; ".join(problems),
-            hint="Nothing was changed. Names are read as PostgreSQL reads them:"
-            " capitals and special characters need double quotes.",
+            one_a_line(problems, "names can't be used"),
+            hint=f"Nothing was changed.{_how_to_name([name for name, oid in oids if not oid])}",
         )
     return list(found.values())
+
+
+def _how_to_name(missing: Sequence[str]) -> str:
+    if any("," in name for name in missing):
+        return " Give --table once for each table."
+    if missing:
+        return (
+            " Names are read as PostgreSQL reads them:"
+            " capitals and special characters need double quotes."
+        )
+    return ""
 
 
 async def _find(conn: Connection, name: str) -> int | None:
@@ -207,7 +260,7 @@ async def _similar(conn: Connection, name: str) -> str:
 
 async def _filtered(
     conn: Connection, settings: InstallConfig, say: Say
-) -> dict[Table, tuple[str, ...]]:
+) -> dict[Table, Sequence[str] | None]:
     """Return the tables of wal-listener's filter, which names them without their schema."""
     rows = await conn.fetch(
         "select c.oid, c.oid::regclass::text as name, c.relname, c.relkind::text as kind"
@@ -255,28 +308,37 @@ async def _install_schema(conn: Connection, settings: InstallConfig, say: Say) -
 
 
 async def _capture(
-    conn: Connection, table: Table, actions: tuple[str, ...], settings: InstallConfig, say: Say
-) -> bool:
-    async def work() -> bool:
-        is_ready = await conn.fetchval(
-            "select exists (select from pgoutbox.table_state t where t.relation = $1::oid"
-            " and t.problem is null and t.actions @> $2::text[] and t.actions <@ $2::text[]"
-            " and t.old_values = $3)",
+    conn: Connection,
+    table: Table,
+    actions: Sequence[str] | None,
+    settings: InstallConfig,
+    say: Say,
+) -> str:
+    """Capture one table, or bring it in line; return what became of it."""
+
+    async def work() -> str:
+        before = await conn.fetchrow(
+            "select t.actions, t.old_values, t.problem from pgoutbox.table_state t"
+            " where t.relation = $1::oid",
             table.oid,
-            actions,
-            settings.old_values,
         )
-        if not is_ready:
+        installed = (_ordered(before["actions"]), before["old_values"]) if before else None
+        kept_actions, kept_old_values = installed or (ACTIONS, "full")
+        wanted = (_ordered(actions or kept_actions), settings.old_values or kept_old_values)
+        if wanted != installed or (before and before["problem"]):
             await _lock(conn, table, "share row exclusive")
-        is_changed: bool = await conn.fetchval(
-            "select pgoutbox.capture_table($1::oid::regclass, $2::text[], $3)",
-            table.oid,
-            actions,
-            settings.old_values,
+        is_changed = await conn.fetchval(
+            "select pgoutbox.capture_table($1::oid::regclass, $2::text[], $3)", table.oid, *wanted
         )
-        return is_changed
+        if installed in (wanted, None):
+            return "captured" if is_changed else "already captured"
+        return f"from now on: {','.join(wanted[0]).lower()}; old values: {wanted[1]}"
 
     return await _patiently(conn, table, work, settings, say)
+
+
+def _ordered(actions: Sequence[str]) -> tuple[str, ...]:
+    return tuple(action for action in ACTIONS if action in actions)
 
 
 async def _release_each(
@@ -405,7 +467,8 @@ def _gave_up(table: Table, holders: Sequence[_Holder], settings: InstallConfig) 
     pids = [holder.pid for holder in holders if holder.pid]
     end_it = f", or end it: select pg_terminate_backend({pids[0]})" if pids else ""
     return InstallError(
-        f"{table.name}: no lock within {settings.lock_wait:g} s; {_name_all(holders)} holds it",
+        f"{table.name}: no lock within {show_duration(settings.lock_wait)};"
+        f" {_name_all(holders)} holds it",
         hint=f"Let that transaction end{end_it}; then run this again.",
     )
 
@@ -436,14 +499,15 @@ async def _each(
 def _refused(table: Table, error: asyncpg.PostgresError) -> InstallError:
     hint = error.hint
     if isinstance(error, asyncpg.InsufficientPrivilegeError):
-        hint = "Run this as the owner of the table and of the schema pgoutbox."
+        hint = _BE_OWNER
     return InstallError(f"{table.name}: {error}", hint=hint)
 
 
 def _failed(failures: Sequence[InstallError], done: Sequence[str]) -> InstallError:
-    message = "; ".join(map(str, failures))
+    message = one_a_line(map(str, failures), "tables failed")
     if done:
-        message += f" (done: {', '.join(done)})"
+        separator = " " if len(failures) == 1 else "\n  "
+        message += f"{separator}(done: {', '.join(done)})"
     hints: Mapping[str, None] = dict.fromkeys(error.hint for error in failures if error.hint)
     return InstallError(message, hint=" ".join(hints) or None)
 
@@ -487,22 +551,39 @@ async def _dropped(conn: Connection, name: str) -> Table | None:
 
 async def _refuse_unsent(conn: Connection) -> None:
     """Raise where events would be lost with the schema."""
-    unsent = await conn.fetch(
+    relays = await conn.fetch(
         "select r.relay, b.events from ("
         "  select p.relay from pgoutbox.progress p"
         "  union all select 'default' where not exists (select from pgoutbox.progress)"
-        ") r cross join lateral pgoutbox.backlog(r.relay) b where b.events > 0 order by b.events"
+        ") r cross join lateral pgoutbox.backlog(r.relay) b order by r.relay"
     )
+    unsent = [(row["relay"], row["events"]) for row in relays if row["events"]]
     if unsent:
-        count, relay = unsent[-1]["events"], unsent[-1]["relay"]
-        name = "" if relay == "default" else f" --name {shlex.quote(relay)}"
+        drain = ", ".join(_drain(relay) for relay, _ in unsent)
+        forget = "; forget a relay that no longer runs: pgoutbox uninstall --relay NAME"
         raise InstallError(
-            f"{count} events are not sent yet by the relay {relay}",
-            hint=f"Send them first: pgoutbox relay --drain{name};"
+            one_a_line(
+                (
+                    f"{_count(events, 'event is', 'events are')} not sent yet"
+                    f" by the relay {_said(relay)}"
+                    for relay, events in unsent
+                ),
+                "relays haven't sent everything",
+            ),
+            hint=f"Send them first: {drain}{forget if len(relays) > 1 else ''};"
             " or give them up with --drop-unsent.",
         )
     if parked := await conn.fetchval("select count(*) from pgoutbox.parked"):
         raise InstallError(
-            f"{parked} events are parked, and would be lost",
+            f"{_count(parked, 'event is', 'events are')} parked, and would be lost",
             hint="Save what you need of pgoutbox.parked, then give them up with --drop-unsent.",
         )
+
+
+def _drain(relay: str) -> str:
+    name = "" if relay == "default" else f" --name {shlex.quote(relay)}"
+    return f"pgoutbox relay --drain{name}"
+
+
+def _count(number: int, one: str, more: str | None = None) -> str:
+    return f"{number:,} {one if number == 1 else more or one + 's'}"

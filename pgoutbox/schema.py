@@ -15,6 +15,7 @@ from typing import Any
 import asyncpg
 
 from pgoutbox import __version__
+from pgoutbox.config import ACTIONS
 from pgoutbox.errors import SchemaError
 
 # Advisory lock under which the schema is changed; of one family with the relay's locks.
@@ -246,8 +247,8 @@ $$;
 
 
 def print_sql(
-    tables: Mapping[str, Sequence[str]],
-    old_values: str = "full",
+    tables: Mapping[str, Sequence[str] | None],
+    old_values: str | None = None,
     grant_relay: Sequence[str] = (),
     *,
     filtered: Mapping[str, Sequence[str]] | None = None,
@@ -257,6 +258,7 @@ def print_sql(
     Made without a connection. It can be applied again and leaves what is as it should be.
     ``tables`` and their actions; names are found by the search_path of the session that
     applies the script. ``filtered`` are names without a schema, to be found in all of them.
+    Actions and old values that are None stay as they are.
     """
     parts = [_HEADER]
     parts += [_guarded(migration) for migration in migrations()]
@@ -275,12 +277,21 @@ def print_sql(
     return "\n".join(parts)
 
 
-def _capture(table: str, actions: Sequence[str], old_values: str) -> str:
-    wanted = literal("{" + ",".join(actions) + "}")
-    return f"pgoutbox.capture_table({table}, {wanted}, {literal(old_values)})"
+def _capture(table: str, actions: Sequence[str] | None, old_values: str | None) -> str:
+    def installed(column: str, default: str) -> str:
+        return (
+            f"coalesce((select t.{column} from pgoutbox.captured_table t"  # noqa: S608 - our names
+            f" where t.relation = {table}), {default})"
+        )
+
+    wanted = literal("{" + ",".join(actions or ACTIONS) + "}")
+    if actions is None:
+        wanted = installed("actions", wanted)
+    values = literal(old_values) if old_values else installed("old_values", "'full'")
+    return f"pgoutbox.capture_table({table}, {wanted}, {values})"
 
 
-def _capture_filtered(name: str, actions: Sequence[str], old_values: str) -> str:
+def _capture_filtered(name: str, actions: Sequence[str], old_values: str | None) -> str:
     return _perform(
         _capture("c.oid::pg_catalog.regclass", actions, old_values)
         + "\n    from pg_catalog.pg_class c"

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -117,7 +119,65 @@ async def test_wrong_password(database: Database) -> None:
 async def test_no_tls(database: Database) -> None:
     error = await failure(DatabaseConfig(dsn=f"{database.dsn}?sslmode=require"))
 
-    assert "SSL" in str(error)
+    assert str(error).endswith(f"/{database.name} doesn't do TLS")
+    assert "sslmode decides" in str(error.hint)
+
+
+@pytest.mark.parametrize("mode", [None, "disable", "prefer"])
+async def test_tls_that_is_enabled_is_required(database: Database, mode: str | None) -> None:
+    parts = urlsplit(database.dsn)
+    config = DatabaseConfig(
+        host=parts.hostname,
+        port=parts.port,
+        name=database.name,
+        user=parts.username,
+        password=parts.password,
+        ssl_mode=mode,
+    )
+    await (await db.connect(config, purpose="test")).close()
+
+    error = await failure(replace(config, enable_tls=True))
+
+    assert str(error) == f"PostgreSQL at {parts.hostname}:{parts.port} doesn't do TLS"
+
+
+async def test_tls_that_is_enabled_doesnt_lower_a_stricter_mode(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PGSSLMODE", "verify-full")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    config = DatabaseConfig(host="127.0.0.1", user="joe", enable_tls=True)
+
+    assert "root certificate" in str(await failure(config))
+
+
+@pytest.mark.parametrize(
+    ("dsn", "place"),
+    [
+        ("postgresql://joe:pw@h:5/db?sslmode=disable", "h:5/db"),
+        ("postgresql://h", "h"),
+        ("postgresql://?host=h&port=5&dbname=shop&password=pw", "h:5/shop"),
+        ("postgresql:///db?host=/run/sockets", "/run/sockets:5432/db"),
+        ("postgresql:///db", "localhost:5432/db"),
+        ("postgresql:///db?password=p@w&host=h", "h:5432/db"),
+        ("postgresql://joe:p@w/x?y@h/db", "h/db"),
+    ],
+)
+def test_the_address_is_that_of_the_host(
+    monkeypatch: pytest.MonkeyPatch, dsn: str, place: str
+) -> None:
+    for variable in ("PGHOST", "PGPORT"):
+        monkeypatch.delenv(variable, raising=False)
+
+    assert place == db.address(DatabaseConfig(dsn=dsn))
+
+
+@pytest.mark.parametrize("password", [f"p@{SECRET}", f"1/{SECRET}", f"1/@{SECRET}"])
+async def test_a_password_that_hides_the_host_is_hinted_at(password: str) -> None:
+    """The driver reads a part of it as the host, or the user as the host."""
+    error = await failure(DatabaseConfig(dsn=f"postgresql://localhost:{password}@h/db"))
+
+    assert error.hint == ("In a password, characters such as @ : / # ? % must be percent-encoded.")
 
 
 async def test_too_many_connections(database: Database) -> None:

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from pgoutbox import database as db
 from pgoutbox.config import DatabaseConfig, InstallConfig
 from pgoutbox.errors import InstallError
-from pgoutbox.install import install, resolve, uninstall, uninstall_all
+from pgoutbox.install import forget_relay, install, resolve, uninstall, uninstall_all
+from pgoutbox.outbox import leader_lock
 from pgoutbox.schema import quoted
 from tests.support import ADMIN, WRITER, Database, eventually
 
@@ -132,8 +133,49 @@ async def test_install_again_changes_actions_and_old_values(
 
     row = await owner.fetchrow("select actions, old_values from pgoutbox.captured_table")
     assert tuple(row) == (["INSERT"], "identity")
+    assert said[-1] == "public.users: from now on: insert; old values: identity"
     await owner.execute("insert into users values (1); update users set id = 2; truncate users")
     assert await events(owner) == [("public", "users", "INSERT")]
+
+
+async def test_install_again_keeps_what_it_isnt_asked_to_change(
+    conn: Session, owner: Session, said: list[str]
+) -> None:
+    other = InstallConfig(old_values="identity")
+    await install(conn, ["users"], other, said.append, actions=["INSERT", "UPDATE"])
+
+    await install(conn, ["users"], InstallConfig(), said.append)
+    row = await owner.fetchrow("select actions, old_values from pgoutbox.captured_table")
+    assert tuple(row) == (["INSERT", "UPDATE"], "identity")
+    assert said[-1] == "public.users: already captured"
+
+    await install(conn, ["users"], InstallConfig(), said.append, actions=["DELETE"])
+    assert said[-1] == "public.users: from now on: delete; old values: identity"
+
+
+async def test_install_mends_a_trigger_without_changing_what_is_captured(
+    conn: Session, owner: Session, said: list[str]
+) -> None:
+    await install(conn, ["users"], HASTY, said.append, actions=["DELETE"])
+    await owner.execute('alter table users disable trigger "00_pgoutbox"')
+
+    await install(conn, ["users"], HASTY, said.append)
+
+    assert said[-1] == "public.users: captured"
+    await owner.execute("insert into users values (1); delete from users")
+    assert await events(owner) == [("public", "users", "DELETE")]
+
+
+async def test_install_without_any_table_says_how_to_name_one(
+    conn: Session, owner: Session, said: list[str]
+) -> None:
+    await install(conn, [], HASTY, said.append)
+    await install(conn, ["users"], HASTY, said.append)
+    await install(conn, [], HASTY, said.append)
+
+    assert [line for line in said if "no table is captured" in line] == [
+        "no table is captured; run: pgoutbox install --table NAME"
+    ]
 
 
 async def test_twenty_concurrent_installs_agree(empty_database: Database) -> None:
@@ -204,6 +246,29 @@ async def test_what_is_no_table_is_refused_and_nothing_is_changed(
     assert await captured(owner) == []
 
 
+@pytest.mark.parametrize(
+    ("names", "said", "hint"),
+    [
+        (["names"], "public.names is a view, not a table", "Nothing was changed."),
+        (["users,orders"], "there is no table users,orders", "Give --table once for each table."),
+        (
+            ["nope", "names"],
+            "2 names can't be used:\n  there is no table nope\n  public.names is a view",
+            "Names are read as PostgreSQL reads them",
+        ),
+    ],
+)
+async def test_what_is_wrong_with_names_is_said_one_a_line_with_a_hint_that_fits(
+    conn: Session, names: list[str], said: str, hint: str
+) -> None:
+    with pytest.raises(InstallError) as caught:
+        await install(conn, names, HASTY, lambda _: None)
+
+    assert str(caught.value).startswith(said)
+    assert hint in str(caught.value.hint)
+    assert ("Names are read" in str(caught.value.hint)) == ("nope" in names)
+
+
 async def test_a_name_that_is_wrong_leaves_no_schema_behind(empty_database: Database) -> None:
     async with db.session(DatabaseConfig(dsn=empty_database.dsn), purpose="install") as conn:
         with pytest.raises(InstallError, match="no table nope"):
@@ -229,8 +294,37 @@ async def test_who_doesnt_own_the_table_is_refused_and_the_others_are_named(
     assert str(caught.value) == (
         "public.theirs: permission denied for table theirs (done: public.users, public.orders)"
     )
-    assert "owner of the table" in str(caught.value.hint)
+    assert "owns the table" in str(caught.value.hint)
     assert await captured(owner) == ["public.orders", "public.users"]
+
+
+async def test_several_tables_that_fail_are_named_one_a_line(
+    database: Database, conn: Session, owner: Session, said: list[str]
+) -> None:
+    admin = await database.connect(ADMIN)
+    await admin.execute("create table a (id int); create table b (id int)")
+
+    with pytest.raises(InstallError) as caught:
+        await install(conn, ["a", "users", "b"], HASTY, said.append)
+
+    assert str(caught.value).splitlines() == [
+        "2 tables failed:",
+        "  public.a: permission denied for table a",
+        "  public.b: permission denied for table b",
+        "  (done: public.users)",
+    ]
+
+
+async def test_a_writer_is_told_to_be_the_owner(database: Database, owner: Session) -> None:
+    config = DatabaseConfig(dsn=database.dsn_as(WRITER))
+    for work in (install, uninstall):
+        async with db.session(config, purpose="test") as writer:
+            with pytest.raises(InstallError, match="this role may not do that: perm") as caught:
+                await work(writer, ["users"], HASTY, lambda _: None)
+
+        assert (
+            caught.value.hint == "Run this as a role that owns the table and the schema pgoutbox."
+        )
 
 
 async def test_who_may_not_create_a_schema_is_told_what_to_do(empty_database: Database) -> None:
@@ -256,7 +350,7 @@ async def test_a_locked_table_is_given_up_and_the_holder_named(
     pid = await pid_of(holder)
     assert time.monotonic() - began < HASTY.lock_wait + 2 * HASTY.lock_timeout + 1
     assert str(caught.value) == (
-        f"public.users: no lock within 0.6 s; pid {pid} (nightly report) holds it"
+        f"public.users: no lock within 600ms; pid {pid} (nightly report) holds it"
         " (done: public.orders)"
     )
     assert f"select pg_terminate_backend({pid})" in str(caught.value.hint)
@@ -372,13 +466,62 @@ async def test_a_captured_table_that_was_dropped_can_be_released(
     assert await captured(owner) == []
 
 
+async def test_a_captured_table_that_was_renamed_is_released_by_its_present_name(
+    conn: Session, owner: Session, said: list[str]
+) -> None:
+    await install(conn, ["users"], HASTY, said.append)
+    await owner.execute("alter table users rename to people; create table users (id int)")
+
+    await uninstall(conn, ["users"], HASTY, said.append)
+    await uninstall(conn, ["people"], HASTY, said.append)
+
+    assert said[-2:] == ["public.users: was not captured", "public.people: no longer captured"]
+
+
+async def test_a_relay_is_forgotten_with_what_it_parked(
+    conn: Session, owner: Session, said: list[str]
+) -> None:
+    await install(conn, ["users"], HASTY, said.append)
+    await owner.execute("select pgoutbox.lead('mine'), pgoutbox.lead('retired')")
+    await owner.execute(
+        "insert into pgoutbox.parked (relay, event_id, position, subject, reason, payload)"
+        " select r, gen_random_uuid(), 1, 's', 'too large', '{}'"
+        " from unnest('{mine,retired}'::text[]) r"
+    )
+
+    await forget_relay(conn, "retired", said.append)
+    await forget_relay(conn, "retired", said.append)
+
+    assert said[-2:] == [
+        "relay retired: forgotten, with 1 parked event",
+        "relay retired: was not known",
+    ]
+    for table in ("progress", "parked"):
+        rows = await owner.fetch(f"select relay from pgoutbox.{table}")
+        assert [row["relay"] for row in rows] == ["mine"]
+
+
+async def test_a_relay_that_leads_is_not_forgotten(
+    conn: Session, owner: Session, database: Database, said: list[str]
+) -> None:
+    await owner.execute("select pgoutbox.lead('mine')")
+    relay = await database.connect()
+    await relay.execute("select pg_advisory_lock($1, $2)", *leader_lock("mine"))
+
+    with pytest.raises(InstallError, match="the relay mine is running"):
+        await forget_relay(conn, "mine", said.append)
+
+    assert await owner.fetchval("select count(*) from pgoutbox.progress") == 1
+
+
 async def test_uninstall_of_what_is_not_there_says_so(empty_database: Database) -> None:
     said: list[str] = []
     async with db.session(DatabaseConfig(dsn=empty_database.dsn), purpose="uninstall") as conn:
         await uninstall(conn, ["users"], HASTY, said.append)
         await uninstall_all(conn, HASTY, said.append)
+        await forget_relay(conn, "default", said.append)
 
-    assert said == ["this database has no schema pgoutbox: nothing to do"] * 2
+    assert said == ["this database has no schema pgoutbox: nothing to do"] * 3
 
 
 async def test_uninstall_all_leaves_nothing(conn: Session, owner: Session, said: list[str]) -> None:
@@ -415,6 +558,34 @@ async def test_uninstall_all_refuses_while_events_are_unsent(
     assert await owner.fetchval("select to_regnamespace('pgoutbox')") is None
 
 
+async def test_uninstall_all_names_each_relay_that_has_unsent_events(
+    conn: Session, owner: Session, said: list[str]
+) -> None:
+    await install(conn, ["users"], HASTY, said.append)
+    for relay in ("default", "retired relay", "done"):
+        await owner.execute("select pgoutbox.lead($1)", relay)
+    await owner.execute("insert into users values (1), (2)")
+    await owner.execute(
+        "update pgoutbox.progress set high = 100 where relay = 'done';"
+        "update pgoutbox.progress p set partial_position = t.position, partial_seq = t.first_seq"
+        " from pgoutbox.transaction t where p.relay = 'default'"
+    )
+
+    with pytest.raises(InstallError) as caught:
+        await uninstall_all(conn, HASTY, said.append)
+
+    assert str(caught.value).splitlines() == [
+        "2 relays haven't sent everything:",
+        "  1 event is not sent yet by the relay default",
+        "  2 events are not sent yet by the relay retired relay",
+    ]
+    assert caught.value.hint == (
+        "Send them first: pgoutbox relay --drain, pgoutbox relay --drain --name 'retired relay';"
+        " forget a relay that no longer runs: pgoutbox uninstall --relay NAME;"
+        " or give them up with --drop-unsent."
+    )
+
+
 async def test_uninstall_all_refuses_while_events_are_parked(
     conn: Session, owner: Session, said: list[str]
 ) -> None:
@@ -423,7 +594,7 @@ async def test_uninstall_all_refuses_while_events_are_parked(
         " values ('default', gen_random_uuid(), 1, 's', 'too large', '{}')"
     )
 
-    with pytest.raises(InstallError, match="1 events are parked"):
+    with pytest.raises(InstallError, match="1 event is parked"):
         await uninstall_all(conn, HASTY, said.append)
 
 
@@ -439,7 +610,7 @@ async def test_uninstall_all_doesnt_drop_what_is_written_meanwhile(
 
     await writer.execute("commit")
 
-    with pytest.raises(InstallError, match="1 events are not sent yet"):
+    with pytest.raises(InstallError, match="1 event is not sent yet"):
         await uninstalling
     assert await captured(owner) == []
     assert len(await events(owner)) == 1

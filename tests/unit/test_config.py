@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -157,12 +158,34 @@ def test_what_is_no_duration_is_refused(given: object) -> None:
 
 def test_retention_is_bounded_by_the_ring() -> None:
     assert load({"retention": "60m"}, {}).relay.retention == 3600
-    assert refusal(retention="3601s") == "--retention must be from 0s to 3600s"
+    assert refusal(retention="3601s") == "--retention must be from 0s to 1h"
 
 
 @pytest.mark.parametrize(("given", "size"), [("4096", 4096), ("1KiB", 1024), ("2 MiB", 2 << 20)])
 def test_sizes_have_units(given: str, size: int) -> None:
     assert size == load({"batch_bytes": given}, {}).relay.batch_bytes
+
+
+def test_sizes_out_of_range_are_refused_in_units() -> None:
+    assert refusal(batch_bytes="1") == "--batch-bytes must be from 1KiB to 256MiB"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [(0, "0s"), (0.05, "50ms"), (1.5, "1.5s"), (90, "90s"), (900, "15m"), (86_400, "24h")],
+)
+def test_durations_are_shown_in_the_largest_unit_that_leaves_them_whole(
+    seconds: float, shown: str
+) -> None:
+    assert shown == config.show_duration(seconds)
+
+
+def test_defaults_are_shown_as_one_would_write_them() -> None:
+    shown = {setting.flag: setting.shown_default for setting in config.SETTINGS}
+
+    assert shown["--retention"] == "15m"
+    assert shown["--batch-bytes"] == "4MiB"
+    assert shown["--topic-prefix"] == ""
 
 
 @pytest.mark.parametrize("given", ["0", "100001", "1.5", "many", True, "", "1" * 30, "\u0663"])
@@ -173,6 +196,77 @@ def test_numbers_are_whole_and_in_range(given: object) -> None:
 @pytest.mark.parametrize("given", ["", "a b", "a.b", "a>", "*", "a\n", "a/b"])
 def test_a_topic_must_be_a_streams_name(given: str) -> None:
     assert "--topic must be a stream's name" in refusal(topic=given)
+
+
+@pytest.mark.parametrize("given", ["", "app_", "app.", "a.b_", "*", "ünder_", "a>"])
+def test_a_topic_prefix_may_have_dots(given: str) -> None:
+    assert load({"topic_prefix": given}, {}).publisher.topic_prefix == given
+
+
+@pytest.mark.parametrize("given", [".", "a..", ".a", "a b", "a\t", "a\n", "\x00", "\x7f", "\udce4"])
+def test_a_topic_prefix_that_makes_no_subject_is_refused(given: str) -> None:
+    assert "--topic-prefix must be part of a subject" in refusal(topic_prefix=given)
+
+
+@pytest.mark.parametrize(
+    ("prefix", "name", "is_good"),
+    [
+        ("", "users", True),
+        ("", "shop.users", True),
+        ("app", ".users", True),
+        ("app", "", True),
+        ("", "", False),
+        ("", ".users", False),
+        ("", "users.", False),
+        ("", "a..b", False),
+        ("app.", "", False),
+        ("app.", ".users", False),
+        ("", "my users", False),
+        ("", "users\n", False),
+    ],
+)
+def test_the_topics_map_must_make_subjects(
+    file: Path, prefix: str, name: str, is_good: bool
+) -> None:
+    file.write_text(json.dumps({"listener": {"topicsMap": {"public_users": name}}}))
+
+    if is_good:
+        found = load({"topic_prefix": prefix}, {}, file).publisher
+        assert found.topics_map == {"public_users": name}
+    else:
+        assert refusal({}, file, topic_prefix=prefix) == (
+            f"listener.topicsMap makes {prefix + name!r} of public_users, which is no subject"
+        )
+
+
+@pytest.mark.parametrize("key", ["enableTLS", "clientCert", "clientKey", "caCert"])
+def test_tls_for_nats_is_refused_instead_of_ignored(file: Path, key: str) -> None:
+    value = "true" if key == "enableTLS" else "some.pem"
+    variable = f"WAL_PUBLISHER_{key.upper()}"
+    file.write_text(f"publisher: {{{key}: {value}}}")
+
+    said = "this release doesn't support TLS for NATS yet"
+    assert refusal({}, file) == f"publisher.{key}: {said}"
+    assert refusal({variable: value}, None) == f"{variable}: {said}"
+
+
+def test_tls_that_is_switched_off_is_no_problem(file: Path) -> None:
+    file.write_text(
+        "publisher: {enableTLS: false, clientCert: '', clientKey: '', caCert: ''}\n"
+        "database: {enableTLS: false}"
+    )
+
+    assert Config() == load({}, {}, file)
+
+
+def test_a_nats_url_may_ask_for_tls() -> None:
+    """It is the publisher's business whether it can."""
+    assert load({"nats_url": "tls://h:4222"}, {}).publisher.nats_url == "tls://h:4222"
+
+
+@pytest.mark.parametrize("variable", ["WAL_LISTENER_TOPICSMAP", "WAL_LISTENER_FILTER_TABLES"])
+def test_no_variable_holds_a_map(variable: str) -> None:
+    assert Config() == load({}, {variable: "users"})
 
 
 def test_all_problems_are_reported_together(file: Path) -> None:
@@ -191,7 +285,13 @@ def test_all_problems_are_reported_together(file: Path) -> None:
 def test_an_unknown_action_of_the_filter_gets_a_suggestion(file: Path) -> None:
     file.write_text("listener: {filter: {tables: {users: [insrt]}}}")
 
-    assert "unknown action 'INSRT'; did you mean INSERT?" in refusal({}, file)
+    assert "unknown action 'INSRT' of users; did you mean INSERT?" in refusal({}, file)
+
+
+def test_a_table_of_the_filter_without_a_list_is_named(file: Path) -> None:
+    file.write_text("listener: {filter: {tables: {users: 3}}}")
+
+    assert "must have a list of the actions of users: insert" in refusal({}, file)
 
 
 @pytest.mark.parametrize(
