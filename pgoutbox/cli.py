@@ -22,7 +22,6 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 Result = TypeVar("Result")
 
 _INTERRUPTED = 130
-_BROKEN_PIPE = 141
 _EXIT_CODES = """\b
 Exit codes:
   0    done
@@ -52,9 +51,9 @@ class Cli(click.Group):
         except OSError as error:
             if error.errno != errno.EPIPE:
                 raise
-            # Whoever read the output is gone; what is still buffered must not fail at exit.
+            # Whoever read the output has enough; what is still buffered must not fail at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise SystemExit(_BROKEN_PIPE) from error
+            raise SystemExit from error
 
 
 def setting_options(*settings: Setting) -> Callable[[Command], Command]:
@@ -63,19 +62,14 @@ def setting_options(*settings: Setting) -> Callable[[Command], Command]:
     def add(command: Command) -> Command:
         for setting in reversed(settings):
             notes = f"[env: {', '.join(setting.variables)}]"
-            if setting.default not in (None, ""):
-                notes += f" [default: {_shown(setting)}]"
+            if setting.shown_default:
+                notes += f" [default: {setting.shown_default}]"
             command = click.option(
                 setting.flag or "", metavar=setting.kind.metavar, help=f"{setting.help}  {notes}"
             )(command)
         return command
 
     return add
-
-
-def _shown(setting: Setting) -> str:
-    value = setting.default
-    return f"{value:g}s" if isinstance(value, float) else str(value)
 
 
 def _where_options(command: Command) -> Command:
@@ -155,7 +149,7 @@ def main(ctx: click.Context, /, **flags: Any) -> None:
 @click.option(
     "--actions",
     metavar="LIST",
-    help="Actions to capture.  [default: insert,update,delete,truncate]",
+    help="Actions to capture; as installed, else insert,update,delete,truncate.",
 )
 @setting_options(*config.INSTALL_SETTINGS, *config.LOCK_SETTINGS)
 @click.option(
@@ -185,7 +179,7 @@ def install(
 
     \b
     pgoutbox install --table users --table billing.invoices
-    pgoutbox install --print-sql --table users | psql -1 -v ON_ERROR_STOP=1
+    pgoutbox install --print-sql --table users | psql "$DATABASE_URL" -1 -v ON_ERROR_STOP=1
     """
     settings = _load(ctx, **flags)
     wanted = _read_actions(actions)
@@ -213,9 +207,11 @@ def install(
     _run(run())
 
 
-def _read_actions(text: str | None) -> tuple[str, ...]:
+def _read_actions(text: str | None) -> tuple[str, ...] | None:
+    if text is None:
+        return None
     try:
-        actions = config.read_actions(text) if text is not None else config.ACTIONS
+        actions = config.read_actions(text)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--actions") from error
     if not actions:
@@ -225,6 +221,13 @@ def _read_actions(text: str | None) -> tuple[str, ...]:
 
 @main.command()
 @_table_option
+@click.option(
+    "--relay",
+    "relay_name",
+    metavar="NAME",
+    callback=_utf8,
+    help="Relay that no longer runs: forget what it has sent, and its parked events.",
+)
 @click.option("--all", "everything", is_flag=True, help="Release all tables and drop the schema.")
 @click.option(
     "--drop-unsent", is_flag=True, help="With --all: give up events that are not sent yet."
@@ -233,19 +236,27 @@ def _read_actions(text: str | None) -> tuple[str, ...]:
 @_where_options
 @click.pass_context
 def uninstall(
-    ctx: click.Context, /, tables: Sequence[str], everything: bool, drop_unsent: bool, **flags: Any
+    ctx: click.Context,
+    /,
+    tables: Sequence[str],
+    relay_name: str | None,
+    everything: bool,
+    drop_unsent: bool,
+    **flags: Any,
 ) -> None:
-    """Release tables; with --all, drop the schema pgoutbox.
+    """Release tables, forget a relay, or with --all drop the schema pgoutbox.
 
-    Events of a released table that are already in the outbox are still sent. With --all it
+    Events of a released table that are already in the outbox are still sent. The outbox keeps
+    events until every relay has sent them, so forget one that no longer runs. With --all it
     refuses while events are unsent.
 
     \b
     pgoutbox uninstall --table users
+    pgoutbox uninstall --relay retired
     pgoutbox relay --drain && pgoutbox uninstall --all
     """
-    if bool(tables) == everything:
-        raise click.UsageError("Give either --table or --all.")
+    if sum((bool(tables), relay_name is not None, everything)) != 1:
+        raise click.UsageError("Give one of --table, --relay and --all.")
     if drop_unsent and not everything:
         raise click.UsageError("--drop-unsent goes with --all.")
     settings = _load(ctx, **flags)
@@ -257,6 +268,8 @@ def uninstall(
         async with database.session(settings.database, purpose="uninstall") as conn:
             if everything:
                 await work.uninstall_all(conn, settings.install, _say, drop_unsent=drop_unsent)
+            elif relay_name is not None:
+                await work.forget_relay(conn, relay_name, _say)
             else:
                 await work.uninstall(conn, tables, settings.install, _say)
 
@@ -297,7 +310,7 @@ def status(ctx: click.Context, /, as_json: bool, **flags: Any) -> None:
 
     \b
     pgoutbox status
-    pgoutbox status --json | jq .relays[].backlog
+    pgoutbox status --json | jq '.relays[].backlog'
     """
     settings = _load(ctx, **flags)
 

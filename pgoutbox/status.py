@@ -40,7 +40,10 @@ class SchemaStatus:
 
 @dataclass(frozen=True, slots=True)
 class TableStatus:
-    """A captured table, what is wrong with it, and the command that mends that."""
+    """A captured table by its present name, what is wrong with it, and what mends that.
+
+    ``problem`` is one of ``_PROBLEMS``.
+    """
 
     table: str
     actions: tuple[str, ...]
@@ -69,7 +72,7 @@ class RelayStatus:
     parked: int
     high: int
     leader: Leader | None
-    is_asleep: bool
+    is_idle: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,9 +151,11 @@ def _schema_status(state: schema.SchemaState) -> SchemaStatus:
 
 async def _tables(conn: Connection) -> tuple[TableStatus, ...]:
     rows = await conn.fetch(
-        "select c.relation::oid as oid, c.actions, c.old_values,"
-        " pg_catalog.format('%I.%I', c.schema_name, c.table_name) as name"
-        " from pgoutbox.captured_table c order by name"
+        "select t.relation::oid as oid, t.actions, t.old_values, pg_catalog.format('%I.%I',"
+        " coalesce(n.nspname, t.schema_name), coalesce(c.relname, t.table_name)) as name"
+        " from pgoutbox.captured_table t"
+        " left join pg_catalog.pg_class c on c.oid = t.relation"
+        " left join pg_catalog.pg_namespace n on n.oid = c.relnamespace order by name"
     )
     problems = await _problems(conn, [row["oid"] for row in rows])
     return tuple(
@@ -226,7 +231,7 @@ order by l.pid
 
 async def _relays(conn: Connection) -> tuple[RelayStatus, ...]:
     locks = await conn.fetch(_LOCKS)
-    asleep = {lock["pid"] for lock in locks if _is_sleep_lock(lock)}
+    idle = {lock["pid"] for lock in locks if _is_sleep_lock(lock)}
     found = []
     for row in await conn.fetch(_RELAYS):
         classid, objid = leader_lock(row["relay"])
@@ -241,7 +246,7 @@ async def _relays(conn: Connection) -> tuple[RelayStatus, ...]:
                 parked=row["parked"],
                 high=row["high"],
                 leader=leader,
-                is_asleep=bool(leader and leader.pid in asleep),
+                is_idle=bool(leader and leader.pid in idle),
             )
         )
     return tuple(found)
@@ -297,14 +302,20 @@ def _schema_lines(status: SchemaStatus) -> list[str]:
 
 def _relay_lines(relays: Sequence[RelayStatus]) -> list[str]:
     header = ("relay", "backlog", "oldest unsent", "gaps", "parked", "leader")
-    return _columns([header, *(_relay_row(relay) for relay in relays)])
+    lines = _columns([header, *(_relay_row(relay) for relay in relays)])
+    if len(relays) > 1 and not all(relay.leader for relay in relays):
+        # The outbox keeps everything until all of them have sent it.
+        lines.append("forget a relay that no longer runs: pgoutbox uninstall --relay NAME")
+    return lines
 
 
 def _relay_row(relay: RelayStatus) -> tuple[str, ...]:
     oldest = "-" if relay.oldest_unsent_s is None else _age(relay.oldest_unsent_s)
     leader = "nobody; run: pgoutbox relay"
+    if relay.relay != "default":
+        leader += f" --name {shlex.quote(relay.relay)}"
     if relay.leader:
-        doing = ", asleep" if relay.is_asleep else ""
+        doing = ", idle" if relay.is_idle else ""
         leader = f"pid {relay.leader.pid} for {_age(relay.leader.leading_s)}{doing}"
     return (
         relay.relay,
@@ -331,10 +342,18 @@ def _table_lines(tables: Sequence[TableStatus]) -> list[str]:
     return _columns([("table", "actions", "old values", "state"), *rows])
 
 
+_PROBLEMS = {
+    None: "ok",
+    "locked": "locked",
+    "drift": "columns changed",
+    "trigger": "trigger missing or disabled",
+    "missing": "table is gone",
+}
+
+
 def _table_state(table: TableStatus) -> str:
-    if table.remedy:
-        return f"{table.problem}; run: {table.remedy}"
-    return table.problem or "ok"
+    said = _PROBLEMS.get(table.problem) or str(table.problem)
+    return f"{said}; run: {table.remedy}" if table.remedy else said
 
 
 def _slot_line(slots: Sequence[SlotStatus]) -> str:

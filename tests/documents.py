@@ -29,6 +29,7 @@ _MEANINGS = {
     "database.user": "The role.",
     "database.password": "Its password.",
     "database.ssl_mode": "TLS: libpq's `sslmode`.",
+    "database.enable_tls": "TLS: `sslmode` is `require` at least.",
     "publisher.topics_map": "What stands in a subject instead of `schema_table`.",
     "install.tables": "Tables, each with its actions, that `install` captures without `--table`.",
 }
@@ -76,25 +77,13 @@ def _help(name: str) -> str:
 def _row(setting: Setting) -> Iterator[str]:
     yield _code(setting.keys)
     yield _code([setting.flag] if setting.flag else [])
-    # No variable can hold a map.
-    yield _code(setting.variables if setting.kind.metavar != "MAP" else [])
-    yield _code([_default(setting)] if setting.default else [])
+    yield _code(setting.variables)
+    yield _code([setting.shown_default] if setting.shown_default else [])
     yield setting.help.replace("|", "\\|") or _MEANINGS[setting.path]
 
 
 def _code(words: Sequence[str]) -> str:
     return ", ".join(f"`{word}`" for word in words)
-
-
-def _default(setting: Setting) -> str:
-    """Return the default in the largest unit that leaves it whole."""
-    value = setting.default
-    if setting.kind.metavar == "DURATION":
-        unit, length = next(u for u in (("h", 3600), ("m", 60), ("s", 1)) if value % u[1] == 0)
-        return f"{value / length:g}{unit}"
-    if setting.kind.metavar == "SIZE":
-        return f"{value // 1024**2}MiB" if value % 1024**2 == 0 else str(value)
-    return str(value)
 
 
 if __name__ == "__main__":

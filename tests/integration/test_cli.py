@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import cast
 
 import asyncpg
 import pytest
@@ -76,6 +77,8 @@ def test_relay_help_shows_variable_and_default_of_every_setting() -> None:
             assert setting.flag in shown
             assert setting.variables[0] in shown
     assert "[default: nats://localhost:4222]" in shown
+    assert "[default: 15m]" in shown
+    assert "[default: 4MiB]" in shown
 
 
 @pytest.mark.parametrize(
@@ -84,11 +87,13 @@ def test_relay_help_shows_variable_and_default_of_every_setting() -> None:
         (["nonsense"], 2, "No such command"),
         (["status", "--nonsense"], 2, "No such option"),
         (["status", "--dsn", f"mysql://joe:{SECRET}@h"], 2, "error: --dsn must be a URL"),
-        (["relay", "--retention", "2h"], 2, "error: --retention must be from 0s to 3600s"),
+        (["relay", "--retention", "2h"], 2, "error: --retention must be from 0s to 1h"),
         (["install", "--actions", "insert,upsert"], 2, "unknown action 'UPSERT'"),
-        (["install", "--actions", ","], 2, "--actions"),
-        (["uninstall"], 2, "Give either --table or --all"),
-        (["uninstall", "--all", "--table", "users"], 2, "Give either --table or --all"),
+        (["install", "--actions", ","], 2, "--actions: names no action"),
+        (["install", "--actions", ""], 2, "--actions: names no action"),
+        (["uninstall"], 2, "Give one of --table, --relay and --all"),
+        (["uninstall", "--all", "--table", "users"], 2, "Give one of --table, --relay and --all"),
+        (["uninstall", "--all", "--relay", "x"], 2, "Give one of --table, --relay and --all"),
         (["uninstall", "--table", "users", "--drop-unsent"], 2, "goes with --all"),
         (["status", "-c", "/nowhere.yml"], 2, "/nowhere.yml can't be read"),
         (["status", "--dsn", UNREACHABLE], 4, "error: PostgreSQL at 127.0.0.1:1/db refuses"),
@@ -130,7 +135,7 @@ async def test_install_status_uninstall(database: Database, owner: asyncpg.Conne
 
     refused = pgoutbox("uninstall", "--all", env=env)
     assert (refused.returncode, refused.stdout) == (6, "")
-    assert "error: 1 events are not sent yet" in refused.stderr
+    assert "error: 1 event is not sent yet by the relay default\n" in refused.stderr
     assert "hint: Send them first: pgoutbox relay --drain" in refused.stderr
 
     done = pgoutbox("uninstall", "--all", "--drop-unsent", env=env)
@@ -182,6 +187,25 @@ def test_print_sql_connects_to_nothing() -> None:
     assert SECRET not in done.stdout
 
 
+async def test_the_printed_script_keeps_what_is_installed_where_nothing_else_is_asked(
+    database: Database, owner: asyncpg.Connection
+) -> None:
+    await owner.execute("select pgoutbox.capture_table('users', '{INSERT}', 'identity')")
+    script = pgoutbox("install", "--print-sql", "--table", "users").stdout
+    await owner.execute("begin;" + script + "commit")
+
+    async def installed() -> tuple[list[str], str]:
+        row = await owner.fetchrow("select actions, old_values from pgoutbox.captured_table")
+        return row["actions"], row["old_values"]
+
+    assert await installed() == (["INSERT"], "identity")
+    script = pgoutbox(
+        "install", "--print-sql", "--table", "users", "--actions", "delete", "--old-values", "full"
+    ).stdout
+    await owner.execute("begin;" + script + "commit")
+    assert await installed() == (["DELETE"], "full")
+
+
 def test_a_reader_that_goes_away_is_no_error() -> None:
     """As in ``pgoutbox install --print-sql | head -1``."""
     process = subprocess.Popen(
@@ -197,7 +221,7 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
 
     assert process.stderr.read() == b""
     process.stderr.close()
-    assert process.wait(20) == 141
+    assert process.wait(20) == 0
 
 
 async def test_ctrl_c_ends_a_waiting_install_without_a_traceback(
@@ -235,6 +259,9 @@ async def test_status_names_drift_and_its_remedy(
         "public.c": (None, None),
         "public.users": ("drift", "pgoutbox install --table public.users"),
     }
+    text = pgoutbox("status", "--dsn", database.dsn).stdout
+    for words in ("columns changed; run", "trigger missing or disabled; run", "table is gone; run"):
+        assert words in text
     for table in tables:
         if table["remedy"]:
             done = pgoutbox(*table["remedy"].split()[1:], "--dsn", database.dsn)
@@ -286,22 +313,74 @@ async def test_status_counts_backlog_gaps_and_parked(
         "parked": 1,
         "high": 40,
         "leader": None,
-        "is_asleep": False,
+        "is_idle": False,
     }
+    text = pgoutbox("status", "--dsn", database.dsn).stdout
+    assert "nobody; run: pgoutbox relay --name mine\n" in text
+    assert "uninstall --relay" not in text
 
 
-async def test_status_shows_who_leads_and_whether_it_sleeps(
+async def test_status_says_how_to_forget_a_relay_that_no_longer_runs(
+    database: Database, owner: asyncpg.Connection
+) -> None:
+    """With one relay alone, it is rather one that wasn't started yet."""
+    await owner.execute("select pgoutbox.lead('mine'), pgoutbox.lead('retired relay')")
+
+    text = pgoutbox("status", "--dsn", database.dsn).stdout
+
+    assert "nobody; run: pgoutbox relay --name 'retired relay'\n" in text
+    assert "forget a relay that no longer runs: pgoutbox uninstall --relay NAME\n" in text
+
+
+async def test_status_shows_a_renamed_table_by_its_present_name(
+    database: Database, owner: asyncpg.Connection
+) -> None:
+    await owner.execute("select pgoutbox.capture_table('users', '{TRUNCATE,DELETE,INSERT}')")
+    await owner.execute(
+        'alter table users rename to "Users"; alter table "Users" set schema billing'
+    )
+
+    (table,) = cast(list[dict[str, object]], status_of(database)["tables"])
+
+    assert table["table"] == 'billing."Users"'
+    assert table["actions"] == ["INSERT", "DELETE", "TRUNCATE"]
+    done = pgoutbox("uninstall", "--table", str(table["table"]), "--dsn", database.dsn)
+    assert "no longer captured" in done.stderr
+    assert status_of(database)["tables"] == []
+
+
+async def test_a_relay_that_runs_is_not_forgotten(
+    database: Database, owner: asyncpg.Connection, daemon: StartDaemon, stream: Stream
+) -> None:
+    arguments = ["--dsn", database.dsn, "--nats-url", stream.url, "--topic", stream.topic]
+    relay = await daemon("relay", "--name", "mine", *arguments)
+
+    async def leads() -> bool:
+        return bool(await owner.fetchval("select exists (select from pgoutbox.progress)"))
+
+    await eventually(leads)
+    refused = pgoutbox("uninstall", "--relay", "mine", "--dsn", database.dsn)
+    assert (refused.returncode, refused.stdout) == (6, "")
+    assert refused.stderr.startswith("error: the relay mine is running\nhint: Stop it first")
+
+    await relay.stop()
+    done = pgoutbox("uninstall", "--relay", "mine", "--dsn", database.dsn)
+    assert (done.returncode, done.stderr) == (0, "relay mine: forgotten\n")
+    assert not await leads()
+
+
+async def test_status_shows_who_leads_and_whether_it_is_idle(
     database: Database, owner: asyncpg.Connection, daemon: StartDaemon, stream: Stream
 ) -> None:
     arguments = ["--dsn", database.dsn, "--nats-url", stream.url, "--topic", stream.topic]
     await daemon("relay", "--name", "a b", *arguments)
 
-    def sleeping() -> dict[str, object] | None:
+    def idle() -> dict[str, object] | None:
         relays = status_of(database)["relays"]
         assert isinstance(relays, list)
-        return relays[0] if relays[0]["is_asleep"] else None
+        return relays[0] if relays[0]["is_idle"] else None
 
-    relay = await eventually(sleeping)
+    relay = await eventually(idle)
 
     leader = relay["leader"]
     assert isinstance(leader, dict)
@@ -314,7 +393,7 @@ async def test_status_shows_who_leads_and_whether_it_sleeps(
     assert status_of(database)["strangers"] == []
     text = pgoutbox("status", "--dsn", database.dsn).stdout
     assert f"pid {leader['pid']} for " in text
-    assert ", asleep" in text
+    assert ", idle" in text
 
 
 @pytest.mark.parametrize("mode", ["", "_shared"])
