@@ -1,0 +1,92 @@
+"""A relay's role has what a relay needs, and nothing else."""
+
+from __future__ import annotations
+
+import asyncpg
+import pytest
+
+from pgoutbox.message import Subjects
+from pgoutbox.outbox import Outbox
+from tests.conftest import Connect
+from tests.support import ADMIN, Database
+
+from .conftest import Capture
+
+RELAY = "app_relay_of_sql_tests"
+
+
+@pytest.fixture
+async def relay(
+    connection: asyncpg.Connection, connect: Connect, database: Database, capture: Capture
+) -> asyncpg.Connection:
+    """A connection of a role that was granted what a relay needs."""
+    admin = await connect(ADMIN)
+    await admin.execute(f"""
+        do $$ begin create role {RELAY} login password 'pgoutbox';
+        exception when duplicate_object or unique_violation then end $$
+    """)
+    await capture("t", "id int primary key, v text")
+    await connection.execute(f"select pgoutbox.grant_relay('{RELAY}')")
+    return await connect(RELAY)
+
+
+async def test_a_relay_can_do_its_work(
+    connection: asyncpg.Connection, relay: asyncpg.Connection
+) -> None:
+    await connection.execute("insert into t values (1, 'a')")
+    await connection.execute("alter table t add n int")
+    outbox = Outbox(
+        relay, Subjects("topic", "", {}), relay="r", batch_events=10, batch_bytes=1_000_000
+    )
+    progress = await outbox.lead()
+    batch = await outbox.next_batch(progress)
+    await outbox.begin(batch)
+    await outbox.park(batch.keys[0], batch.messages[0], "too large")
+    await outbox.advance(batch.after)
+    mended = await outbox.mend_drift()
+    ends = await outbox.slot_ends()
+    rotated = [await outbox.rotate(slot) for slot in range(5)]
+
+    assert len(batch) == 1
+    assert [row["problem"] for row in mended] == ["drift"]
+    assert len(ends) == 4
+    assert rotated.count(True) == 1
+    for statement in (
+        "select functions_version from pgoutbox.installation",
+        "select * from pgoutbox.migration",
+        "select * from pgoutbox.table_state",
+        "select * from pgoutbox.outbox",
+        "select * from pgoutbox.backlog('r')",
+        "select * from pgoutbox.parked",
+        "delete from pgoutbox.parked",
+    ):
+        await relay.execute(statement)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "select * from t",
+        "insert into t values (1)",
+        "delete from pgoutbox.event",
+        "update pgoutbox.event set new_row = '{}'",
+        "insert into pgoutbox.event_0 (xid, seq, slot, opens) values ('1', 1, 0, true)",
+        "truncate pgoutbox.event",
+        "delete from pgoutbox.transaction",
+        "update pgoutbox.transaction set position = 1",
+        "delete from pgoutbox.progress",
+        "update pgoutbox.captured_table set shape = ''",
+        "update pgoutbox.installation set id = gen_random_uuid()",
+        "select setval('pgoutbox.position_seq', 1)",
+        "select nextval('pgoutbox.position_seq')",
+        "select pgoutbox.capture_table('t')",
+        "select pgoutbox.release_table('t')",
+        f"select pgoutbox.grant_relay('{RELAY}')",
+        "select pgoutbox.reopen()",
+        "create table pgoutbox.mine (id int)",
+        "drop table pgoutbox.parked",
+    ],
+)
+async def test_a_relay_can_do_nothing_else(relay: asyncpg.Connection, statement: str) -> None:
+    with pytest.raises((asyncpg.InsufficientPrivilegeError, asyncpg.UndefinedFunctionError)):
+        await relay.execute(statement)

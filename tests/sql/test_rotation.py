@@ -1,0 +1,132 @@
+"""A slot is emptied when everything in it is sent, and not a moment earlier."""
+
+from __future__ import annotations
+
+import asyncpg
+import pytest
+
+from tests.conftest import Connect
+from tests.support import WRITER
+
+from .conftest import Capture
+from .outbox import Outbox
+
+
+@pytest.fixture(autouse=True)
+async def _table(connection: asyncpg.Connection, capture: Capture) -> None:
+    await capture("t", "id int primary key")
+    await connection.execute("select * from pgoutbox.lead('a')")
+
+
+async def rotate(connection: asyncpg.Connection) -> bool:
+    """Try every slot; tell whether one was emptied."""
+    return any([await connection.fetchval("select pgoutbox.rotate($1)", n) for n in range(5)])
+
+
+async def left(connection: asyncpg.Connection) -> int:
+    return await connection.fetchval("select count(*) from pgoutbox.event")
+
+
+async def test_only_what_is_sent(connection: asyncpg.Connection) -> None:
+    await connection.execute("insert into t values (1)")
+    await connection.execute("insert into t values (2)")
+    for sent in (
+        "high = 0",
+        "high = 1",
+        "high = 2, partial_position = 2, partial_seq = 1",
+        "partial_position = null, gap_first = '{2}', gap_last = '{2}'",
+    ):
+        await connection.execute(f"update pgoutbox.progress set {sent}")
+        assert not await rotate(connection)
+    assert await left(connection) == 2
+
+    await connection.execute("update pgoutbox.progress set gap_first = '{}', gap_last = '{}'")
+    assert await rotate(connection)
+    assert await left(connection) == 0
+    assert not await rotate(connection)
+
+
+async def test_every_relay_counts(connection: asyncpg.Connection) -> None:
+    await connection.execute("insert into t values (1); select * from pgoutbox.lead('b')")
+    await connection.execute("update pgoutbox.progress set high = 1 where relay = 'a'")
+    assert not await rotate(connection)
+    await connection.execute("update pgoutbox.progress set high = 1")
+    assert await rotate(connection)
+
+
+async def test_without_a_relay_nothing_is_emptied(connection: asyncpg.Connection) -> None:
+    await connection.execute("insert into t values (1); delete from pgoutbox.progress")
+    assert not await rotate(connection)
+
+
+@pytest.mark.parametrize("stage", ["open", "staged", "prepared"])
+async def test_not_under_an_open_transaction(
+    connection: asyncpg.Connection, connect: Connect, stage: str
+) -> None:
+    writer = await connect()
+    await connection.execute("insert into t values (1)")
+    await connection.execute("update pgoutbox.progress set high = 1000")
+    await writer.execute("begin; insert into t values (2)")
+    if stage == "staged":
+        await writer.execute("set constraints all immediate")
+    elif stage == "prepared":
+        await writer.execute("set pgoutbox.notify = off; prepare transaction 'rotation'")
+    assert not await rotate(connection)
+
+    await writer.execute("commit prepared 'rotation'" if stage == "prepared" else "commit")
+    assert await left(connection) == 2
+    assert await rotate(connection)
+
+
+async def test_writers_elsewhere_are_not_held_up(
+    connection: asyncpg.Connection, connect: Connect
+) -> None:
+    """An open transaction that wrote nothing captured keeps no slot."""
+    bystander = await connect(WRITER)
+    await bystander.execute("begin isolation level repeatable read; select count(*) from t")
+    await connection.execute("insert into t values (1)")
+    await connection.execute("update pgoutbox.progress set high = 1000")
+
+    assert await rotate(connection)
+
+
+@pytest.mark.parametrize("end", ["commit", "rollback"])
+async def test_gap_holders_are_those_who_drew_a_position(
+    connection: asyncpg.Connection, connect: Connect, end: str
+) -> None:
+    drew, wrote, bystander = await connect(), await connect(), await connect()
+    await bystander.execute("begin; select pg_current_xact_id()")
+    await wrote.execute("begin; insert into t values (1)")
+    assert await connection.fetchval("select pgoutbox.gap_holders()") == []
+
+    await drew.execute("begin; insert into t values (2); set constraints all immediate")
+    (holder,) = await connection.fetchval("select pgoutbox.gap_holders()")
+    assert holder == await connection.fetchval(
+        "select virtualtransaction from pg_locks where pid = $1 limit 1", drew.get_server_pid()
+    )
+    await drew.execute(end)
+    assert await connection.fetchval("select pgoutbox.gap_holders()") == []
+
+
+async def test_a_stranger_cannot_pass_for_a_gap_holder(
+    connection: asyncpg.Connection, connect: Connect
+) -> None:
+    stranger = await connect(WRITER)
+    await stranger.execute("begin; select pg_advisory_xact_lock_shared(1885826914, 0)")
+    with pytest.raises(asyncpg.InsufficientPrivilegeError):
+        await stranger.execute("lock table pgoutbox.transaction_0 in row exclusive mode")
+    assert await connection.fetchval("select pgoutbox.gap_holders()") == []
+
+
+async def test_events_survive_a_rotation_that_came_too_early(
+    connection: asyncpg.Connection, connect: Connect, outbox: Outbox
+) -> None:
+    """Committed between the relay's look and the lock: still there afterwards."""
+    writer = await connect()
+    await connection.execute("insert into t values (1)")
+    await outbox.events()
+    await connection.execute("update pgoutbox.progress set high = 1")
+    await writer.execute("insert into t values (2)")
+
+    assert not await rotate(connection)
+    assert [event.new["id"] for event in await outbox.events()] == [2]
