@@ -88,7 +88,8 @@ $$;
 --
 -- Called where a trigger changed captured rows. Events of one command stand together, where
 -- its first one was captured: what the triggers of its first rows changed comes after its last
--- row. Whatever then still stands before the event that made the row version it replaced, since
+-- row. An event whose command can't be told is of the one whose events stand on both sides of
+-- it. Whatever then still stands before the event that made the row version it replaced, since
 -- the command of that one can't be told, is held until after it. Only sequence numbers are
 -- exchanged, so their range stays.
 create or replace function pgoutbox.put_in_order_%1$s(xid xid8, first_seq bigint) returns integer
@@ -111,12 +112,37 @@ begin
         return %1$s;
     end if;
     for event in
-        with recursive grouped as (
+        with recursive counted as (
             select
-                e.ctid, e.seq, e.made, e.replaced,
-                pg_catalog.min(e.seq) over (partition by coalesce(e.command::text, 'none ' || e.seq)) as group_seq
+                e.ctid, e.seq, e.made, e.replaced, e.schema_name, e.table_name, e.action,
+                e.command::text as command,
+                pg_catalog.count(e.command) over (order by e.seq) as upto,
+                pg_catalog.count(e.command) over (order by e.seq desc) as on_from,
+                pg_catalog.count(e.command) over (
+                    partition by e.schema_name, e.table_name, e.action order by e.seq) as kind_upto,
+                pg_catalog.count(e.command) over (
+                    partition by e.schema_name, e.table_name, e.action order by e.seq desc) as kind_on_from
             from pgoutbox.event_%1$s e
             where e.xid = put_in_order_%1$s.xid and e.seq >= put_in_order_%1$s.first_seq
+        ), surrounded as (
+            select
+                c.*,
+                pg_catalog.first_value(c.command) over (partition by c.upto order by c.seq) as previous,
+                pg_catalog.first_value(c.command) over (partition by c.on_from order by c.seq desc) as following,
+                pg_catalog.first_value(c.command) over (
+                    partition by c.schema_name, c.table_name, c.action, c.kind_upto order by c.seq) as kind_previous,
+                pg_catalog.first_value(c.command) over (
+                    partition by c.schema_name, c.table_name, c.action, c.kind_on_from order by c.seq desc) as kind_following
+            from counted c
+        ), grouped as (
+            select
+                s.ctid, s.seq, s.made, s.replaced,
+                pg_catalog.min(s.seq) over (partition by coalesce(
+                    s.command,
+                    case when s.previous = s.following then s.previous end,
+                    case when s.kind_previous = s.kind_following then s.kind_previous end,
+                    'none ' || s.seq)) as group_seq
+            from surrounded s
         ), ranked as materialized (
             select g.*, pg_catalog.row_number() over (order by g.group_seq, g.seq) as rank from grouped g
         ), held (rank, made, until, depth) as (
