@@ -58,3 +58,27 @@ async def test_rows_changed_again_keep_their_place(
         "INSERT None",
     ]
     ledger.published(events, await ledger.committed(database))
+
+
+async def test_rows_of_one_statement_keep_their_order(
+    database: Database, stream: Stream, nursery: Nursery, connect: Connect
+) -> None:
+    """Some were made in the same transaction, some before it."""
+    await ledger.prepare(database)
+    owner = await connect()
+    await owner.execute(
+        "insert into ledger_transaction (label) values (1);"
+        " insert into account (id) values (1), (2), (3), (4)"
+    )
+    await owner.execute("begin; insert into ledger_transaction (label) values (2)")
+    await owner.execute("update account set balance = 3 where id = 1")  # a trigger writes, too
+    await owner.execute("update account set owner = 'first' where id = 3")
+    await owner.execute("update account set owner = 'many'")
+    await owner.execute("commit")
+
+    relay = await nursery.start(
+        "relay", "--drain", "--dsn", database.dsn, "--nats-url", stream.url, "--topic", stream.topic
+    )
+    assert await relay.wait() == 0, relay.output
+    events = [ledger.read(message) for message in await stream.messages()]
+    ledger.published(events, await ledger.committed(database))
