@@ -20,6 +20,11 @@ from pgoutbox.errors import ConfigError, one_a_line
 ACTIONS = ("INSERT", "UPDATE", "DELETE", "TRUNCATE")
 
 
+# Seconds. A slot of the outbox's ring rests for an hour before it is used again; it has to be
+# found and emptied within that.
+LONGEST_RETENTION = 3_300.0
+
+
 @dataclass(frozen=True, slots=True)
 class DatabaseConfig:
     """How to reach PostgreSQL; what is unset is left to libpq's ``PG*`` variables."""
@@ -54,7 +59,7 @@ class RelayConfig:
     batch_events: int = 2_000
     batch_bytes: int = 4 * 1024 * 1024
     poll_interval: float = 1.0  # seconds; the fallback when no notification comes
-    retention: float = 900.0  # seconds that sent events stay; at most 3,600
+    retention: float = 900.0  # seconds that sent events stay; at most LONGEST_RETENTION
     grace_period: float = 10.0  # seconds for outstanding acknowledgements at a stop
     on_oversize: Literal["park", "stop"] = "park"
 
@@ -437,8 +442,8 @@ RELAY_SETTINGS = (
         "relay.retention",
         "--retention",
         # The ring has five slots of 15 minutes; one is being written.
-        _duration(0, 3600),
-        "How long sent events stay in the outbox; 1h at most.",
+        _duration(0, LONGEST_RETENTION),
+        "How long sent events stay in the outbox; 55m at most.",
     ),
     _own(
         "relay.grace_period",

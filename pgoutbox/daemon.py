@@ -189,8 +189,9 @@ class Daemon:
                     "grace period is over; unconfirmed events go out again at the next start",
                     extra={"grace_period": self._config.relay.grace_period},
                 )
-        serving.cancel()
-        await asyncio.wait({serving})
+        while not serving.done():
+            serving.cancel()  # again, for the NATS client swallows one that comes while it flushes
+            await asyncio.wait({serving}, timeout=1)
 
     async def _serve(self) -> None:
         """Keep a database session, and relay on it; after a failure begin again."""
