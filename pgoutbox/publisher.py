@@ -178,7 +178,10 @@ class JetStreamPublisher:
         """
         await self._look_at_stream(create=True)
         self._inbox = self._client.new_inbox()
-        answers = await self._client.subscribe(f"{self._inbox}.*")
+        try:
+            answers = await self._client.subscribe(f"{self._inbox}.*")
+        except (OSError, nats.errors.Error) as error:
+            raise Interrupted(_LOST) from error
         self._client.on_answer = self._on_ack
         self._client.answers_to = answers._id
 
@@ -209,7 +212,7 @@ class JetStreamPublisher:
                 "JetStream is not available on this NATS server",
                 hint="Start nats-server with --jetstream, and enable it for the account.",
             ) from error
-        except (TimeoutError, nats.errors.Error, ValueError) as error:
+        except (OSError, nats.errors.Error, ValueError) as error:
             raise Interrupted(
                 f"the stream {topic!r} is not available: {_words(error)}",
                 hint=f"Create a stream over {topic}.*, or allow this user to.",

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
+import nats.errors
 import pytest
 
 from pgoutbox.config import PublisherConfig
@@ -124,3 +125,18 @@ async def test_refusal_for_another_reason_confirms_what_came_before() -> None:
 
     assert not isinstance(interruption.value, Refused)
     assert interruption.value.confirmed == 2
+
+
+async def test_connection_cut_before_the_subscription_is_an_interruption(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Which the relay outlives, as it does any other cut."""
+
+    async def subscribe(_: object, __: str) -> None:
+        raise nats.errors.ConnectionClosedError
+
+    monkeypatch.setattr(Stream, "subscribe", subscribe, raising=False)
+    monkeypatch.setattr(Stream, "new_inbox", lambda _: "_INBOX.x", raising=False)
+
+    with pytest.raises(Interrupted, match="connection was lost"):
+        await Stream([]).publisher.start()
