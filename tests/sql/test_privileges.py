@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from urllib.parse import urlsplit
+
 import asyncpg
 import pytest
 
@@ -21,9 +23,11 @@ async def relay(
 ) -> asyncpg.Connection:
     """A connection of a role that was granted what a relay needs."""
     admin = await connect(ADMIN)
+    password = urlsplit(database.dsn).password
     await admin.execute(f"""
-        do $$ begin create role {RELAY} login password 'pgoutbox';
-        exception when duplicate_object or unique_violation then end $$
+        do $$ begin create role {RELAY} login;
+        exception when duplicate_object or unique_violation then end $$;
+        alter role {RELAY} password '{password}'
     """)
     await capture("t", "id int primary key, v text")
     await connection.execute(f"select pgoutbox.grant_relay('{RELAY}')")
