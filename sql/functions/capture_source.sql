@@ -107,9 +107,6 @@ begin
         end,
         %5$s, tg_op, new_row, old_row,
         case
-            when pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1
-                and pg_catalog.set_config('pgoutbox.nested', 'on', true) is null
-            then null
             when tg_op operator(pg_catalog.<>) 'INSERT'
                 and pg_catalog.age(old.xmin)
                     operator(pg_catalog.>) pg_catalog.age(pg_catalog.xid(pg_catalog.pg_current_xact_id()))
@@ -120,8 +117,10 @@ begin
         end,
         case when new.xmax operator(pg_catalog.<>) '0'::pg_catalog.xid or pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1
             then pg_catalog.concat(tg_relid, new.ctid) end,
-        case when pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 and tg_op operator(pg_catalog.<>) 'INSERT'
-            then pg_catalog.concat(tg_relid, old.ctid) end
+        case when pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1
+            then pg_catalog.concat(
+                tg_relid, old.ctid, pg_catalog.left(pg_catalog.set_config('pgoutbox.nested', 'on', true), 0)
+            ) end
     );
     return null;
 end

@@ -66,14 +66,15 @@ async def test_not_under_an_open_transaction(
     writer = await connect()
     await connection.execute("insert into t values (1)")
     await connection.execute("update pgoutbox.progress set high = 1000")
+    name = await connection.fetchval("select current_database()")
     await writer.execute("begin; insert into t values (2)")
     if stage == "staged":
         await writer.execute("set constraints all immediate")
     elif stage == "prepared":
-        await writer.execute("set pgoutbox.notify = off; prepare transaction 'rotation'")
+        await writer.execute(f"set pgoutbox.notify = off; prepare transaction '{name}'")
     assert not await rotate(connection)
 
-    await writer.execute("commit prepared 'rotation'" if stage == "prepared" else "commit")
+    await writer.execute(f"commit prepared '{name}'" if stage == "prepared" else "commit")
     assert await left(connection) == 2
     assert await rotate(connection)
 

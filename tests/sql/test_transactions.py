@@ -172,17 +172,18 @@ async def test_prepared_transactions(
     connection: asyncpg.Connection, connect: Connect, outbox: Outbox
 ) -> None:
     first, second = await connect(), await connect()
+    database = await connection.fetchval("select current_database()")
     for session, number in ((first, 1), (second, 2)):
         await session.execute("set pgoutbox.notify = off")
         await session.execute(
-            f"begin; insert into t values ({number}); prepare transaction 'p{number}'"
+            f"begin; insert into t values ({number}); prepare transaction '{database}{number}'"
         )
     await connection.execute("insert into t values (3)")
     assert await ids(outbox) == [[3]]
     assert await connection.fetchval("select pgoutbox.gap_holders()") == ["prepared"]
 
-    await second.execute("commit prepared 'p2'")
-    await first.execute("rollback prepared 'p1'")
+    await second.execute(f"commit prepared '{database}2'")
+    await first.execute(f"rollback prepared '{database}1'")
 
     outbox = Outbox(connection)
     assert await ids(outbox) == [[2], [3]]
