@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from pgoutbox import __version__, config
+from pgoutbox import __version__, config, kinds
 from pgoutbox.config import Config, Setting
 from pgoutbox.errors import PgoutboxError
 
@@ -64,12 +64,19 @@ def setting_options(*settings: Setting) -> Callable[[Command], Command]:
             notes = f"[env: {', '.join(setting.variables)}]"
             if setting.shown_default:
                 notes += f" [default: {setting.shown_default}]"
-            command = click.option(
-                setting.flag or "", metavar=setting.kind.metavar, help=f"{setting.help}  {notes}"
-            )(command)
+            help_text = f"{setting.help}  {notes}"
+            command = _option(setting, help_text)(command)
         return command
 
     return add
+
+
+def _option(setting: Setting, help_text: str) -> Callable[[Command], Command]:
+    flag = setting.flag or ""
+    if setting.is_switch:
+        negative = flag.replace("--", "--no-", 1)
+        return click.option(f"{flag}/{negative}", default=None, help=help_text)
+    return click.option(flag, metavar=setting.kind.metavar, help=help_text)
 
 
 def _where_options(command: Command) -> Command:
@@ -195,6 +202,9 @@ def install(
         click.echo(script, nl=False)
         return
 
+    for note in settings.notes:
+        _say(note)
+
     async def run() -> None:
         from pgoutbox import database
         from pgoutbox import install as work
@@ -211,7 +221,7 @@ def _read_actions(text: str | None) -> tuple[str, ...] | None:
     if text is None:
         return None
     try:
-        actions = config.read_actions(text)
+        actions = kinds.read_actions(text)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--actions") from error
     if not actions:

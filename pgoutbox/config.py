@@ -6,19 +6,15 @@ default. The file is wal-listener's, with pgoutbox's own settings under ``pgoutb
 
 from __future__ import annotations
 
-import difflib
-import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, cast
-from urllib.parse import urlencode, urlsplit
+from typing import Any, Literal
 
+from pgoutbox import kinds
 from pgoutbox.errors import ConfigError, one_a_line
-
-ACTIONS = ("INSERT", "UPDATE", "DELETE", "TRUNCATE")
-
+from pgoutbox.kinds import Address, Kind, Wrong, suggest
 
 # Seconds. A slot of the outbox's ring rests for an hour before it is used again; it has to be
 # found and emptied within that.
@@ -36,17 +32,34 @@ class DatabaseConfig:
     user: str | None = None
     password: str | None = field(default=None, repr=False)
     ssl_mode: str | None = None
-    enable_tls: bool = False  # ssl_mode is "require" at least
+    enable_tls: bool | None = None  # ssl_mode is "require" at least
 
 
 @dataclass(frozen=True, slots=True)
 class PublisherConfig:
-    """How to reach NATS, and under which subjects to publish."""
+    """How to reach NATS, and how to publish."""
 
     nats_url: str = field(default="nats://localhost:4222", repr=False)  # may hold a password
+    user: str | None = None
+    password: str | None = field(default=None, repr=False)
+    token: str | None = field(default=None, repr=False)
+    nkey: str | None = None  # file of a seed
+    creds: str | None = None  # file of a JWT and its seed
+    enable_tls: bool = False  # never without, even where the server would let us
+    ca_cert: str | None = None  # files in PEM
+    client_cert: str | None = None
+    client_key: str | None = None
+    inbox_prefix: str = "_INBOX"
+    js_domain: str | None = None
+    jetstream: bool = True  # else core NATS: at most once
+    stream: str | None = None  # else the one that takes our subjects, else one named like topic
+    stream_replicas: int = 1  # of a stream that has to be created
     topic: str = "wal_listener"
     topic_prefix: str = ""
     topics_map: dict[str, str] = field(default_factory=dict)
+    subject: str | None = None  # template; else wal-listener's subjects
+    headers: bool = False
+    content: Literal["wal-listener", "cloudevents", "cloudevents-structured"] = "wal-listener"
     window: int = 4_000  # messages that may be unacknowledged
     ack_timeout: float = 5.0  # seconds without any acknowledgement, then publish again
 
@@ -56,12 +69,22 @@ class RelayConfig:
     """How the relay works."""
 
     name: str = "default"  # relays of one name share one progress; one of them leads
+    install: bool = False  # the schema, and the tables of the filter, before it starts
     batch_events: int = 2_000
     batch_bytes: int = 4 * 1024 * 1024
     poll_interval: float = 1.0  # seconds; the fallback when no notification comes
     retention: float = 900.0  # seconds that sent events stay; at most LONGEST_RETENTION
     grace_period: float = 10.0  # seconds for outstanding acknowledgements at a stop
     on_oversize: Literal["park", "stop"] = "park"
+
+
+@dataclass(frozen=True, slots=True)
+class MonitoringConfig:
+    """Where the relay tells how it does."""
+
+    health_addr: Address | None = None
+    metrics_addr: Address | None = None
+    sentry_dsn: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,203 +104,11 @@ class Config:
     database: DatabaseConfig = DatabaseConfig()
     publisher: PublisherConfig = PublisherConfig()
     relay: RelayConfig = RelayConfig()
+    monitoring: MonitoringConfig = MonitoringConfig()
     install: InstallConfig = InstallConfig()
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["text", "json"] = "text"
-
-
-class _Wrong(ValueError):
-    """What a value should have been."""
-
-
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """What values a setting may have, and how they are shown in the help."""
-
-    read: Callable[[object], object]  # raises _Wrong
-    metavar: str
-    show: Callable[[Any], str] = str
-
-
-def _text(value: object) -> str:
-    if isinstance(value, (dict, list)) or value is None:
-        raise _Wrong("must be a text")
-    return str(value)
-
-
-def _truth(value: object) -> bool:
-    """Read what switches something on; what isn't plainly a no counts as a yes."""
-    return str(value).strip().lower() not in ("", "0", "f", "false", "n", "no", "off")
-
-
-def _choice(*choices: str) -> Kind:
-    def read(value: object) -> str:
-        if str(value).lower() not in choices:
-            raise _Wrong(f"must be one of {', '.join(choices)}")
-        return str(value).lower()
-
-    return Kind(read, f"[{'|'.join(choices)}]")
-
-
-def _whole(lowest: int, highest: int) -> Kind:
-    def read(value: object) -> int:
-        text = str(value).strip().replace("_", "")
-        if isinstance(value, bool) or not re.fullmatch(r"[+-]?\d{1,18}", text, re.ASCII):
-            raise _Wrong(f"must be a whole number from {lowest:,} to {highest:,}")
-        if not lowest <= int(text) <= highest:
-            raise _Wrong(f"must be from {lowest:,} to {highest:,}")
-        return int(text)
-
-    return Kind(read, "N")
-
-
-_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|min|m|h)?\s*", re.ASCII)
-
-
-def _duration(lowest: float, highest: float) -> Kind:
-    """Read seconds, or a number with a unit as Go writes it: 500ms, 15m, 1m30s."""
-
-    def read(value: object) -> float:
-        text = str(value).strip()
-        parts = _DURATION.findall(text)
-        if isinstance(value, bool) or not parts or _DURATION.sub("", text):
-            raise _Wrong("must be a duration such as 500ms, 10s or 15m")
-        seconds = math.fsum(float(number) * _SECONDS[unit or "s"] for number, unit in parts)
-        if not lowest <= seconds <= highest:
-            raise _Wrong(f"must be from {show_duration(lowest)} to {show_duration(highest)}")
-        return seconds
-
-    return Kind(read, "DURATION", show_duration)
-
-
-def show_duration(seconds: float) -> str:
-    """Return a duration as one would write it: in the largest unit that leaves it whole."""
-    if 0 < seconds < 1:
-        return f"{seconds * 1000:g}ms"
-    unit = next((unit for unit in ("h", "m") if seconds and seconds % _SECONDS[unit] == 0), "s")
-    return f"{seconds / _SECONDS[unit]:g}{unit}"
-
-
-_BYTES = {"": 1, "b": 1, "kib": 1024, "kb": 1024, "mib": 1024**2, "mb": 1024**2}
-
-
-def _size(lowest: int, highest: int) -> Kind:
-    def read(value: object) -> int:
-        found = re.fullmatch(r"(\d{1,12})\s*([a-z]*)", str(value).strip().lower(), re.ASCII)
-        if not found or found[2] not in _BYTES:
-            raise _Wrong("must be a size such as 65536, 512KiB or 4MiB")
-        size = int(found[1]) * _BYTES[found[2]]
-        if not lowest <= size <= highest:
-            raise _Wrong(f"must be from {_show_size(lowest)} to {_show_size(highest)}")
-        return size
-
-    return Kind(read, "SIZE", _show_size)
-
-
-def _show_size(size: int) -> str:
-    unit = next((unit for unit in ("MiB", "KiB") if size % _BYTES[unit.lower()] == 0), "B")
-    return f"{size // _BYTES[unit.lower()]}{unit}"
-
-
-def _relay_name(value: object) -> str:
-    name = _text(value)
-    if not 1 <= len(name) <= 100 or not name.isprintable():
-        raise _Wrong("must have 1 to 100 printable characters")
-    return name
-
-
-def _topic(value: object) -> str:
-    # NATS takes the topic as the stream's name, too.
-    topic = _text(value)
-    if not topic or not topic.isprintable() or re.search(r"[\s.*>/\\]", topic):
-        raise _Wrong("must be a stream's name: not empty, without spaces and . * > / \\")
-    return topic
-
-
-# White space and control characters end a subject, and a part between two dots can't be empty.
-_PART = r"[^\x00-\x20\x7f\ud800-\udfff.]+"
-_SUBJECT = re.compile(rf"{_PART}(\.{_PART})*")
-
-
-def _topic_prefix(value: object) -> str:
-    prefix = _text(value)
-    if not _SUBJECT.fullmatch(f"{prefix}x"):
-        raise _Wrong("must be part of a subject: no spaces, no empty part before or between dots")
-    return prefix
-
-
-def _nats_url(value: object) -> str:
-    urls = [_one_nats_url(url.strip()) for url in re.split(r",\s*(?=\S)", _text(value))]
-    return ",".join(urls)
-
-
-def _one_nats_url(text: str) -> str:
-    url = text if "://" in text else f"nats://{text}"
-    try:
-        parts = urlsplit(url)
-        is_good = bool(parts.hostname) and (parts.port is None or parts.port > 0)
-    except ValueError:  # its text may hold a part of the password
-        is_good = False
-    if not is_good or parts.scheme not in ("nats", "tls", "ws", "wss"):
-        raise _Wrong("must be a URL such as nats://localhost:4222")
-    return url
-
-
-_KEYWORD = re.compile(r"\s*(\w+)\s*=\s*('(?:[^'\\]|\\.)*'|(?:[^\s'\\]|\\.)*)(?=\s|\Z)")
-
-
-def _dsn(value: object) -> str:
-    """Read a URL, or libpq's ``keyword=value …``, which asyncpg doesn't know."""
-    text = _text(value).strip()
-    if not re.match(r"\w+://", text) and _KEYWORD.match(text):
-        if _KEYWORD.sub("", text).strip():
-            raise _Wrong("must be a URL, or keywords and values as libpq has them")
-        pairs = [(key, re.sub(r"\\(.)", r"\1", _unquoted(val))) for key, val in _keywords(text)]
-        return f"postgresql://?{urlencode(pairs)}"
-    try:
-        scheme = urlsplit(text).scheme
-    except ValueError:
-        scheme = ""
-    if scheme not in ("postgresql", "postgres"):
-        raise _Wrong("must be a URL such as postgresql://user@localhost:5432/name")
-    return text
-
-
-def _keywords(text: str) -> list[tuple[str, str]]:
-    return cast(list[tuple[str, str]], _KEYWORD.findall(text))
-
-
-def _unquoted(value: str) -> str:
-    return value[1:-1] if value[:1] == "'" else value
-
-
-def _topics_map(value: object) -> dict[str, str]:
-    if not isinstance(value, dict):
-        raise _Wrong("must map schema_table to the last part of a subject")
-    # wal-listener's loader lowers all keys, and working set-ups depend on it.
-    return {str(key).lower(): _text(subject) for key, subject in value.items()}
-
-
-def _filter_tables(value: object) -> dict[str, tuple[str, ...]]:
-    if not isinstance(value, dict):
-        raise _Wrong("must map each table to a list of actions")
-    return {
-        str(table).lower(): read_actions(actions, of=f" of {table}")
-        for table, actions in value.items()
-    }
-
-
-def read_actions(value: object, *, of: str = "") -> tuple[str, ...]:
-    """Read a list of actions, or their names with commas; each once, in wal-listener's spelling."""
-    names = value.split(",") if isinstance(value, str) else value
-    if not isinstance(names, (list, tuple)):
-        raise _Wrong(f"must have a list of the actions{of}: insert, update, delete, truncate")
-    actions = [action for name in names if (action := str(name).strip().upper())]
-    for action in actions:
-        if action not in ACTIONS:
-            raise _Wrong(f"has an unknown action {action!r}{of}{_suggest(action, ACTIONS)}")
-    return tuple(action for action in ACTIONS if action in actions)
+    notes: tuple[str, ...] = ()  # what in the file has no effect, in words for its author
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,6 +126,11 @@ class Setting:
     def parameter(self) -> str:
         """Its name among the flags."""
         return (self.flag or "").removeprefix("--").replace("-", "_")
+
+    @property
+    def is_switch(self) -> bool:
+        """Whether its flag takes no value."""
+        return self.kind is kinds.BOOL
 
     @property
     def default(self) -> Any:
@@ -316,12 +152,19 @@ def _own(
     kind: Kind,
     help_text: str,
     *,
-    variables: tuple[str, ...] = (),
+    theirs: str | None = None,
     keys: tuple[str, ...] = (),
+    variables: tuple[str, ...] = (),
 ) -> Setting:
-    """Return a setting of pgoutbox's own: its variable and its key follow from its flag."""
+    """Return a setting of pgoutbox's own: its variable and its key follow from its flag.
+
+    ``theirs`` is wal-listener's key for the same.
+    """
     words = flag.removeprefix("--").split("-")
     key = words[0] + "".join(word.capitalize() for word in words[1:])
+    if theirs:
+        keys = (*keys, theirs)
+        variables = (*variables, _their_variable(theirs))
     return Setting(
         path,
         help_text,
@@ -334,15 +177,19 @@ def _own(
 
 def _theirs(path: str, key: str, kind: Kind) -> Setting:
     """Return a setting that only wal-listener's file and variables have; no variable has a map."""
-    variables = () if kind.metavar == "MAP" else ("WAL_" + key.replace(".", "_").upper(),)
+    variables = () if kind.metavar == "MAP" else (_their_variable(key),)
     return Setting(path, "", kind, None, variables, (key,))
+
+
+def _their_variable(key: str) -> str:
+    return "WAL_" + key.replace(".", "_").upper()
 
 
 DATABASE_SETTINGS = (
     _own(
         "database.dsn",
         "--dsn",
-        Kind(_dsn, "URL"),
+        kinds.DSN,
         "PostgreSQL, as a URL or as keywords.",
         variables=("DATABASE_URL",),
     ),
@@ -350,17 +197,17 @@ DATABASE_SETTINGS = (
 
 # What a DSN replaces as a whole.
 _DATABASE_PARTS = (
-    _theirs("database.host", "database.host", Kind(_text, "TEXT")),
-    _theirs("database.port", "database.port", _whole(1, 65535)),
-    _theirs("database.name", "database.name", Kind(_text, "TEXT")),
-    _theirs("database.user", "database.user", Kind(_text, "TEXT")),
-    _theirs("database.password", "database.password", Kind(_text, "TEXT")),
+    _theirs("database.host", "database.host", kinds.TEXT),
+    _theirs("database.port", "database.port", kinds.whole(1, 65535)),
+    _theirs("database.name", "database.name", kinds.TEXT),
+    _theirs("database.user", "database.user", kinds.TEXT),
+    _theirs("database.password", "database.password", kinds.TEXT),
     _theirs(
         "database.ssl_mode",
         "database.sslMode",
-        _choice("disable", "allow", "prefer", "require", "verify-ca", "verify-full"),
+        kinds.choice("disable", "allow", "prefer", "require", "verify-ca", "verify-full"),
     ),
-    _theirs("database.enable_tls", "database.enableTLS", Kind(_truth, "BOOL")),
+    _theirs("database.enable_tls", "database.enableTLS", kinds.TRUTH),
 )
 
 # The driver reads these itself; as part of the environment they come before the file.
@@ -377,105 +224,225 @@ LOG_SETTINGS = (
     _own(
         "log_level",
         "--log-level",
-        _choice("debug", "info", "warning", "error"),
+        kinds.choice("debug", "info", "warning", "error", aliases={"warn": "warning"}),
         "Least level of a log line.",
-        keys=("logger.level",),
-        variables=("WAL_LOGGER_LEVEL",),
+        theirs="logger.level",
     ),
     _own(
         "log_format",
         "--log-format",
-        _choice("text", "json"),
+        kinds.choice("text", "json"),
         "How log lines look.",
-        keys=("logger.fmt",),
-        variables=("WAL_LOGGER_FMT",),
+        theirs="logger.fmt",
     ),
 )
 
-RELAY_SETTINGS = (
+_NATS_SETTINGS = (
     _own(
         "publisher.nats_url",
         "--nats-url",
-        Kind(_nats_url, "URL"),
+        kinds.NATS_URL,
         "NATS; several addresses with commas.",
-        keys=("publisher.address",),
-        variables=("WAL_PUBLISHER_ADDRESS",),
+        theirs="publisher.address",
     ),
+    _own("publisher.user", "--nats-user", kinds.TEXT, "User, where the URL names none."),
+    _own("publisher.password", "--nats-password", kinds.TEXT, "That user's password."),
+    _own("publisher.token", "--nats-token", kinds.TEXT, "Token, instead of a user."),
+    _own("publisher.nkey", "--nats-nkey", kinds.FILE, "File with an nkey's seed."),
+    _own("publisher.creds", "--nats-creds", kinds.FILE, "Credentials file: a JWT and its seed."),
+    _own(
+        "publisher.enable_tls",
+        "--nats-tls",
+        kinds.BOOL,
+        "Insist on TLS, as a URL with tls:// does.",
+        theirs="publisher.enableTLS",
+    ),
+    _own(
+        "publisher.ca_cert",
+        "--nats-ca-cert",
+        kinds.FILE,
+        "CA of the server's certificate, in PEM; else the system's.",
+        theirs="publisher.caCert",
+    ),
+    _own(
+        "publisher.client_cert",
+        "--nats-client-cert",
+        kinds.FILE,
+        "Our own certificate, for mutual TLS.",
+        theirs="publisher.clientCert",
+    ),
+    _own(
+        "publisher.client_key",
+        "--nats-client-key",
+        kinds.FILE,
+        "Its private key.",
+        theirs="publisher.clientKey",
+    ),
+    _own(
+        "publisher.inbox_prefix",
+        "--inbox-prefix",
+        kinds.INBOX_PREFIX,
+        "Beginning of the subjects that answers come to.",
+    ),
+    _own("publisher.js_domain", "--js-domain", kinds.STREAM, "JetStream domain of the stream."),
+)
+
+_MESSAGE_SETTINGS = (
     _own(
         "publisher.topic",
         "--topic",
-        Kind(_topic, "NAME"),
-        "Stream, and first part of each subject.",
-        keys=("publisher.topic",),
-        variables=("WAL_PUBLISHER_TOPIC",),
+        kinds.TOPIC,
+        "First part of each subject, and name of a stream that has to be created.",
+        theirs="publisher.topic",
     ),
     _own(
         "publisher.topic_prefix",
         "--topic-prefix",
-        Kind(_topic_prefix, "TEXT"),
+        kinds.TOPIC_PREFIX,
         "Put before schema_table in each subject.",
-        keys=("publisher.topicPrefix",),
-        variables=("WAL_PUBLISHER_TOPICPREFIX",),
+        theirs="publisher.topicPrefix",
     ),
+    _own(
+        "publisher.subject",
+        "--subject",
+        kinds.TEMPLATE,
+        "Subject instead of wal-listener's, which is {topic}.{prefix}{name};"
+        " also {schema}, {table}, {action}, {key}.",
+        keys=("publisher.subject",),
+    ),
+    _own(
+        "publisher.headers",
+        "--headers",
+        kinds.BOOL,
+        "Tell table, action and transaction in headers, too.",
+        keys=("publisher.headers",),
+    ),
+    _own(
+        "publisher.content",
+        "--content",
+        kinds.choice("wal-listener", "cloudevents", "cloudevents-structured"),
+        "What a message is: wal-listener's JSON, the same as a CloudEvent (attributes in headers),"
+        " or inside one.",
+        keys=("publisher.content",),
+    ),
+    _own(
+        "publisher.jetstream",
+        "--jetstream",
+        kinds.BOOL,
+        "Store messages in a stream; without, subscribers that are away miss them.",
+        keys=("publisher.jetstream",),
+    ),
+    _own(
+        "publisher.stream",
+        "--stream",
+        kinds.STREAM,
+        "Stream to publish into; else the one that takes our subjects, else a new one.",
+        keys=("publisher.stream",),
+    ),
+    _own(
+        "publisher.stream_replicas",
+        "--stream-replicas",
+        kinds.whole(1, 5),
+        "Replicas of a stream that has to be created.",
+        keys=("publisher.streamReplicas",),
+    ),
+)
+
+_MONITORING_SETTINGS = (
+    _own(
+        "monitoring.health_addr",
+        "--health-addr",
+        kinds.ADDRESS,
+        "Answer GET /healthz and /ready there: PORT on loopback, :PORT on all interfaces.",
+    ),
+    _own(
+        "monitoring.metrics_addr",
+        "--metrics-addr",
+        kinds.ADDRESS,
+        "Serve metrics for Prometheus there.",
+        theirs="monitoring.promAddr",
+    ),
+    _own(
+        "monitoring.sentry_dsn",
+        "--sentry-dsn",
+        kinds.TEXT,
+        "Send errors to this Sentry project.",
+        theirs="monitoring.sentryDSN",
+    ),
+)
+
+RELAY_SETTINGS = (
+    *_NATS_SETTINGS,
+    *_MESSAGE_SETTINGS,
     _own(
         "relay.name",
         "--name",
-        Kind(_relay_name, "NAME"),
+        kinds.RELAY_NAME,
         "Relays of one name share their progress; one of them leads.",
     ),
     _own(
-        "relay.batch_events", "--batch-events", _whole(1, 100_000), "Events read at once, at most."
+        "relay.install",
+        "--install",
+        kinds.BOOL,
+        "First do what `pgoutbox install` does, for the tables of listener.filter.",
+    ),
+    _own(
+        "relay.batch_events",
+        "--batch-events",
+        kinds.whole(1, 100_000),
+        "Events read at once, at most.",
     ),
     _own(
         "relay.batch_bytes",
         "--batch-bytes",
-        _size(1024, 256 * 1024**2),
+        kinds.size(1024, 256 * 1024**2),
         "Size of the row data read at once, roughly.",
     ),
     _own(
         "relay.poll_interval",
         "--poll-interval",
-        _duration(0.01, 3600),
+        kinds.duration(0.01, 3600),
         "How often to look when no notification comes.",
     ),
     _own(
         "relay.retention",
         "--retention",
         # The ring has five slots of 15 minutes; one is being written.
-        _duration(0, LONGEST_RETENTION),
+        kinds.duration(0, LONGEST_RETENTION),
         "How long sent events stay in the outbox; 55m at most.",
     ),
     _own(
         "relay.grace_period",
         "--grace-period",
-        _duration(0, 3600),
+        kinds.duration(0, 3600),
         "How long to wait for acknowledgements at a stop.",
     ),
     _own(
         "publisher.window",
         "--window",
-        _whole(1, 100_000),
+        kinds.whole(1, 100_000),
         "Messages that may be unacknowledged.",
     ),
     _own(
         "publisher.ack_timeout",
         "--ack-timeout",
-        _duration(0.1, 600),
+        kinds.duration(0.1, 600),
         "Publish again after so long without any acknowledgement.",
     ),
     _own(
         "relay.on_oversize",
         "--on-oversize",
-        _choice("park", "stop"),
+        kinds.choice("park", "stop"),
         "What to do with an event that NATS can never take.",
     ),
+    *_MONITORING_SETTINGS,
 )
 
 INSTALL_SETTINGS = (
     _own(
         "install.old_values",
         "--old-values",
-        _choice("full", "identity"),
+        kinds.choice("full", "identity"),
         "Old values: the full row, or what REPLICA IDENTITY gives; as installed, else full.",
     ),
 )
@@ -484,22 +451,24 @@ LOCK_SETTINGS = (
     _own(
         "install.lock_timeout",
         "--lock-timeout",
-        _duration(0.01, 60),
+        kinds.duration(0.01, 60),
         "How long one try at a table's lock may hold up the application.",
     ),
     _own(
         "install.lock_wait",
         "--lock-wait",
-        _duration(0, 86_400),
+        kinds.duration(0, 86_400),
         "How long to keep trying for a table's lock.",
     ),
 )
 
 _OTHERS = (
-    _theirs("publisher.topics_map", "listener.topicsMap", Kind(_topics_map, "MAP")),
-    _theirs("install.tables", "listener.filter.tables", Kind(_filter_tables, "MAP")),
+    _theirs("monitoring.health_addr", "listener.serverPort", kinds.PORT),
+    _theirs("publisher.topics_map", "listener.topicsMap", kinds.TOPICS_MAP),
+    _theirs("install.tables", "listener.filter.tables", kinds.FILTER_TABLES),
 )
 
+# Where two settings have the same place in Config, the first that is given counts.
 SETTINGS = (
     *DATABASE_SETTINGS,
     *_DATABASE_PARTS,
@@ -510,23 +479,24 @@ SETTINGS = (
     *_OTHERS,
 )
 
-# What asks for TLS to NATS, which must not be taken for granted.
-_NATS_TLS = tuple(
-    _theirs("", f"publisher.{key}", Kind(_truth, "BOOL"))
-    for key in ("enableTLS", "clientCert", "clientKey", "caCert")
-)
+_PUBLISHER_TYPE = _theirs("", "publisher.type", kinds.TEXT)
 
-# Keys of wal-listener's file that mean nothing without a replication slot, or not yet.
+# Keys of wal-listener's file that mean nothing without a replication slot, or only to the other
+# brokers that it knows. Those with underscores stand in its example, where it doesn't read them.
 _IGNORED_KEYS = (
     "listener.slotName",
     "listener.refreshConnection",
     "listener.heartbeatInterval",
     "listener.ackTimeout",
-    "listener.serverPort",
     "database.debug",
-    "publisher.type",
-    "monitoring.promAddr",
-    "monitoring.sentryDSN",
+    "logger.caller",
+    "publisher.messageKeyFrom",
+    "publisher.exchangeKind",
+    "publisher.pubSubProjectID",
+    "publisher.enable_tls",
+    "publisher.client_cert",
+    "publisher.client_key",
+    "publisher.ca_cert",
 )
 _MAPS = ("listener.topicsmap", "listener.filter.tables")  # their keys are the user's
 
@@ -543,26 +513,41 @@ def load(
     problems: list[str] = []
     document = _read_file(file, problems) if file else {}
     problems += _unknown_keys(document)
-    problems += _other_publishers(document)
+    problems += _other_publishers(environment, document)
+    _put_into_maps(environment, document)
     for variable, key in _LIBPQ_VARIABLES.items():
         if environment.get(variable):
             document.pop(key, None)
     found: dict[str, object] = {}
-    for setting in SETTINGS:
-        for source, value in _given(setting, flags, environment, document):
-            try:
-                found[setting.path] = setting.kind.read(value)
-            except _Wrong as wrong:
-                problems.append(f"{source} {wrong}")
-            break
-    problems += _tls_for_nats(environment, document)
+    for path, value in _read_all(flags, environment, document, problems):
+        found.setdefault(path, value)
     problems += _wrong_subjects(found)
+    problems += _half_credentials(found)
     if problems:
         raise _config_error(problems)
     if "database.dsn" in found:
         for part in _DATABASE_PARTS:
             found.pop(part.path, None)
-    return _build(found)
+    if found.get("database.enable_tls") is False:
+        # wal-listener looks at sslMode only with enableTLS, and its example has both.
+        found.pop("database.ssl_mode", None)
+    return _build({**found, "notes": tuple(_notes(environment, document))})
+
+
+def _read_all(
+    flags: Mapping[str, object],
+    environment: Mapping[str, str],
+    document: Mapping[str, object],
+    problems: list[str],
+) -> Iterator[tuple[str, object]]:
+    """Yield the path and the value of each setting that is given."""
+    for setting in SETTINGS:
+        for source, value in _given(setting, flags, environment, document):
+            try:
+                yield setting.path, setting.kind.read(value)
+            except Wrong as wrong:
+                problems.append(f"{source} {wrong}")
+            break
 
 
 def _given(
@@ -571,29 +556,68 @@ def _given(
     environment: Mapping[str, str],
     document: Mapping[str, object],
 ) -> Iterator[tuple[str, object]]:
-    """Yield where the setting is given and what as, the most important first."""
+    """Yield where the setting is given and what as, the most important first.
+
+    Nothing, or an empty text, in a variable or the file counts as not given.
+    """
     if flags.get(setting.parameter) is not None:
         yield setting.flag or "", flags[setting.parameter]
     for variable in setting.variables:
         if environment.get(variable):
             yield variable, environment[variable]
     for key in setting.keys:
-        if document.get(key.lower()) is not None:
+        if document.get(key.lower()) not in (None, ""):
             yield key, document[key.lower()]
 
 
-def _tls_for_nats(environment: Mapping[str, str], document: Mapping[str, object]) -> Iterator[str]:
-    for setting in _NATS_TLS:
-        source, value = next(_given(setting, {}, environment, document), ("", False))
-        if setting.kind.read(value):
-            yield f"{source}: this release doesn't support TLS for NATS yet"
+def _put_into_maps(environment: Mapping[str, str], document: dict[str, object]) -> None:
+    """Let variables such as WAL_LISTENER_FILTER_TABLES_USERS replace an entry of a map."""
+    for path in _MAPS:
+        stem = _their_variable(path) + "_"
+        for variable, value in environment.items():
+            if not variable.startswith(stem) or not value:
+                continue
+            name = variable.removeprefix(stem).lower()
+            entries = document.get(path) or {}
+            if isinstance(entries, dict):
+                others = {key: old for key, old in entries.items() if str(key).lower() != name}
+                document[path] = {**others, name: value}
+
+
+def _notes(environment: Mapping[str, str], document: Mapping[str, object]) -> Iterator[str]:
+    ignored = [key for key in _IGNORED_KEYS if document.get(key.lower()) not in (None, "")]
+    ignored += [name for key in _IGNORED_KEYS if environment.get(name := _their_variable(key))]
+    if ignored:
+        yield f"without effect, for there is no replication slot: {', '.join(ignored)}"
+    for unknown in kinds.unknown_actions(document.get("listener.filter.tables")):
+        yield f"listener.filter.tables {unknown}"
 
 
 def _wrong_subjects(found: Mapping[str, Any]) -> Iterator[str]:
     prefix = found.get("publisher.topic_prefix", "")
     for table, name in found.get("publisher.topics_map", {}).items():
-        if not _SUBJECT.fullmatch(prefix + name):
+        if not kinds.is_subject(prefix + name):
             yield f"listener.topicsMap makes {prefix + name!r} of {table}, which is no subject"
+    topic, stream = found.get("publisher.topic"), found.get("publisher.stream")
+    needs_stream = found.get("publisher.jetstream", True) and not stream
+    if topic and needs_stream and not kinds.is_stream_name(topic):
+        yield f"the topic {topic!r} can't be a stream's name, too: name the stream with --stream"
+    template = found.get("publisher.subject")
+    if template and not prefix:
+        filled = template.replace("{prefix}", "").replace("{", "").replace("}", "")
+        if not kinds.is_subject(filled):
+            yield f"--subject {template!r} has an empty part where there is no topic prefix"
+
+
+def _half_credentials(found: Mapping[str, Any]) -> Iterator[str]:
+    ways = ("user", "token", "nkey", "creds")
+    given = [f"--nats-{way}" for way in ways if found.get(f"publisher.{way}")]
+    if len(given) > 1:
+        yield f"{' and '.join(given)} exclude each other"
+    for one, other in (("user", "password"), ("client-cert", "client-key")):
+        pair = [found.get(f"publisher.{name.replace('-', '_')}") for name in (one, other)]
+        if any(pair) and not all(pair):
+            yield f"--nats-{one} and --nats-{other} need each other"
 
 
 def _build(found: Mapping[str, object]) -> Config:
@@ -648,7 +672,7 @@ def _flatten(document: Mapping[object, object], above: str = "") -> Iterator[tup
 
 
 def _known_keys() -> dict[str, str]:
-    keys = [key for setting in (*SETTINGS, *_NATS_TLS) for key in setting.keys]
+    keys = [key for setting in (*SETTINGS, _PUBLISHER_TYPE) for key in setting.keys]
     keys += _IGNORED_KEYS
     return {key.lower(): key for key in keys}
 
@@ -659,20 +683,25 @@ def _unknown_keys(document: Mapping[str, object]) -> Iterator[str]:
     for key, value in document.items():
         is_empty_section = value is None and key in {*sections, "monitoring", "listener"}
         if key not in known and not is_empty_section:
-            yield f"the file has an unknown key {key}{_suggest(key, known, known)}"
+            yield f"the file has an unknown key {key}{_suggest_key(key, known)}"
 
 
-def _suggest(wrong: str, known: Iterable[str], spelling: Mapping[str, str] | None = None) -> str:
-    close = difflib.get_close_matches(wrong, list(known), n=1, cutoff=0.6)
-    if not close:
-        return ""
-    return f"; did you mean {(spelling or {}).get(close[0], close[0])}?"
+def _suggest_key(wrong: str, known: Mapping[str, str]) -> str:
+    """Suggest a key that looks like it, or one that ends like it in another section."""
+    section, _, name = wrong.rpartition(".")
+    in_section = {key.rpartition(".")[2]: key for key in known if key.startswith(f"{section}.")}
+    elsewhere = [key for key in known if key.rpartition(".")[2] == name]
+    close = suggest(name, in_section, {short: known[key] for short, key in in_section.items()})
+    return close or suggest(wrong, elsewhere or known, known)
 
 
-def _other_publishers(document: Mapping[str, object]) -> Iterator[str]:
-    kind = document.get("publisher.type")
-    if kind is not None and str(kind).lower() != "nats":
-        yield f"publisher.type {kind} isn't there: pgoutbox publishes to nats only"
+def _other_publishers(
+    environment: Mapping[str, str], document: Mapping[str, object]
+) -> Iterator[str]:
+    for source, kind in _given(_PUBLISHER_TYPE, {}, environment, document):
+        if str(kind).lower() != "nats":
+            yield f"{source} {kind} isn't there: pgoutbox publishes to nats only"
+        break
 
 
 _URL_SECRET = re.compile(r"(\w[\w+.-]*)://([^\s]*)@")

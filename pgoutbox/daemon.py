@@ -169,6 +169,8 @@ class Daemon:
                     "topic": self._config.publisher.topic,
                 },
             )
+            for note in self._config.notes:
+                log.info(note)
             serving = asyncio.create_task(self._serve())
             stopping = asyncio.create_task(self._stop.wait())
             await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, TypeVar
 import asyncpg
 
 from pgoutbox import schema
-from pgoutbox.config import ACTIONS, InstallConfig, show_duration
+from pgoutbox.config import InstallConfig
 from pgoutbox.errors import InstallError, one_a_line
+from pgoutbox.kinds import ACTIONS, show_duration
 from pgoutbox.outbox import leader_lock
 
 if TYPE_CHECKING:
@@ -261,21 +262,27 @@ async def _similar(conn: Connection, name: str) -> str:
 async def _filtered(
     conn: Connection, settings: InstallConfig, say: Say
 ) -> dict[Table, Sequence[str] | None]:
-    """Return the tables of wal-listener's filter, which names them without their schema."""
+    """Return the tables of wal-listener's filter, which names them without their schema.
+
+    Its loader lowers all names, so each stands for itself and for itself in lower case.
+    """
+    named = {name.lower(): actions for name, actions in settings.tables.items()} | settings.tables
     rows = await conn.fetch(
         "select c.oid, c.oid::regclass::text as name, c.relname, c.relkind::text as kind"
         " from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace"
         " where c.relname = any ($1::text[]) and c.relkind in ('r', 'p')"
         " and c.relpersistence <> 't' and n.nspname !~ '^pg_'"
         " and n.nspname not in ('information_schema', 'pgoutbox') order by 2",
-        list(settings.tables),
+        list(named),
     )
-    for name in settings.tables.keys() - {row["relname"] for row in rows}:
-        say(f"{_said(name)}: the filter names it, but no schema has such a table")
+    found = {row["relname"] for row in rows}
+    for name in settings.tables:
+        if not found & {name, name.lower()}:
+            say(f"{_said(name)}: the filter names it, but no schema has such a table")
     return {
-        Table(row["oid"], row["name"], row["kind"] == "p"): settings.tables[row["relname"]]
+        Table(row["oid"], row["name"], row["kind"] == "p"): named[row["relname"]]
         for row in rows
-        if settings.tables[row["relname"]]
+        if named[row["relname"]]
     }
 
 

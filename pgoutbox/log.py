@@ -8,8 +8,13 @@ import sys
 from datetime import UTC, datetime
 from typing import Literal
 
+from pgoutbox import __version__
+
 # What every record has; the rest of it was given as ``extra``.
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+
+_LEVELS = {"WARNING": "WARN"}  # Go's name
 
 
 def configure(level: str, format: Literal["text", "json"]) -> None:
@@ -46,15 +51,16 @@ class TextFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: ts, level, logger, message, and the fields."""
+    """One JSON object a line, as wal-listener's: time, level, msg, version, and the fields."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the record as a line."""
         entry: dict[str, object] = {
-            "ts": _time(record),
-            "level": record.levelname.lower(),
+            "time": _time(record),
+            "level": _LEVELS.get(record.levelname, record.levelname),
+            "msg": record.getMessage(),
+            "version": __version__,
             "logger": record.name,
-            "message": record.getMessage(),
             **_fields(record),
         }
         if record.exc_info:

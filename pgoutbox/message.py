@@ -8,11 +8,16 @@ from typing import NamedTuple
 
 
 class Message(NamedTuple):
-    """What goes to NATS for one event; ``id`` is its ``Nats-Msg-Id``."""
+    """What goes to NATS for one event; ``id`` is its ``Nats-Msg-Id``.
+
+    ``headers`` are further ones, as lines of the protocol: ``Name: value`` and CR LF each.
+    """
 
     subject: str
     id: str
     payload: bytes
+    headers: str = ""
+    table: str = ""
 
 
 class Subjects:

@@ -15,8 +15,8 @@ from typing import Any
 import asyncpg
 
 from pgoutbox import __version__
-from pgoutbox.config import ACTIONS
 from pgoutbox.errors import SchemaError
+from pgoutbox.kinds import ACTIONS
 
 # Advisory lock under which the schema is changed; of one family with the relay's locks.
 _INSTALL_LOCK = (1885826916, 0)
@@ -292,11 +292,12 @@ def _capture(table: str, actions: Sequence[str] | None, old_values: str | None) 
 
 
 def _capture_filtered(name: str, actions: Sequence[str], old_values: str | None) -> str:
+    names = ", ".join(literal(spelling) for spelling in dict.fromkeys((name, name.lower())))
     return _perform(
         _capture("c.oid::pg_catalog.regclass", actions, old_values)
         + "\n    from pg_catalog.pg_class c"
         " join pg_catalog.pg_namespace n on n.oid = c.relnamespace"
-        f"\n    where c.relname = {literal(name)} and c.relkind in ('r', 'p')"
+        f"\n    where c.relname in ({names}) and c.relkind in ('r', 'p')"
         " and c.relpersistence <> 't'\n    and n.nspname !~ '^pg_'"
         " and n.nspname not in ('information_schema', 'pgoutbox')\n    order by n.nspname"
     )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import asyncpg
 
 from pgoutbox import __version__, schema
-from pgoutbox.config import ACTIONS
+from pgoutbox.kinds import ACTIONS
 from pgoutbox.outbox import leader_lock
 from pgoutbox.wakeup import SLEEP_LOCK
 

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pgoutbox import config
+from pgoutbox import config, kinds
 from pgoutbox.config import Config, load, redact
 from pgoutbox.errors import ConfigError
+from pgoutbox.kinds import Address
 
 SECRET = "s3cr3t-of-mine"
 
@@ -54,6 +55,16 @@ def test_every_setting_has_a_flag_a_variable_and_a_key(file: Path) -> None:
         "NAME": "seven",
         "TEXT": "seven",
         "URL": "nats://seven:7",
+        "FILE": "seven.pem",
+        "SUBJECT": "seven",
+        "TEMPLATE": "{topic}.seven",
+        "ADDRESS": ":7",
+    }
+    companions = {
+        "--nats-user": {"PGOUTBOX_NATS_PASSWORD": "pw"},
+        "--nats-password": {"PGOUTBOX_NATS_USER": "joe"},
+        "--nats-client-cert": {"PGOUTBOX_NATS_CLIENT_KEY": "key.pem"},
+        "--nats-client-key": {"PGOUTBOX_NATS_CLIENT_CERT": "cert.pem"},
     }
     for setting in config.SETTINGS:
         if setting.flag is None:
@@ -61,15 +72,20 @@ def test_every_setting_has_a_flag_a_variable_and_a_key(file: Path) -> None:
         value = values.get(setting.kind.metavar, setting.kind.metavar.strip("[]").split("|")[-1])
         if setting.flag == "--dsn":
             value = "postgresql://seven"
+        if setting.flag == "--stream-replicas":
+            value = "3"
+        if setting.is_switch:
+            value = str(not setting.default).lower()
         variable, key = setting.variables[0], setting.keys[0]
         section, name = key.split(".")
         file.write_text(f"{section}: {{{name}: '{value}'}}")
+        rest = companions.get(setting.flag, {})
 
-        from_flag = load({setting.parameter: value}, {})
+        from_flag = load({setting.parameter: value}, rest)
 
-        assert from_flag == load({}, {variable: value}), setting.flag
-        assert from_flag == load({}, {}, file), setting.flag
-        assert from_flag != Config(), setting.flag
+        assert from_flag == load({}, {variable: value, **rest}), setting.flag
+        assert from_flag == load({}, rest, file), setting.flag
+        assert from_flag != load({}, rest if setting.flag not in companions else {}), setting.flag
 
 
 def test_wal_listeners_file_is_understood_as_it_is(file: Path) -> None:
@@ -85,8 +101,10 @@ listener:
       Orders: [delete]
   topicsMap:
     PUBLIC_users: notifier
-logger: {level: warning, fmt: json}
-database: {host: db.example, port: 5433, name: shop, user: joe, password: pw, debug: false}
+  serverPort: 8080
+logger: {level: warn, fmt: json}
+database: {host: db.example, port: 5433, name: shop, user: joe, password: pw, debug: false,
+           enableTLS: false, sslMode: require}
 publisher: {type: nats, address: "localhost:4223", topic: changes, topicPrefix: pre_}
 monitoring: {sentryDSN: "", promAddr: ":2112"}
 """
@@ -107,8 +125,17 @@ monitoring: {sentryDSN: "", promAddr: ":2112"}
         found.publisher.topic_prefix,
     ) == ("nats://localhost:4223", "changes", "pre_")
     assert found.publisher.topics_map == {"public_users": "notifier"}
-    assert found.install.tables == {"users": ("INSERT", "UPDATE"), "orders": ("DELETE",)}
+    assert found.install.tables == {"users": ("INSERT", "UPDATE"), "Orders": ("DELETE",)}
     assert (found.log_level, found.log_format) == ("warning", "json")
+    assert found.monitoring.health_addr == Address("", 8080)
+    assert found.monitoring.metrics_addr == Address("", 2112)
+    assert found.monitoring.sentry_dsn is None
+    assert found.database.ssl_mode is None
+    (note,) = found.notes
+    assert note == (
+        "without effect, for there is no replication slot: listener.slotName,"
+        " listener.refreshConnection, listener.heartbeatInterval, database.debug"
+    )
 
 
 def test_a_dsn_replaces_the_files_database(file: Path) -> None:
@@ -177,7 +204,7 @@ def test_sizes_out_of_range_are_refused_in_units() -> None:
 def test_durations_are_shown_in_the_largest_unit_that_leaves_them_whole(
     seconds: float, shown: str
 ) -> None:
-    assert shown == config.show_duration(seconds)
+    assert shown == kinds.show_duration(seconds)
 
 
 def test_defaults_are_shown_as_one_would_write_them() -> None:
@@ -193,9 +220,15 @@ def test_numbers_are_whole_and_in_range(given: object) -> None:
     assert "--window must be" in refusal(window=given)
 
 
-@pytest.mark.parametrize("given", ["", "a b", "a.b", "a>", "*", "a\n", "a/b"])
-def test_a_topic_must_be_a_streams_name(given: str) -> None:
-    assert "--topic must be a stream's name" in refusal(topic=given)
+@pytest.mark.parametrize("given", ["", "a b", "a..b", "a>", "*", "a\n", "a/b"])
+def test_a_topic_must_begin_a_subject(given: str) -> None:
+    assert "--topic must be the beginning of a subject" in refusal(topic=given)
+
+
+def test_a_topic_of_several_parts_needs_a_stream_of_another_name() -> None:
+    assert "name the stream with --stream" in refusal(topic="a.b")
+    assert load({"topic": "a.b", "stream": "ab"}, {}).publisher.topic == "a.b"
+    assert load({"topic": "a.b", "jetstream": False}, {}).publisher.topic == "a.b"
 
 
 @pytest.mark.parametrize("given", ["", "app_", "app.", "a.b_", "*", "ünder_", "a>"])
@@ -239,24 +272,43 @@ def test_the_topics_map_must_make_subjects(
         )
 
 
-@pytest.mark.parametrize("key", ["enableTLS", "clientCert", "clientKey", "caCert"])
-def test_tls_for_nats_is_refused_instead_of_ignored(file: Path, key: str) -> None:
-    value = "true" if key == "enableTLS" else "some.pem"
-    variable = f"WAL_PUBLISHER_{key.upper()}"
-    file.write_text(f"publisher: {{{key}: {value}}}")
+def test_tls_for_nats_is_read_from_wal_listeners_keys(file: Path) -> None:
+    file.write_text(
+        "publisher: {enableTLS: true, clientCert: c.pem, clientKey: k.pem, caCert: ca.pem}"
+    )
 
-    said = "this release doesn't support TLS for NATS yet"
-    assert refusal({}, file) == f"publisher.{key}: {said}"
-    assert refusal({variable: value}, None) == f"{variable}: {said}"
+    found = load({}, {}, file).publisher
+
+    assert (found.enable_tls, found.client_cert, found.client_key, found.ca_cert) == (
+        True, "c.pem", "k.pem", "ca.pem",
+    )  # fmt: skip
 
 
 def test_tls_that_is_switched_off_is_no_problem(file: Path) -> None:
     file.write_text(
         "publisher: {enableTLS: false, clientCert: '', clientKey: '', caCert: ''}\n"
-        "database: {enableTLS: false}"
+        "database: {enableTLS: false, sslMode: verify-full}"
     )
 
-    assert Config() == load({}, {}, file)
+    found = load({}, {}, file)
+
+    assert not found.publisher.enable_tls
+    assert found.database.ssl_mode is None
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ({"nats_user": "joe"}, "--nats-user and --nats-password need each other"),
+        ({"nats_client_key": "k.pem"}, "--nats-client-cert and --nats-client-key need each other"),
+        (
+            {"nats_token": "t", "nats_creds": "c"},
+            "--nats-token and --nats-creds exclude each other",
+        ),
+    ],
+)
+def test_half_or_double_credentials_are_refused(flags: dict[str, str], said: str) -> None:
+    assert refusal(**flags) == said
 
 
 def test_a_nats_url_may_ask_for_tls() -> None:
@@ -267,6 +319,22 @@ def test_a_nats_url_may_ask_for_tls() -> None:
 @pytest.mark.parametrize("variable", ["WAL_LISTENER_TOPICSMAP", "WAL_LISTENER_FILTER_TABLES"])
 def test_no_variable_holds_a_map(variable: str) -> None:
     assert Config() == load({}, {variable: "users"})
+
+
+def test_a_variable_replaces_one_entry_of_a_map(file: Path) -> None:
+    """As in wal-listener, whose loader asks for WAL_ and the path of every key of its file."""
+    file.write_text(
+        "listener: {topicsMap: {public_users: old}, filter: {tables: {Users: [insert]}}}"
+    )
+    environment = {
+        "WAL_LISTENER_TOPICSMAP_PUBLIC_USERS": "new",
+        "WAL_LISTENER_FILTER_TABLES_USERS": "insert,delete",
+    }
+
+    found = load({}, environment, file)
+
+    assert found.publisher.topics_map == {"public_users": "new"}
+    assert found.install.tables == {"users": ("INSERT", "DELETE")}
 
 
 def test_all_problems_are_reported_together(file: Path) -> None:
@@ -283,9 +351,15 @@ def test_all_problems_are_reported_together(file: Path) -> None:
 
 
 def test_an_unknown_action_of_the_filter_gets_a_suggestion(file: Path) -> None:
-    file.write_text("listener: {filter: {tables: {users: [insrt]}}}")
+    """It is no error: wal-listener just never finds such an action."""
+    file.write_text("listener: {filter: {tables: {users: [insrt, delete]}}}")
 
-    assert "unknown action 'INSRT' of users; did you mean INSERT?" in refusal({}, file)
+    found = load({}, {}, file)
+
+    assert found.install.tables == {"users": ("DELETE",)}
+    assert found.notes == (
+        "listener.filter.tables has an unknown action 'INSRT' of users; did you mean INSERT?",
+    )
 
 
 def test_a_table_of_the_filter_without_a_list_is_named(file: Path) -> None:

@@ -38,13 +38,13 @@ def test_text_is_one_line_whatever_the_message() -> None:
 def test_json_has_the_fields_of_the_record() -> None:
     entry = json.loads(JsonFormatter().format(a_record("ä\n", events=3, at=datetime.now(UTC))))
 
-    assert list(entry) == ["ts", "level", "logger", "message", "events", "at"]
+    assert list(entry) == ["time", "level", "msg", "version", "logger", "events", "at"]
     assert (
-        entry["ts"],
+        entry["time"],
         entry["level"],
-        entry["message"],
+        entry["msg"],
         entry["events"],
-    ) == ("2026-11-23T05:25:36.518Z", "info", "ä\n", 3)
+    ) == ("2026-11-23T05:25:36.518Z", "INFO", "ä\n", 3)
 
 
 def test_json_has_the_traceback() -> None:
