@@ -12,11 +12,12 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, supp
 
 import asyncpg
 
-from pgoutbox import __version__, database, publisher, schema
+from pgoutbox import __version__, database, install, publisher, schema
 from pgoutbox.config import Config
 from pgoutbox.errors import (
     ConfigError,
     DatabaseError,
+    InstallError,
     PgoutboxError,
     PublishError,
     SchemaError,
@@ -157,6 +158,8 @@ class Daemon:
         self._publisher_outage = Outage("NATS")
         self._is_standing_by = False
         self._listener: tuple[int, str] | None = None  # pid and start of the listening session
+        self._is_installed = not config.relay.install
+        self._installing: asyncio.Task[None] | None = None
 
     async def serve(self) -> None:
         """Relay until a signal comes, or all is sent with ``drain``; see :func:`run`."""
@@ -177,6 +180,9 @@ class Daemon:
             stopping.cancel()
             if not serving.done():
                 await self._wind_up(serving)
+            if self._installing is not None:
+                self._installing.cancel()
+                await asyncio.gather(self._installing, return_exceptions=True)
             if not serving.cancelled():
                 await serving
             log.info("relay stops", extra={"sent": self._sent})
@@ -201,10 +207,12 @@ class Daemon:
         while True:
             sent = self._sent
             try:
+                if not self._is_installed:
+                    await self._install_first()
                 async with self._session() as (outbox, wake_up):
                     await self._relay_on(outbox, wake_up)
                     return
-            except (ConfigError, SchemaError, PublishError, AlreadyRunning):
+            except (ConfigError, SchemaError, PublishError, InstallError, AlreadyRunning):
                 raise
             except LeadershipLost as error:
                 log.warning("leadership lost", extra={"error": str(error)})
@@ -223,6 +231,35 @@ class Daemon:
         with suppress(TimeoutError):
             await asyncio.wait_for(self._stop.wait(), seconds)
         return self._stop.is_set()
+
+    async def _install_first(self) -> None:
+        """Do what ``pgoutbox install`` does, for the tables of the filter.
+
+        A table that can't be captured now keeps no other's events back: the relay goes on, and
+        tries again beside it.
+        """
+        try:
+            await self._install()
+        except InstallError as error:
+            if self._is_draining:
+                raise
+            outage = Outage("install")
+            outage.begin(error)
+            self._installing = asyncio.create_task(self._keep_installing(outage))
+        self._is_installed = True
+
+    async def _install(self) -> None:
+        async with database.session(self._config.database, purpose="install") as connection:
+            await install.install(connection, (), self._config.install, log.info)
+
+    async def _keep_installing(self, outage: Outage) -> None:
+        while outage.is_on:
+            await asyncio.sleep(max(1.0, self._config.install.lock_wait))
+            try:
+                await self._install()
+                outage.end()
+            except PgoutboxError as error:
+                outage.begin(error)
 
     @asynccontextmanager
     async def _session(self) -> AsyncIterator[tuple[Outbox, WakeUp]]:
