@@ -202,7 +202,7 @@ def install(
         click.echo(script, nl=False)
         return
 
-    for note in settings.notes:
+    for note in (*settings.notes, *settings.warnings):
         _say(note)
 
     async def run() -> None:

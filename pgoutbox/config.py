@@ -108,7 +108,8 @@ class Config:
     install: InstallConfig = InstallConfig()
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["text", "json"] = "text"
-    notes: tuple[str, ...] = ()  # what in the file has no effect, in words for its author
+    notes: tuple[str, ...] = ()  # what in the file has no effect, as it should be
+    warnings: tuple[str, ...] = ()  # what in the file has no effect, and is probably a mistake
 
 
 @dataclass(frozen=True, slots=True)
@@ -512,7 +513,8 @@ def load(
     """
     problems: list[str] = []
     document = _read_file(file, problems) if file else {}
-    problems += _unknown_keys(document)
+    unknown = dict(_unknown_keys(document))
+    problems += [said for key, said in unknown.items() if _is_ours(key)]
     problems += _other_publishers(environment, document)
     _put_into_maps(environment, document)
     for variable, key in _LIBPQ_VARIABLES.items():
@@ -531,7 +533,10 @@ def load(
     if found.get("database.enable_tls") is False:
         # wal-listener looks at sslMode only with enableTLS, and its example has both.
         found.pop("database.ssl_mode", None)
-    return _build({**found, "notes": tuple(_notes(environment, document))})
+    warnings = [redact(said) for key, said in unknown.items() if not _is_ours(key)]
+    warnings += _unknown_actions(document)
+    notes = _notes(environment, document)
+    return _build({**found, "notes": tuple(notes), "warnings": tuple(warnings)})
 
 
 def _read_all(
@@ -589,6 +594,9 @@ def _notes(environment: Mapping[str, str], document: Mapping[str, object]) -> It
     ignored += [name for key in _IGNORED_KEYS if environment.get(name := _their_variable(key))]
     if ignored:
         yield f"without effect, for there is no replication slot: {', '.join(ignored)}"
+
+
+def _unknown_actions(document: Mapping[str, object]) -> Iterator[str]:
     for unknown in kinds.unknown_actions(document.get("listener.filter.tables")):
         yield f"listener.filter.tables {unknown}"
 
@@ -677,13 +685,22 @@ def _known_keys() -> dict[str, str]:
     return {key.lower(): key for key in keys}
 
 
-def _unknown_keys(document: Mapping[str, object]) -> Iterator[str]:
+def _is_ours(key: str) -> bool:
+    """Tell whether an unknown key is refused.
+
+    wal-listener overlooks keys that it doesn't know, so its set-ups may have some and work.
+    """
+    return bool(suggest(key.partition(".")[0], ["pgoutbox"]))
+
+
+def _unknown_keys(document: Mapping[str, object]) -> Iterator[tuple[str, str]]:
+    """Yield each key that there isn't, and a sentence that says so."""
     known = _known_keys()
     sections = {key.rpartition(".")[0] for key in known}
     for key, value in document.items():
         is_empty_section = value is None and key in {*sections, "monitoring", "listener"}
         if key not in known and not is_empty_section:
-            yield f"the file has an unknown key {key}{_suggest_key(key, known)}"
+            yield key, f"the file has an unknown key {key}{_suggest_key(key, known)}"
 
 
 def _suggest_key(wrong: str, known: Mapping[str, str]) -> str:

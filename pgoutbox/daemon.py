@@ -174,6 +174,8 @@ class Daemon:
             )
             for note in self._config.notes:
                 log.info(note)
+            for warning in self._config.warnings:
+                log.warning(warning)
             serving = asyncio.create_task(self._serve())
             stopping = asyncio.create_task(self._stop.wait())
             await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)

@@ -1,4 +1,4 @@
-"""What the documents repeat from the code: docs/commands.md, and the README's table of settings.
+"""What the documents repeat from the code: docs/commands.md, and the table in docs/settings.md.
 
 ``make docs`` writes both; tests/unit/test_documents.py notices when they are stale.
 """
@@ -17,9 +17,10 @@ from tests.support import ROOT
 
 COMMANDS = ROOT / "docs" / "commands.md"
 README = ROOT / "README.md"
+SETTINGS = ROOT / "docs" / "settings.md"
 
 _WIDTH = 100  # columns; never those of whoever's terminal this is
-_SETTINGS = re.compile(r"(?<=<!-- settings: begin -->\n).*?(?=<!-- settings: end -->)", re.DOTALL)
+_TABLE = re.compile(r"(?<=<!-- settings: begin -->\n).*?(?=<!-- settings: end -->)", re.DOTALL)
 
 # A setting without a flag has no help.
 _MEANINGS = {
@@ -44,11 +45,11 @@ def commands() -> str:
     return "\n".join(parts)
 
 
-def readme(text: str) -> str:
-    """Return the README ``text`` with the table of settings as it should be."""
-    changed, count = _SETTINGS.subn(lambda _: settings(), text)
+def with_settings(text: str) -> str:
+    """Return docs/settings.md, now ``text``, with the table as it should be."""
+    changed, count = _TABLE.subn(lambda _: settings(), text)
     if count != 1:
-        raise ValueError("the README has not exactly one place for the settings")
+        raise ValueError("docs/settings.md has not exactly one place for the table")
     return changed
 
 
@@ -66,7 +67,7 @@ def settings() -> str:
 def write() -> None:
     """Bring both files up to date."""
     COMMANDS.write_text(commands(), "utf-8")
-    README.write_text(readme(README.read_text("utf-8")), "utf-8")
+    SETTINGS.write_text(with_settings(SETTINGS.read_text("utf-8")), "utf-8")
 
 
 def _help(name: str) -> str:

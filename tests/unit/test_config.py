@@ -338,16 +338,29 @@ def test_a_variable_replaces_one_entry_of_a_map(file: Path) -> None:
 
 
 def test_all_problems_are_reported_together(file: Path) -> None:
-    file.write_text("pgoutbox: {windw: 3}\npublisher: {type: kafka, topik: x}")
+    file.write_text("pgoutbox: {windw: 3}\npgoutbx: {name: x}\npublisher: {type: kafka}")
 
     said = refusal({"PGOUTBOX_RETENTION": "2h"}, file, log_level="loud")
 
     assert said.startswith("5 settings are wrong:\n")
     assert "unknown key pgoutbox.windw; did you mean pgoutbox.window?" in said
-    assert "unknown key publisher.topik; did you mean publisher.topic?" in said
+    assert "unknown key pgoutbx.name; did you mean pgoutbox.name?" in said
     assert "publisher.type kafka isn't there" in said
     assert "PGOUTBOX_RETENTION must be" in said
     assert "--log-level must be one of debug, info, warning, error" in said
+
+
+def test_an_unknown_key_of_wal_listeners_is_overlooked_but_gets_a_suggestion(file: Path) -> None:
+    """As its loader does: a set-up that works may have some."""
+    file.write_text("publisher: {topik: x, topic: y}\nx-anchor: {a: 1}")
+
+    found = load({}, {}, file)
+
+    assert found.publisher.topic == "y"
+    assert found.warnings == (
+        "the file has an unknown key publisher.topik; did you mean publisher.topic?",
+        "the file has an unknown key x-anchor.a",
+    )
 
 
 def test_an_unknown_action_of_the_filter_gets_a_suggestion(file: Path) -> None:
@@ -357,7 +370,7 @@ def test_an_unknown_action_of_the_filter_gets_a_suggestion(file: Path) -> None:
     found = load({}, {}, file)
 
     assert found.install.tables == {"users": ("DELETE",)}
-    assert found.notes == (
+    assert found.warnings == (
         "listener.filter.tables has an unknown action 'INSRT' of users; did you mean INSERT?",
     )
 

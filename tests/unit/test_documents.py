@@ -46,8 +46,10 @@ def test_commands_have_the_text_of_the_help() -> None:
     )
 
 
-def test_settings_in_the_readme_are_those_of_the_code() -> None:
-    assert documents.readme(README) == README, f"the README's table of settings {STALE}"
+def test_the_table_of_settings_is_that_of_the_code() -> None:
+    written = documents.SETTINGS.read_text("utf-8")
+
+    assert documents.with_settings(written) == written, f"docs/settings.md {STALE}"
 
 
 def test_readme_lists_every_command() -> None:
