@@ -320,7 +320,7 @@ _HEADER = f"""\
 --     psql -1 -v ON_ERROR_STOP=1 -f this-file
 -- as the owner of the tables, with the right to create a schema in this database.
 
-set local lock_timeout = '2s';
+set local lock_timeout = '500ms';
 set local client_min_messages = warning;
 set local standard_conforming_strings = on;
 do $$ begin
