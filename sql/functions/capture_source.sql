@@ -70,6 +70,7 @@ declare
     event_table pg_catalog.text;
     new_row pg_catalog.text;
     old_row pg_catalog.text;
+    event_slot pg_catalog.int2;
 begin
     begin
         if %1$s then
@@ -88,40 +89,71 @@ begin
         into event_schema, event_table, new_row, old_row
         from pgoutbox.capture_slowly(tg_relid, tg_op, new, old) s;
     end;
-    insert into pgoutbox.event
-        (xid, seq, slot, opens, schema_name, table_name, action, new_row, old_row,
-         command, made, replaced)
-    values (
-        pg_catalog.pg_current_xact_id(),
-        pg_catalog.nextval('pgoutbox.event_seq'::pg_catalog.regclass),
-        pgoutbox.slot(pg_catalog.now()),
-        case when pg_catalog.current_setting('pgoutbox.transaction', true)
-                operator(pg_catalog.=) pg_catalog.pg_current_xact_id()::pg_catalog.text
-            then false
-            when pg_catalog.left(pg_catalog.current_setting('pgoutbox.transaction', true), 1)
-                operator(pg_catalog.=) 'c'
-            then pgoutbox.reopen()
-            else pg_catalog.set_config(
+    -- What an INSERT evaluates is set up anew at each call, also what it then doesn't need. So the
+    -- ordinary cases have one of their own with next to nothing in it.
+    if pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1
+        or tg_op operator(pg_catalog.=) 'DELETE'
+        or new.xmax operator(pg_catalog.<>) '0'::pg_catalog.xid
+        or pg_catalog.left(pg_catalog.current_setting('pgoutbox.transaction', true), 1) operator(pg_catalog.=) 'c'
+    then
+        insert into pgoutbox.event
+            (xid, seq, slot, opens, schema_name, table_name, action, new_row, old_row,
+             command, made, replaced)
+        values (
+            pg_catalog.pg_current_xact_id(),
+            pg_catalog.nextval('pgoutbox.event_seq'::pg_catalog.regclass),
+            pgoutbox.slot(pg_catalog.now()),
+            case when pg_catalog.current_setting('pgoutbox.transaction', true)
+                    operator(pg_catalog.=) pg_catalog.pg_current_xact_id()::pg_catalog.text
+                then false
+                when pg_catalog.left(pg_catalog.current_setting('pgoutbox.transaction', true), 1)
+                    operator(pg_catalog.=) 'c'
+                then pgoutbox.reopen()
+                else pg_catalog.set_config(
+                    'pgoutbox.transaction', pg_catalog.pg_current_xact_id()::pg_catalog.text, true
+                ) is not null
+            end,
+            %5$s, tg_op, new_row, old_row,
+            case
+                when tg_op operator(pg_catalog.<>) 'INSERT'
+                    and pg_catalog.age(old.xmin)
+                        operator(pg_catalog.>) pg_catalog.age(pg_catalog.xid(pg_catalog.pg_current_xact_id()))
+                then old.cmax
+                when tg_op operator(pg_catalog.<>) 'DELETE'
+                    and new.xmax operator(pg_catalog.=) '0'::pg_catalog.xid
+                then new.cmin
+            end,
+            case when new.xmax operator(pg_catalog.<>) '0'::pg_catalog.xid or pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1
+                then pg_catalog.concat(tg_relid, new.ctid) end,
+            case when pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1
+                then pg_catalog.concat(
+                    tg_relid, old.ctid, pg_catalog.left(pg_catalog.set_config('pgoutbox.nested', 'on', true), 0)
+                ) end
+        );
+    elsif pg_catalog.current_setting('pgoutbox.transaction', true)
+        operator(pg_catalog.=) pg_catalog.pg_current_xact_id()::pg_catalog.text
+    then
+        event_slot := pgoutbox.slot(pg_catalog.now());
+        insert into pgoutbox.event
+            (xid, seq, slot, opens, schema_name, table_name, action, new_row, old_row, command)
+        values (
+            pg_catalog.pg_current_xact_id(),
+            pg_catalog.nextval('pgoutbox.event_seq'::pg_catalog.regclass),
+            event_slot, false, %5$s, tg_op, new_row, old_row, new.cmin
+        );
+    else
+        insert into pgoutbox.event
+            (xid, seq, slot, opens, schema_name, table_name, action, new_row, old_row, command)
+        values (
+            pg_catalog.pg_current_xact_id(),
+            pg_catalog.nextval('pgoutbox.event_seq'::pg_catalog.regclass),
+            pgoutbox.slot(pg_catalog.now()),
+            pg_catalog.set_config(
                 'pgoutbox.transaction', pg_catalog.pg_current_xact_id()::pg_catalog.text, true
-            ) is not null
-        end,
-        %5$s, tg_op, new_row, old_row,
-        case
-            when tg_op operator(pg_catalog.<>) 'INSERT'
-                and pg_catalog.age(old.xmin)
-                    operator(pg_catalog.>) pg_catalog.age(pg_catalog.xid(pg_catalog.pg_current_xact_id()))
-            then old.cmax
-            when tg_op operator(pg_catalog.<>) 'DELETE'
-                and new.xmax operator(pg_catalog.=) '0'::pg_catalog.xid
-            then new.cmin
-        end,
-        case when new.xmax operator(pg_catalog.<>) '0'::pg_catalog.xid or pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1
-            then pg_catalog.concat(tg_relid, new.ctid) end,
-        case when pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1
-            then pg_catalog.concat(
-                tg_relid, old.ctid, pg_catalog.left(pg_catalog.set_config('pgoutbox.nested', 'on', true), 0)
-            ) end
-    );
+            ) is not null,
+            %5$s, tg_op, new_row, old_row, new.cmin
+        );
+    end if;
     return null;
 end
 $body$,

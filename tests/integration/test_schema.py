@@ -237,7 +237,7 @@ async def test_an_upgrade_replaces_functions_refreshes_tables_and_keeps_rights(
         """
         update pgoutbox.installation set functions_version = '0.0.1+older';
         revoke all on function pgoutbox.backlog(text) from app_writer;
-        create or replace function pgoutbox.slot(began timestamptz) returns integer
+        create or replace function pgoutbox.slot(began timestamptz) returns smallint
             language sql immutable as 'select 7';
         create or replace function pgoutbox.capture_1() returns trigger
             language plpgsql security definer as 'begin return null; end';
