@@ -8,6 +8,7 @@ import socket
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
@@ -55,6 +56,8 @@ SESSION_SETTINGS = {
     "default_transaction_read_only": "off",
     "default_transaction_deferrable": "off",
 }
+
+_ROOTS = Path("~/.postgresql/root.crt")  # where libpq looks for root certificates
 
 _QUERY_PASSWORD = re.compile(r"(?<=[?&])\w*password=[^&]*")
 
@@ -153,16 +156,29 @@ def _arguments(config: DatabaseConfig) -> dict[str, Any]:
         "user": config.user,
         "password": config.password,
         "database": config.name,
-        "ssl": _ssl_mode(config),
+        "ssl": _tls(config),
     }
     return {name: value for name, value in given.items() if value is not None}
 
 
-def _ssl_mode(config: DatabaseConfig) -> str | None:
-    mode = config.ssl_mode or os.environ.get("PGSSLMODE")
+def _tls(config: DatabaseConfig) -> str | ssl.SSLContext | None:
+    """Return what asyncpg is told of TLS; None leaves it to the DSN and PGSSLMODE.
+
+    It refuses to verify a server without a file of root certificates. Then the system's are
+    taken, as wal-listener does, and as libpq does where ``sslrootcert`` is ``system``.
+    """
+    given = dict(parse_qsl(config.dsn.partition("?")[2])) if config.dsn else {}
+    mode = config.ssl_mode or given.get("sslmode") or os.environ.get("PGSSLMODE")
     if config.enable_tls and mode not in ("require", "verify-ca", "verify-full"):
         return "require"
-    return config.ssl_mode
+    roots = given.get("sslrootcert") or os.environ.get("PGSSLROOTCERT")
+    if roots != "system" and (
+        mode not in ("verify-ca", "verify-full") or roots or _ROOTS.expanduser().exists()
+    ):
+        return config.ssl_mode
+    context = ssl.create_default_context()
+    context.check_hostname = mode != "verify-ca"
+    return context
 
 
 def address(config: DatabaseConfig) -> str:
@@ -188,6 +204,14 @@ def _explain_connecting(error: Exception, config: DatabaseConfig, timeout: float
     match error:
         case asyncpg.ClientConfigurationError():
             return ConfigError(redact(f"the database's address is wrong: {error}"))
+        case ssl.SSLCertVerificationError():  # a ValueError, too
+            return DatabaseError(
+                f"{where} has a certificate that isn't accepted: {error.verify_message}",
+                hint="Give its authority's certificate with sslrootcert in the DSN or"
+                " PGSSLROOTCERT; `system` stands for those that this system knows.",
+            )
+        case ssl.SSLError():
+            sentence = f"{where}: TLS failed: {error.reason or error}"
         case ValueError():  # its text may hold a part of the password
             return ConfigError(
                 "the database's address can't be read",
@@ -199,8 +223,6 @@ def _explain_connecting(error: Exception, config: DatabaseConfig, timeout: float
             sentence = f"{where}: there is no host of that name"
         case ConnectionRefusedError() | FileNotFoundError():
             sentence = f"{where} refuses connections: nothing listens there"
-        case ssl.SSLError():
-            sentence = f"{where}: TLS failed: {getattr(error, 'reason', None) or error}"
         case ConnectionError() if "rejected SSL upgrade" in str(error):
             return DatabaseError(f"{where} doesn't do TLS", hint=_SSLMODE)
         case asyncpg.PostgresError():

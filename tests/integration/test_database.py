@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Iterator
-from dataclasses import replace
+import ssl
+import struct
+from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+import trustme
 
 from pgoutbox import database as db
 from pgoutbox.config import DatabaseConfig
@@ -145,14 +149,98 @@ async def test_tls_that_is_enabled_is_required(database: Database, mode: str | N
     assert str(error) == f"PostgreSQL at {parts.hostname}:{parts.port} doesn't do TLS"
 
 
-async def test_tls_that_is_enabled_doesnt_lower_a_stricter_mode(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setenv("PGSSLMODE", "verify-full")
-    monkeypatch.setenv("HOME", str(tmp_path))
-    config = DatabaseConfig(host="127.0.0.1", user="joe", enable_tls=True)
+@dataclass
+class TlsServer:
+    """A PostgreSQL that does TLS: ``certificate`` is its authority's, in a file."""
 
-    assert "root certificate" in str(await failure(config))
+    port: int
+    certificate: Path
+
+
+@pytest.fixture
+async def tls(database: Database, tmp_path: Path) -> AsyncIterator[TlsServer]:
+    """The test's PostgreSQL, which is built without TLS, behind an end of it."""
+    authority = trustme.CA()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost").configure_cert(context)
+    certificate = tmp_path / "ca.pem"
+    authority.cert_pem.write_to_path(str(certificate))
+    target = urlsplit(database.dsn).port
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError, asyncio.IncompleteReadError):  # the client hung up
+            assert await reader.readexactly(8) == struct.pack("!II", 8, 80877103)  # SSLRequest
+            writer.write(b"S")
+            await writer.start_tls(context)
+            behind_reader, behind_writer = await asyncio.open_connection("127.0.0.1", target)
+            await asyncio.gather(forward(reader, behind_writer), forward(behind_reader, writer))
+
+    async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            writer.write(data)
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1")
+    yield TlsServer(server.sockets[0].getsockname()[1], certificate)
+    server.close()
+
+
+def with_tls(database: Database, tls: TlsServer, host: str, **given: object) -> DatabaseConfig:
+    """Return settings as wal-listener's file has them."""
+    parts = urlsplit(database.dsn)
+    return DatabaseConfig(
+        host=host, port=tls.port, name=database.name, user=parts.username,
+        password=parts.password, **given,  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("mode", "host", "is_known", "said"),
+    [
+        (None, "localhost", False, None),
+        ("require", "localhost", False, None),
+        ("verify-ca", "127.0.0.1", True, None),
+        ("verify-full", "localhost", True, None),
+        ("verify-full", "127.0.0.1", True, "IP address mismatch"),
+        ("verify-ca", "127.0.0.1", False, "unable to get local issuer certificate"),
+        ("verify-full", "localhost", False, "unable to get local issuer certificate"),
+    ],
+)
+async def test_tls_verifies_as_far_as_the_mode_says_with_the_systems_authorities(
+    database: Database,
+    tls: TlsServer,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    mode: str | None,
+    host: str,
+    is_known: bool,
+    said: str | None,
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    if is_known:
+        monkeypatch.setenv("SSL_CERT_FILE", str(tls.certificate))
+    config = with_tls(database, tls, host, enable_tls=True, ssl_mode=mode)
+
+    if said is None:
+        await (await db.connect(config, purpose="test")).close()
+    else:
+        assert said in str(await failure(config))
+
+
+async def test_root_certificates_that_are_given_count(
+    database: Database, tls: TlsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = with_tls(database, tls, "localhost", ssl_mode="verify-full")
+    dsn = f"{database.dsn.partition('@')[0]}@localhost:{tls.port}/{database.name}"
+
+    monkeypatch.setenv("PGSSLROOTCERT", str(tls.certificate))
+    await (await db.connect(config, purpose="test")).close()
+    monkeypatch.delenv("PGSSLROOTCERT")
+    in_dsn = DatabaseConfig(dsn=f"{dsn}?sslmode=verify-full&sslrootcert={tls.certificate}")
+    await (await db.connect(in_dsn, purpose="test")).close()
+
+    of_system = DatabaseConfig(dsn=f"{dsn}?sslmode=require&sslrootcert=system")
+    assert "unable to get local issuer certificate" in str(await failure(of_system))
 
 
 @pytest.mark.parametrize(

@@ -88,6 +88,46 @@ def test_every_setting_has_a_flag_a_variable_and_a_key(file: Path) -> None:
         assert from_flag != load({}, rest if setting.flag not in companions else {}), setting.flag
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("listener.serverPort", "8080"),
+        ("logger.level", "warn"),
+        ("logger.fmt", "json"),
+        ("database.host", "here"),
+        ("database.port", "5433"),
+        ("database.name", "shop"),
+        ("database.user", "joe"),
+        ("database.password", "pw"),
+        ("database.enableTLS", "true"),
+        ("database.sslMode", "verify-full"),
+        ("publisher.address", "here:4222"),
+        ("publisher.topic", "changes"),
+        ("publisher.topicPrefix", "pre_"),
+        ("publisher.enableTLS", "true"),
+        ("publisher.clientCert", "c.pem"),
+        ("publisher.clientKey", "k.pem"),
+        ("publisher.caCert", "ca.pem"),
+        ("monitoring.promAddr", ":2112"),
+        ("monitoring.sentryDSN", "https://key@here/1"),
+    ],
+)
+def test_a_variable_comes_before_the_key_of_wal_listeners_file(
+    file: Path, key: str, value: str
+) -> None:
+    section, name = key.split(".")
+    other = {"clientCert": "clientKey", "clientKey": "clientCert"}.get(name)
+    rest = {f"WAL_PUBLISHER_{other.upper()}": "other.pem"} if other else {}
+    file.write_text(f"{section}: {{{name}: '{value}'}}")
+    from_file = load({}, rest, file)
+    file.write_text(f"{section.upper()}: {{{name.lower()}: '7777'}}")  # wrong, or not the same
+
+    from_variable = load({}, {f"WAL_{key.replace('.', '_').upper()}": value, **rest}, file)
+
+    assert from_file == from_variable
+    assert from_file != load({}, rest if not other else {})
+
+
 def test_wal_listeners_file_is_understood_as_it_is(file: Path) -> None:
     file.write_text(
         """
