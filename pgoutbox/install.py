@@ -95,6 +95,8 @@ async def install(
         return await _capture(conn, table, wanted[table], settings, say)
 
     await _each(conn, list(wanted), capture, say)
+    if settings.tables and not tables:
+        await _name_left_out(conn, {table.oid for table in wanted}, say)
     if not await conn.fetchval("select exists (select from pgoutbox.captured_table)"):
         say("no table is captured; run: pgoutbox install --table NAME")
     for name, oid in roles:
@@ -284,6 +286,17 @@ async def _filtered(
         for row in rows
         if named[row["relname"]]
     }
+
+
+async def _name_left_out(conn: Connection, wanted: set[int], say: Say) -> None:
+    """Say which tables stay captured although the filter no longer names them.
+
+    They aren't released: a relay with another file may be there for them.
+    """
+    for table in await _captured(conn):
+        if table.oid not in wanted:
+            release = f"pgoutbox uninstall --table {shlex.quote(table.name)}"
+            say(f"{table.name}: still captured, though not in the filter; to stop: {release}")
 
 
 async def _role(conn: Connection, name: str) -> tuple[str, int]:

@@ -628,6 +628,22 @@ async def test_the_filter_names_tables_of_all_schemas(
     assert "nope: the filter names it, but no schema has such a table" in said
 
 
+async def test_a_table_that_leaves_the_filter_stays_captured_and_is_named(
+    conn: Session, owner: Session, said: list[str]
+) -> None:
+    both = InstallConfig(tables={"users": ("INSERT",), "orders": ("INSERT",)})
+    await install(conn, [], both, said.append)
+    assert not any("still captured" in line for line in said)
+
+    await install(conn, [], InstallConfig(tables={"users": ("INSERT",)}), said.append)
+
+    assert await captured(owner) == ["public.orders", "public.users"]
+    assert said[-1] == (
+        "public.orders: still captured, though not in the filter;"
+        " to stop: pgoutbox uninstall --table public.orders"
+    )
+
+
 async def test_grant_relay(conn: Session, database: Database, said: list[str]) -> None:
     await install(conn, [], HASTY, said.append, grant_relay=[WRITER])
 
