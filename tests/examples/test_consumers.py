@@ -1,0 +1,122 @@
+"""The durable consumers for Python and Node: order, repeats, restarts, poison, all of it."""
+
+from __future__ import annotations
+
+import re
+import signal
+import sqlite3
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from tests.examples.conftest import EXAMPLES, StartProgram, Users, read_lines
+from tests.support import Daemon
+
+Start = Callable[[], Awaitable[Daemon]]
+
+
+@pytest.fixture
+def start_python(program: StartProgram, users: Users) -> Start:
+    async def start() -> Daemon:
+        file = EXAMPLES / "python-consumer" / "consume.py"
+        where = ("--nats", users.stream.url, "--stream", users.stream.topic)
+        return await program(file, *where, "--delays", "0.05", "0.05")
+
+    return start
+
+
+@pytest.fixture
+def start_node(program: StartProgram, users: Users, node_consumer: Path) -> Start:
+    variables = {
+        "NATS_URL": users.stream.url,
+        "STREAM": users.stream.topic,
+        "DELAYS": "0.05 0.05",
+    }
+
+    async def start() -> Daemon:
+        return await program(node_consumer, env=variables)
+
+    return start
+
+
+async def consume_all(users: Users, start: Start) -> list[str]:
+    """Give a consumer events, a repeat and poison, kill it, go on; return what it said."""
+    consumer = await start()  # before there is a stream
+    await users.relay()
+    await users.write(
+        "insert into users (name, email) values ('John Wick', 'wick'), ('James Bond', 'bond')",
+        "update users set name = 'Baba Yaga' where email = 'wick'",
+    )
+    first, *_ = await users.events(3)
+    await users.publish(first)
+    await users.publish(b"no event")
+    await users.write("update users set id = 7 where email = 'bond'")
+    await consumer.line("6 UPDATE users")
+
+    await consumer.kill()
+    await users.write("delete from users where id = 1")
+    again = await start()
+    await again.line("7 DELETE users")
+    again.send_signal(signal.SIGTERM)
+    assert await again.wait() == 0, again.output
+    assert not again.stderr
+    return consumer.stdout + again.stdout
+
+
+def steps(said: list[str]) -> list[str]:
+    """Return sequence and outcome of each line."""
+    return [" ".join(re.split(r"[ :]+", line)[:2]) for line in said]
+
+
+EXPECTED = [
+    "1 INSERT",
+    "2 INSERT",
+    "3 UPDATE",
+    "4 seen",
+    *["5 failed"] * 3,
+    "5 given",
+    "6 UPDATE",
+    "7 DELETE",
+]
+
+
+async def test_copy_in_sqlite_equals_the_table(
+    users: Users, start_python: Start, tmp_path: Path
+) -> None:
+    said = await consume_all(users, start_python)
+
+    assert steps(said) == EXPECTED
+    copy = sqlite3.connect(tmp_path / "users.sqlite")
+    rows = copy.execute("select id, name, email from users order by id").fetchall()
+    copy.close()
+    assert rows == await users.rows() == [("7", "James Bond", "bond")]
+
+
+async def test_truncate_empties_the_copy(users: Users, start_python: Start, tmp_path: Path) -> None:
+    await users.relay()
+    await users.write("insert into users (name) values ('Sarah Walker')", "truncate users")
+    consumer = await start_python()
+    await consumer.line("2 TRUNCATE users")
+    await consumer.kill()
+
+    copy = sqlite3.connect(tmp_path / "users.sqlite")
+    assert copy.execute("select count(*) from users").fetchone() == (0,)
+    copy.close()
+
+
+async def test_file_of_node_has_each_event_once_and_in_order(
+    users: Users, start_node: Start, tmp_path: Path
+) -> None:
+    said = await consume_all(users, start_node)
+
+    assert steps(said) == EXPECTED
+    events = read_lines(tmp_path / "users.jsonl")
+    assert [event["action"] for event in events] == [
+        "INSERT",
+        "INSERT",
+        "UPDATE",
+        "UPDATE",
+        "DELETE",
+    ]
+    assert len({event["id"] for event in events}) == len(events)
