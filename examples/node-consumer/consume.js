@@ -5,7 +5,7 @@
 // One that fails again and again is given up and named, so that it doesn't hold up the others.
 import { appendFileSync, existsSync, readFileSync } from "node:fs";
 import { setTimeout } from "node:timers/promises";
-import { AckPolicy, jetstream, jetstreamManager, StreamNotFoundError } from "@nats-io/jetstream";
+import { AckPolicy, jetstream, JetStreamApiCodes, jetstreamManager } from "@nats-io/jetstream";
 import { connect, nanos } from "@nats-io/transport-node";
 
 const { NATS_URL = "nats://localhost:4222", STREAM = "wal_listener", NAME = "users-log" } =
@@ -53,7 +53,7 @@ for (;;) {
     await manager.consumers.add(STREAM, config);
     break;
   } catch (error) {
-    if (!(error instanceof StreamNotFoundError)) throw error;
+    if (error.code !== JetStreamApiCodes.StreamNotFound) throw error;
     await setTimeout(1000); // the relay makes the stream when it first connects
   }
 }
