@@ -21,7 +21,7 @@ function apply(event) {
   if (seen.has(event.id)) return "seen before";
   appendFileSync(FILE, JSON.stringify(event) + "\n", { flush: true });
   seen.add(event.id);
-  return `${event.action} ${event.table} ${JSON.stringify(event.data)}`;
+  return `${event.action} ${event.table} ${event.data.id ?? event.dataOld.id ?? ""}`;
 }
 
 function handle(message) {

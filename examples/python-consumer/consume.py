@@ -32,7 +32,8 @@ def apply(copy, event):
         copy.execute("insert into seen (id) values (?)", [event["id"]])
         if event["table"] == "users":
             change_users(copy, event["action"], event["data"], event["dataOld"])
-        return f"{event['action']} {event['table']} {event['data'] or event['dataOld']}"
+        row = event["data"] or event["dataOld"]  # a TRUNCATE has neither
+        return f"{event['action']} {event['table']} {row.get('id', '')}"
 
 
 def change_users(copy, action, new, old):

@@ -90,9 +90,7 @@ class Gateway(ThreadingHTTPServer):
     def __init__(self, stack: Path) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         functions = yaml.safe_load(stack.read_text())["functions"]
-        self.functions = {
-            name: Function(name, functions[name], stack.parent) for name in functions
-        }
+        self.functions = {name: Function(name, functions[name], stack.parent) for name in functions}
         self.calls: list[Call] = []
         self.deferred: queue.Queue[tuple[Function, Mapping[str, str], bytes] | None] = queue.Queue()
         self._one_at_a_time = threading.Lock()

@@ -145,9 +145,7 @@ async def test_function_of_openfaas_is_called_at_least_once(
         await users.relay()
         await users.write("insert into users (name) values ('Elim Garak')")
         subject = f"{users.stream.topic}.public_users"
-        await forward(
-            program, users, f"{gateway.url}/function/receive-event", "--subject", subject
-        )
+        await forward(program, users, f"{gateway.url}/function/receive-event", "--subject", subject)
         await eventually(lambda: gateway.calls)
 
     assert gateway.calls[0].printed == f"{subject} INSERT users Elim Garak\n"
