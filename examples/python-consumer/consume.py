@@ -7,7 +7,6 @@ that fails again and again is given up and named, so that it doesn't hold up the
 
 import argparse
 import asyncio
-import contextlib
 import json
 import signal
 import sqlite3
@@ -15,7 +14,7 @@ import sys
 
 import nats
 from nats.js.api import AckPolicy, ConsumerConfig
-from nats.js.errors import NotFoundError
+from nats.js.errors import NotFoundError, ServiceUnavailableError
 
 TABLES = """
 create table if not exists users (id text primary key, name text, email text);
@@ -61,10 +60,14 @@ async def handle(copy, message, delays):
     await message.ack()
 
 
+async def complain(error):
+    print(f"NATS: {error}", file=sys.stderr)
+
+
 async def consume(arguments):
     copy = sqlite3.connect(arguments.copy)
     copy.executescript(TABLES)
-    client = await nats.connect(arguments.nats, max_reconnect_attempts=-1)
+    client = await nats.connect(arguments.nats, max_reconnect_attempts=-1, error_cb=complain)
     jetstream = client.jetstream()
     config = ConsumerConfig(
         durable_name=arguments.name,
@@ -76,13 +79,16 @@ async def consume(arguments):
         try:
             await jetstream.add_consumer(arguments.stream, config)
             break
-        except NotFoundError:  # the relay makes the stream when it first connects
-            await asyncio.sleep(1)
+        except (NotFoundError, ServiceUnavailableError, TimeoutError):
+            await asyncio.sleep(1)  # the relay makes the stream when it first connects
     subscription = await jetstream.pull_subscribe_bind(arguments.name, arguments.stream)
     while True:
-        with contextlib.suppress(nats.errors.TimeoutError):
-            for message in await subscription.fetch(1, timeout=10):
-                await handle(copy, message, arguments.delays)
+        try:
+            (message,) = await subscription.fetch(1, timeout=5)
+        except (ServiceUnavailableError, TimeoutError):  # nothing new, or NATS is away
+            await asyncio.sleep(0.1)
+            continue
+        await handle(copy, message, arguments.delays)
 
 
 def main():

@@ -7,7 +7,6 @@ named after the last delay. Idempotency-Key is the event's id, the same at each 
 
 import argparse
 import asyncio
-import contextlib
 import json
 import os
 import signal
@@ -17,7 +16,7 @@ import urllib.request
 
 import nats
 from nats.js.api import AckPolicy, ConsumerConfig
-from nats.js.errors import NotFoundError
+from nats.js.errors import NotFoundError, ServiceUnavailableError
 
 BUSY = (408, 425, 429)  # of 4xx these say: later
 
@@ -57,8 +56,12 @@ async def handle(url, message, delays):
     await message.nak(delay=delays[min(delivery, len(delays)) - 1])
 
 
+async def complain(error):
+    print(f"NATS: {error}", file=sys.stderr)
+
+
 async def forward(arguments):
-    client = await nats.connect(arguments.nats, max_reconnect_attempts=-1)
+    client = await nats.connect(arguments.nats, max_reconnect_attempts=-1, error_cb=complain)
     jetstream = client.jetstream()
     config = ConsumerConfig(
         durable_name=arguments.name,
@@ -71,13 +74,16 @@ async def forward(arguments):
         try:
             await jetstream.add_consumer(arguments.stream, config)
             break
-        except NotFoundError:  # the relay makes the stream when it first connects
-            await asyncio.sleep(1)
+        except (NotFoundError, ServiceUnavailableError, TimeoutError):
+            await asyncio.sleep(1)  # the relay makes the stream when it first connects
     subscription = await jetstream.pull_subscribe_bind(arguments.name, arguments.stream)
     while True:
-        with contextlib.suppress(nats.errors.TimeoutError):
-            for message in await subscription.fetch(1, timeout=10):
-                await handle(arguments.url, message, arguments.delays)
+        try:
+            (message,) = await subscription.fetch(1, timeout=5)
+        except (ServiceUnavailableError, TimeoutError):  # nothing new, or NATS is away
+            await asyncio.sleep(0.1)
+            continue
+        await handle(arguments.url, message, arguments.delays)
 
 
 def main():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 import sqlite3
@@ -10,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import Servers
 from tests.examples.conftest import EXAMPLES, StartProgram, Users, read_lines
-from tests.support import Daemon
+from tests.support import Daemon, nats_client
 
 Start = Callable[[], Awaitable[Daemon]]
 
@@ -103,6 +105,30 @@ async def test_truncate_empties_the_copy(users: Users, start_python: Start, tmp_
     copy = sqlite3.connect(tmp_path / "users.sqlite")
     assert copy.execute("select count(*) from users").fetchone() == (0,)
     copy.close()
+
+
+async def test_outage_of_nats_is_outlived(program: StartProgram, servers: Servers) -> None:
+    server = servers.nats()
+    consumer = await program(EXAMPLES / "python-consumer" / "consume.py", "--nats", server.url)
+    await publish_truncate(server.url, "before")
+    await consumer.line("1 TRUNCATE users")
+
+    server.stop()  # killed, it can forget the acknowledgement, and wait 30 s for another one
+    await consumer.line("NATS: ")
+    server.start()
+    await publish_truncate(server.url, "after")
+
+    await consumer.line("2 TRUNCATE users")
+    assert "Traceback" not in consumer.output
+
+
+async def publish_truncate(url: str, event_id: str) -> None:
+    """Publish an event as the relay would, into a stream that is made for it."""
+    event = {"id": event_id, "table": "users", "action": "TRUNCATE", "data": {}, "dataOld": {}}
+    async with nats_client(url) as client:
+        jetstream = client.jetstream()
+        await jetstream.add_stream(name="wal_listener", subjects=["wal_listener.*"])
+        await jetstream.publish("wal_listener.public_users", json.dumps(event).encode())
 
 
 async def test_file_of_node_has_each_event_once_and_in_order(
