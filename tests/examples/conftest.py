@@ -15,15 +15,7 @@ import pytest
 
 from pgoutbox.embedded import guarded
 from tests.conftest import StartDaemon
-from tests.support import (
-    ROOT,
-    Daemon,
-    Database,
-    Stream,
-    clean_environment,
-    eventually,
-    pgoutbox,
-)
+from tests.support import ROOT, Daemon, Database, Stream, clean_environment, eventually
 
 EXAMPLES = ROOT / "examples"
 OLDEST_NODE = 20
@@ -47,8 +39,7 @@ class Users:
         await self._connection.execute(
             "create table users (id serial primary key, name text, email text unique)"
         )
-        installed = pgoutbox("install", "--table", "users", "--dsn", self._database.dsn)
-        assert installed.returncode == 0, installed.stderr
+        await self._connection.execute("select pgoutbox.capture_table('users')")
 
     async def relay(self) -> None:
         """Start the relay."""
