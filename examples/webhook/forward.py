@@ -7,12 +7,14 @@ named after the last delay. Idempotency-Key is the event's id, the same at each 
 
 import argparse
 import asyncio
+import http.client
 import json
 import os
 import signal
 import sys
 import urllib.error
 import urllib.request
+import uuid
 
 import nats
 from nats.js.api import AckPolicy, ConsumerConfig
@@ -21,22 +23,32 @@ from nats.js.errors import NotFoundError, ServiceUnavailableError
 BUSY = (408, 425, 429)  # of 4xx these say: later
 
 
-def post(url, message):
+class Unfollowed(urllib.request.HTTPRedirectHandler):
+    """Leaves a redirection as the answer: what follows it is a GET, without the event."""
+
+    def redirect_request(self, *_):
+        return None
+
+
+OPENER = urllib.request.build_opener(Unfollowed)
+
+
+def post(url, message, event_id):
     """Return the status of the answer, or 0 where none comes."""
     headers = {
         "Content-Type": "application/json",
-        "Idempotency-Key": json.loads(message.data)["id"],
+        "Idempotency-Key": event_id,
         "X-Topic": message.subject,
     }
     if authorization := os.environ.get("WEBHOOK_AUTHORIZATION"):
         headers["Authorization"] = authorization
-    request = urllib.request.Request(url, message.data, headers)  # noqa: S310 - the operator's URL
+    request = urllib.request.Request(url, message.data, headers)  # noqa: S310 - see main
     try:
-        with urllib.request.urlopen(request, timeout=15) as answer:  # noqa: S310
+        with OPENER.open(request, timeout=15) as answer:
             return answer.status
     except urllib.error.HTTPError as error:
         return error.code
-    except OSError:
+    except (OSError, http.client.HTTPException):
         return 0
 
 
@@ -44,9 +56,11 @@ async def handle(url, message, delays):
     """Post an event, then acknowledge it; else have it delivered again, later."""
     sequence, delivery = message.metadata.sequence.stream, message.metadata.num_delivered
     try:
-        status = await asyncio.to_thread(post, url, message)
-    except (ValueError, KeyError, TypeError):
-        status = 400  # no event: somebody else's message
+        event_id = str(uuid.UUID(json.loads(message.data)["id"]))
+    except (ValueError, LookupError, TypeError, AttributeError):
+        print(f"{sequence} {message.subject} is no event")
+        return await message.term()
+    status = await asyncio.to_thread(post, url, message, event_id)
     print(f"{sequence} {message.subject} attempt {delivery}: {status or 'no answer'}")
     if 200 <= status < 300:
         return await message.ack()
@@ -103,7 +117,10 @@ def main():
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, lambda *_: sys.exit())  # what isn't acknowledged comes again
     sys.stdout.reconfigure(line_buffering=True)
-    asyncio.run(forward(parser.parse_args()))
+    arguments = parser.parse_args()
+    if not arguments.url.startswith(("https://", "http://")):
+        parser.error("the URL must begin with https:// or http://")
+    asyncio.run(forward(arguments))
 
 
 if __name__ == "__main__":

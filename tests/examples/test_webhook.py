@@ -57,6 +57,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.requests.append(Request(dict(self.headers.items()), body, status))
         if status:
             self.send_response(status)
+            if status == 302:
+                self.send_header("Location", "/")
             self.end_headers()
 
     def log_message(self, format: str, *arguments: object) -> None:
@@ -104,7 +106,7 @@ async def test_nothing_overtakes_what_is_tried_again(
 async def test_refused_event_is_given_up_and_the_next_goes_on(
     users: Users, program: StartProgram, webhook: Webhook
 ) -> None:
-    webhook.statuses = [422, 422, 422]
+    webhook.statuses = [422, 302, 422]
     await users.relay()
     await users.write("insert into users (name) values ('refused'), ('taken')")
     _, taken = await users.events(2)
@@ -112,10 +114,17 @@ async def test_refused_event_is_given_up_and_the_next_goes_on(
 
     forwarder = await forward(program, users, webhook.url)
     await forwarder.line(f"1 given up; see: nats stream get {users.stream.topic} 1")
-    await forwarder.line("3 given up")
+    await forwarder.line(f"3 {users.stream.topic}.public_users is no event")
 
     assert webhook.taken == [taken]
     assert len(webhook.requests) == 4
+
+
+async def test_wrong_url_gives_no_event_up(users: Users, program: StartProgram) -> None:
+    forwarder = await forward(program, users, "n8n.example.com/webhook")
+
+    assert await forwarder.wait() == 2
+    assert "the URL must begin with https:// or http://" in forwarder.output
 
 
 async def test_restarted_it_goes_on_where_it_stopped(
