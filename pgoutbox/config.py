@@ -499,6 +499,13 @@ _IGNORED_KEYS = (
     "publisher.client_key",
     "publisher.ca_cert",
 )
+# What keys of wal-listener 1 have become.
+_VERSION_1 = {
+    "nats.address": "publisher.address",
+    "nats.streamname": "publisher.topic",
+    "nats.topicprefix": "publisher.topicPrefix",
+    "database.filter.tables": "listener.filter.tables",
+}
 _MAPS = ("listener.topicsmap", "listener.filter.tables")  # their keys are the user's
 
 
@@ -514,7 +521,7 @@ def load(
     problems: list[str] = []
     document = _read_file(file, problems) if file else {}
     unknown = dict(_unknown_keys(document))
-    problems += [said for key, said in unknown.items() if _is_ours(key)]
+    problems += [said for key, said in unknown.items() if _is_refused(key)]
     problems += _other_publishers(environment, document)
     _put_into_maps(environment, document)
     for variable, key in _LIBPQ_VARIABLES.items():
@@ -533,7 +540,7 @@ def load(
     if found.get("database.enable_tls") is False:
         # wal-listener looks at sslMode only with enableTLS, and its example has both.
         found.pop("database.ssl_mode", None)
-    warnings = [redact(said) for key, said in unknown.items() if not _is_ours(key)]
+    warnings = [redact(said) for key, said in unknown.items() if not _is_refused(key)]
     warnings += _unknown_actions(document)
     notes = _notes(environment, document)
     return _build({**found, "notes": tuple(notes), "warnings": tuple(warnings)})
@@ -685,12 +692,13 @@ def _known_keys() -> dict[str, str]:
     return {key.lower(): key for key in keys}
 
 
-def _is_ours(key: str) -> bool:
+def _is_refused(key: str) -> bool:
     """Tell whether an unknown key is refused.
 
-    wal-listener overlooks keys that it doesn't know, so its set-ups may have some and work.
+    wal-listener 2 overlooks keys that it doesn't know, so its set-ups may have some and work. A
+    file of wal-listener 1 can't work.
     """
-    return bool(suggest(key.partition(".")[0], ["pgoutbox"]))
+    return key.startswith(tuple(_VERSION_1)) or bool(suggest(key.partition(".")[0], ["pgoutbox"]))
 
 
 def _unknown_keys(document: Mapping[str, object]) -> Iterator[tuple[str, str]]:
@@ -705,6 +713,9 @@ def _unknown_keys(document: Mapping[str, object]) -> Iterator[tuple[str, str]]:
 
 def _suggest_key(wrong: str, known: Mapping[str, str]) -> str:
     """Suggest a key that looks like it, or one that ends like it in another section."""
+    for old, new in _VERSION_1.items():
+        if wrong.startswith(old):
+            return f"; since wal-listener 2 it is {new}"
     section, _, name = wrong.rpartition(".")
     in_section = {key.rpartition(".")[2]: key for key in known if key.startswith(f"{section}.")}
     elsewhere = [key for key in known if key.rpartition(".")[2] == name]

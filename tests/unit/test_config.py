@@ -403,6 +403,19 @@ def test_an_unknown_key_of_wal_listeners_is_overlooked_but_gets_a_suggestion(fil
     )
 
 
+def test_the_file_of_wal_listener_1_is_refused_with_the_present_keys(file: Path) -> None:
+    file.write_text(
+        "nats: {address: here:4222, topicPrefix: x}\n"
+        "database: {filter: {tables: {users: [insert]}}}"
+    )
+
+    said = refusal({}, file)
+
+    assert "unknown key nats.address; since wal-listener 2 it is publisher.address" in said
+    assert "nats.topicprefix; since wal-listener 2 it is publisher.topicPrefix" in said
+    assert "since wal-listener 2 it is listener.filter.tables" in said
+
+
 def test_an_unknown_action_of_the_filter_gets_a_suggestion(file: Path) -> None:
     """It is no error: wal-listener just never finds such an action."""
     file.write_text("listener: {filter: {tables: {users: [insrt, delete]}}}")
