@@ -7,7 +7,7 @@ import logging
 import random
 import signal
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 
 import asyncpg
@@ -70,6 +70,7 @@ def run(config: Config, *, drain: bool = False) -> None:
         DatabaseError, PublishError, AlreadyRunning: only with ``drain``; the daemon waits and
             tries again.
     """
+    publisher.check_files(config.publisher)
     asyncio.run(Daemon(config, drain=drain).serve())
 
 
@@ -156,6 +157,8 @@ class Daemon:
         self._sent = 0
         self._database_outage = Outage("PostgreSQL")
         self._publisher_outage = Outage("NATS")
+        self._connected: Mapping[str, object] = {}  # where and how, as fields of a log line
+        self._said_connected: Mapping[str, object] = {}
         self._is_standing_by = False
         self._listener: tuple[int, str] | None = None  # pid and start of the listening session
         self._is_installed = not config.relay.install
@@ -346,7 +349,7 @@ class Daemon:
                 async with publisher.connect(
                     self._config.publisher, on_lost=wake_up.interrupt, verify=wake_up.verify
                 ) as connected:
-                    self._say_connected()
+                    self._say_connected(connected.description)
                     relay = self._relay_to(connected, outbox, wake_up, progress, chores)
                     return await self._run(relay)
             except publisher.Refused:
@@ -364,24 +367,30 @@ class Daemon:
                 return
             wake_up.check()
 
-    def _say_connected(self) -> None:
-        """Log a new connection, unless that is no news before something has been stored."""
+    def _say_connected(self, description: Mapping[str, object]) -> None:
+        """Log a new connection; in an outage only once it is over, and if it is another one."""
+        self._connected = description
         if not self._publisher_outage.is_on:
-            config = self._config.publisher
-            where = {"server": publisher.address(config), "stream": config.topic}
-            log.info("connected to NATS", extra=where)
+            log.info("connected to NATS", extra=description)
+            self._said_connected = description
+
+    def _end_outages(self) -> None:
+        self._database_outage.end()
+        if self._publisher_outage.is_on:
+            self._publisher_outage.end()
+            if self._connected != self._said_connected:
+                self._say_connected(self._connected)
 
     def _relay_to(
         self,
-        connected: publisher.JetStreamPublisher,
+        connected: publisher.Publisher,
         outbox: Outbox,
         wake_up: WakeUp,
         progress: Progress,
         chores: Chores,
     ) -> Relay:
         async def after_pass(progress: Progress) -> None:
-            self._database_outage.end()
-            self._publisher_outage.end()
+            self._end_outages()
             await chores.do(progress)
 
         return Relay(

@@ -48,6 +48,18 @@ class PublishError(PgoutboxError):
     exit_code = 5
 
 
+class Interrupted(PublishError):
+    """Publishing stopped; the first ``confirmed`` messages are stored, of the rest some may be."""
+
+    def __init__(self, message: str, *, confirmed: int = 0, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.confirmed = confirmed
+
+
+class Refused(Interrupted):
+    """The message after the ``confirmed`` ones can never be stored."""
+
+
 class InstallError(PgoutboxError):
     """A table can't be captured or released."""
 

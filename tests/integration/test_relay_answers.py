@@ -6,15 +6,16 @@ import asyncio
 import json
 import re
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 import nats.errors
 import pytest
 
 from pgoutbox.config import PublisherConfig
+from pgoutbox.jetstream import JetStreamPublisher
 from pgoutbox.message import Message
-from pgoutbox.publisher import Interrupted, JetStreamPublisher, Refused
+from pgoutbox.publisher import Interrupted, Refused
+from pgoutbox.streams import StreamInfo
 
 Answer = Callable[[list[str]], list[tuple[str, dict[str, Any]]]]
 
@@ -33,20 +34,19 @@ class Stream:
         self.stored: list[str] = []
         self._answers = answers
         self._name = name
-        self._replicas = replicas
+        self.failed: asyncio.Future[Interrupted] = asyncio.get_running_loop().create_future()
         self.publisher = JetStreamPublisher(
             self,  # type: ignore[arg-type]
             PublisherConfig(topic=name, window=window, ack_timeout=0.2),
+            StreamInfo(name, [f"{name}.*"], replicas, 0, None),
+            self.verify,
         )
 
-    def jetstream(self, **_: object) -> Stream:
-        return self
+    def check(self) -> None:
+        pass
 
-    async def stream_info(self, _: str) -> SimpleNamespace:
-        return SimpleNamespace(
-            config=SimpleNamespace(num_replicas=self._replicas),
-            state=SimpleNamespace(last_seq=len(self.stored)),
-        )
+    async def verify(self) -> None:
+        pass
 
     async def send(self, lines: bytes) -> None:
         numbers = dict(

@@ -1,0 +1,174 @@
+"""What each message says it must follow, so that none is stored behind its successor."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from pgoutbox.message import Message
+from pgoutbox.streams import StreamInfo
+from pgoutbox.window import Window
+
+log = logging.getLogger("pgoutbox.publisher")
+
+_MAX_ALONE = 1_024  # messages one at a time, after the chain broke again and again
+_BREAKS_WORTH_A_WARNING = 3
+_MAX_MISSES = 8  # of the stream's sequence, by a message that begins a chain
+
+
+class Chain:
+    """Messages of which each names the one before, begun by one that is published alone.
+
+    That one says which sequence of the stream it must follow, as far as that is known. So what
+    a dead or frozen relay left in the network is refused when it arrives after its successor has
+    begun to publish, maybe in the middle of a transaction.
+    """
+
+    way: str  # in words, for the log
+
+    def __init__(self, stream: StreamInfo, *, end: int | None, is_single: bool) -> None:
+        self._stream = stream
+        self._is_single = is_single  # always one message at a time
+        self._alone = 0  # messages still to be published one at a time
+        self._misses = 0  # of the stream's end, in a row
+        self.end = end  # the stream's last sequence, as far as we know
+
+    @property
+    def goes_alone(self) -> bool:
+        """Whether the next message is to be published alone, and confirmed before others go."""
+        # Not even by id from a repeat: what was stored after it would let its successors through.
+        return self._alone > 0 or self._is_single or not self._is_begun
+
+    @property
+    def is_missed(self) -> bool:
+        """Whether somebody else has published since we looked where the stream ends."""
+        return self._misses > 0
+
+    def place(self, index: int, previous: Message | None) -> str:
+        """Return the header for what the message at ``index`` of a window has to follow."""
+        raise NotImplementedError
+
+    def learn(self, window: Window, messages: Sequence[Message]) -> None:
+        """Note what the next window is chained to, and whether it had better be a single one."""
+        is_whole = window.confirmed == len(messages)
+        is_stored_last = is_whole and not window.is_repeat
+        if is_stored_last:
+            self.end, self._misses = window.sequence, 0
+        elif not window.confirmed and window.stream_end is not None and self._begins:
+            # Others have published meanwhile: not a break of the chain, there was none yet.
+            self._misses += 1
+            self.end = window.stream_end if self._misses < _MAX_MISSES else None
+            self._alone = max(1, self._alone)
+            return
+        self._alone = max(0, self._alone - 1)
+        self._go_on(window, messages[-1] if is_stored_last else None, is_whole=is_whole)
+
+    @property
+    def _is_begun(self) -> bool:
+        raise NotImplementedError
+
+    @property
+    def _begins(self) -> bool:
+        """Whether the next message follows no message of ours, but the end of the stream."""
+        raise NotImplementedError
+
+    def _go_on(self, window: Window, last: Message | None, *, is_whole: bool) -> None:
+        """Note the ``last`` message if all before it are stored, and it was not there before."""
+        raise NotImplementedError
+
+    def _at_end(self) -> str:
+        return "" if self.end is None else f"Nats-Expected-Last-Sequence: {self.end}\r\n"
+
+    def _warn_of_others(self) -> None:
+        log.warning(
+            "somebody else publishes into the stream; messages go one at a time",
+            extra={"stream": self._stream.name},
+        )
+
+
+class ChainById(Chain):
+    """By the id of the message before (``Nats-Expected-Last-Msg-Id``): for one replica.
+
+    nats-server must not be asked for that on a replicated stream, which a change of leader could
+    then break for good.
+    """
+
+    way = "pipelined, chained by message id"
+
+    def __init__(self, stream: StreamInfo, *, end: int | None, is_single: bool) -> None:
+        super().__init__(stream, end=end, is_single=is_single)
+        self._last: Message | None = None
+        self._breaks = 0  # since a window was stored whole
+
+    @property
+    def _is_begun(self) -> bool:
+        return self._last is not None
+
+    @property
+    def _begins(self) -> bool:
+        return self._last is None
+
+    def place(self, index: int, previous: Message | None) -> str:
+        """Return the header that names the message before; see :meth:`Chain.place`."""
+        follows = previous if index else self._last
+        return f"Nats-Expected-Last-Msg-Id: {follows.id}\r\n" if follows else self._at_end()
+
+    def _go_on(self, window: Window, last: Message | None, *, is_whole: bool) -> None:
+        self._last = last
+        if is_whole and len(window) > 1:
+            self._breaks = 0
+        elif not is_whole and window.is_chain_broken:
+            self._breaks += 1
+            self._alone = min(2**self._breaks, _MAX_ALONE)
+            if self._breaks == _BREAKS_WORTH_A_WARNING:
+                self._warn_of_others()
+
+
+class ChainBySequence(Chain):
+    """By the stream's sequence (``Nats-Expected-Last-Sequence``): for a replicated stream.
+
+    It has a weakness: somebody else's message can take the place of ours. Once one has been
+    seen, messages go one at a time.
+    """
+
+    way = "pipelined, chained by sequence"
+
+    def __init__(self, stream: StreamInfo, *, end: int | None, is_single: bool) -> None:
+        super().__init__(stream, end=end, is_single=is_single)
+        self._last: int | None = None  # sequence of the stream, after our last message
+        self._before_break: int | None = None  # the same, before the chain broke
+
+    @property
+    def _is_begun(self) -> bool:
+        return self._last is not None
+
+    @property
+    def _begins(self) -> bool:
+        return self.goes_alone
+
+    def place(self, index: int, previous: Message | None) -> str:
+        """Return the header that names a sequence; see :meth:`Chain.place`."""
+        if self._last is None or self.goes_alone:
+            return self._at_end()
+        return f"Nats-Expected-Last-Sequence: {self._last + index}\r\n"
+
+    def _go_on(self, window: Window, last: Message | None, *, is_whole: bool) -> None:
+        if is_whole and len(window) == 1:
+            # After a break: had somebody else's message come between, ours would be further on.
+            if self._before_break is not None and window.sequence != self._before_break + 1:
+                self._go_single()
+            self._before_break = None if last else window.sequence
+        elif not is_whole and self._last is not None:
+            self._before_break = self._last + window.confirmed
+        self._last = window.sequence if last else None
+
+    def _go_single(self) -> None:
+        if not self._is_single:
+            self._warn_of_others()
+        self._is_single = True
+
+
+def chain_for(stream: StreamInfo, *, end: int | None, is_single: bool) -> Chain:
+    """Return the chain for a stream that ends at the sequence ``end``."""
+    kind = ChainBySequence if stream.replicas > 1 else ChainById
+    return kind(stream, end=end, is_single=is_single)

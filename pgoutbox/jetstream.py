@@ -1,0 +1,164 @@
+"""Publishing to a stream of NATS JetStream, in order and pipelined."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+import nats.errors
+
+from pgoutbox import streams, wire
+from pgoutbox.chain import chain_for
+from pgoutbox.config import PublisherConfig
+from pgoutbox.errors import Interrupted
+from pgoutbox.message import Message
+from pgoutbox.nats_connection import NatsClient, server_of
+from pgoutbox.streams import StreamInfo
+from pgoutbox.window import Window
+
+log = logging.getLogger("pgoutbox.publisher")
+
+_LOOK_AGAIN_AFTER = 10.0  # seconds; somebody may have given the stream replicas
+
+
+class JetStreamPublisher:
+    """Publishes with a window of unacknowledged messages that can't get out of order.
+
+    Each message says what it must follow (see :mod:`pgoutbox.chain`), so when one is lost or
+    refused, all behind it are refused too, and publishing goes on from there.
+    """
+
+    def __init__(
+        self,
+        client: NatsClient,
+        config: PublisherConfig,
+        stream: StreamInfo,
+        verify: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._client = client
+        self._config = config
+        self._stream = stream
+        self._verify = verify
+        self._inbox = ""
+        self._window = Window(0, stream.confirmations, ())
+        self._looked_at = time.monotonic()
+        self._chain = chain_for(stream, end=stream.end, is_single=config.window == 1)
+        client.failed.add_done_callback(lambda _: self._window.wake())
+
+    async def start(self) -> None:
+        """Subscribe to acknowledgements.
+
+        Raises:
+            Interrupted: the connection is lost, or the server denies the subscription.
+        """
+        self._inbox = self._client.new_inbox()
+        try:
+            answers = await self._client.subscribe(f"{self._inbox}.*")
+        except (OSError, nats.errors.Error) as error:
+            raise Interrupted("the connection was lost") from error
+        self._client.on_answer = self._on_ack
+        self._client.answers_to = answers._id
+        await self._client.round_trip(self._config.ack_timeout)
+
+    @property
+    def description(self) -> Mapping[str, object]:
+        """Where and how this publishes; see :class:`pgoutbox.publisher.Publisher`."""
+        domain = {"domain": self._stream.domain} if self._stream.domain else {}
+        return {
+            "server": server_of(self._client),
+            "stream": self._stream.name,
+            **domain,
+            "replicas": self._stream.replicas,
+            "way": "one message at a time" if self._config.window == 1 else self._chain.way,
+        }
+
+    def check(self) -> None:
+        """Raise if the connection is of no use any more; see :class:`Publisher`."""
+        self._client.check()
+
+    async def publish(self, messages: Sequence[Message]) -> None:
+        """Store ``messages`` in order; see :class:`Publisher`."""
+        self.check()
+        if time.monotonic() - self._looked_at > _LOOK_AGAIN_AFTER:
+            await self._look_again()
+        done = 0
+        while done < len(messages):
+            if self._chain.is_missed:
+                await self._verify()
+            following = messages[done : done + 1] if self._chain.goes_alone else messages[done:]
+            window = Window(self._window.end, self._stream.confirmations, following)
+            self._window = window
+            try:
+                await self._send(window, following)
+                await self._settle(window, len(following))
+            except Interrupted as error:
+                error.confirmed = done + window.confirmed
+                raise
+            finally:
+                done += window.confirmed
+                self._chain.learn(window, following)
+
+    async def _look_again(self) -> None:
+        """Go over to the other kind of chain where the stream was given, or lost, its replicas."""
+        stream = await streams.look_at(self._client, self._config, self._stream.name)
+        self._looked_at = time.monotonic()
+        if stream is None:
+            raise Interrupted(f"the stream {self._stream.name!r} has been deleted")
+        if (stream.replicas > 1) != (self._stream.replicas > 1):
+            end, is_single = self._chain.end, self._config.window == 1
+            self._chain = chain_for(stream, end=end, is_single=is_single)
+            log.info("the stream's replicas have changed", extra=self.description)
+        self._stream = stream
+
+    async def _send(self, window: Window, messages: Sequence[Message]) -> None:
+        """Hand ``messages`` to the client, as far as the window lets, until one is refused."""
+        size = max(1, self._config.window // 4)
+        for first in range(0, len(messages), size):
+            await self._settle(window, len(window) + size - self._config.window)
+            if window.refusal is not None:
+                return
+            chunk = messages[first : first + size]
+            count = wire.fitting(chunk, self._client.max_payload)
+            lines = self._lines(messages, first, first + count, window.start)
+            window.end += count
+            await self._client.send(lines)
+            if count < len(chunk):
+                await self._settle(window, len(window))
+                if window.refusal is not None:
+                    return
+                raise wire.too_large(chunk[count], self._client.max_payload)
+
+    def _lines(self, messages: Sequence[Message], first: int, end: int, start: int) -> bytes:
+        """Return ``messages[first:end]`` in NATS's protocol; the window's numbers begin there."""
+        parts: list[bytes] = []
+        for index in range(first, end):
+            place = self._chain.place(index, messages[index - 1] if index else None)
+            reply = f"{self._inbox}.{start + index}"
+            parts += wire.hpub(messages[index], reply=reply, place=place)
+        return b"".join(parts)
+
+    async def _settle(self, window: Window, count: int) -> None:
+        """Wait until the first ``count`` messages of ``window`` are stored, or one is refused.
+
+        Raises:
+            Interrupted: the connection has failed, or nothing came back for too long.
+            Refused: the stream will never take the message after the confirmed ones.
+        """
+        while not window.is_settled(count):
+            self.check()
+            before = window.confirmed
+            try:
+                await asyncio.wait_for(window.changed(count), self._config.ack_timeout)
+            except TimeoutError:
+                if window.confirmed == before:
+                    raise Interrupted(
+                        f"no acknowledgement came within {self._config.ack_timeout:g} s",
+                        hint="Is the stream's leader up, and its disk not full?",
+                    ) from None
+        if window.is_refused_next and window.refusal and not window.is_chain_broken:
+            raise window.refusal
+
+    def _on_ack(self, subject: bytes, data: bytes) -> None:
+        self._window.on_ack(int(subject[subject.rindex(b".") + 1 :]), data)
