@@ -13,10 +13,11 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
-from urllib.parse import unquote, urlsplit
+from urllib.parse import ParseResult, unquote, urlsplit
 
 import nats.errors
 from nats.aio.client import Client, RawCredentials
+from nats.aio.transport import TcpTransport
 from nats.protocol.parser import ERR_RE
 
 from pgoutbox.config import PublisherConfig
@@ -24,11 +25,35 @@ from pgoutbox.errors import ConfigError, Interrupted, PublishError
 
 log = logging.getLogger("pgoutbox.publisher")
 
+_CLOSING = 2.0  # seconds
 _LOST = "the connection was lost"
 _DENIAL = re.compile(r'permissions violation for (publish|subscription) to "([^"]+)"', re.I)
 _FAILURES = (TimeoutError, OSError, nats.errors.Error, ValueError)
 
 Answer = TypeVar("Answer")
+
+
+class _Transport(TcpTransport):
+    """The client's TCP transport, going over to TLS as asyncio has it.
+
+    nats-py's own way leaves a connection behind that never ends being closed when the handshake
+    fails, and has asyncio warn at each end of one that succeeded.
+    """
+
+    def __bool__(self) -> bool:
+        return True  # or the client takes one of its own
+
+    async def connect_tls(
+        self,
+        uri: str | ParseResult,
+        ssl_context: ssl.SSLContext,
+        buffer_size: int,
+        connect_timeout: int,
+    ) -> None:
+        host = uri if isinstance(uri, str) else uri.hostname
+        assert self._io_writer is not None  # noqa: S101 - TCP comes first
+        handshake = self._io_writer.start_tls(ssl_context, server_hostname=host)
+        await asyncio.wait_for(handshake, connect_timeout)
 
 
 class NatsClient(Client):
@@ -46,6 +71,7 @@ class NatsClient(Client):
 
     def __init__(self, *, insists_on_tls: bool = False) -> None:
         super().__init__()
+        self._transport = self._tcp = _Transport()  # type: ignore[no-untyped-call]
         self.failed: asyncio.Future[Interrupted] = asyncio.get_running_loop().create_future()
         self.answers_to: int | None = None  # the subscription that on_answer gets, past the queue
         self.on_answer: Callable[[bytes, bytes], None]
@@ -58,6 +84,16 @@ class NatsClient(Client):
         Raises:
             TimeoutError, OSError, ValueError, nats.errors.Error: it isn't there, or says no.
         """
+        try:
+            await self._open(address, options)
+        except ConnectionError as error:
+            # With TLS 1.3 a server's alert comes after the handshake, maybe while we write.
+            reader = self._tcp._io_reader
+            raise (reader and reader.exception()) or error from error
+        if not self.is_connected:  # it takes a closed connection for one that is quiet
+            raise nats.errors.UnexpectedEOF
+
+    async def _open(self, address: str, options: Mapping[str, Any]) -> None:
         await self.connect(
             f"nats://{address}",
             name="pgoutbox",
@@ -70,8 +106,13 @@ class NatsClient(Client):
             error_cb=self._on_error,
             **options,
         )
-        if not self.is_connected:  # it takes a closed connection for one that is quiet
-            raise nats.errors.UnexpectedEOF
+
+    async def end(self) -> None:
+        """Close the connection; a peer that doesn't answer to that is not waited for."""
+        with suppress(Exception):
+            await asyncio.wait_for(self.close(), _CLOSING)
+        if self._tcp._io_writer is not None:
+            self._tcp._io_writer.transport.abort()
 
     def check(self) -> None:
         """Raise if the connection has failed.
@@ -208,8 +249,7 @@ async def open_connection(config: PublisherConfig) -> NatsClient:
             failures[_address(url)] = error
         finally:
             if not client.is_connected:
-                with suppress(Exception):
-                    await client.close()
+                await client.end()
     raise _explain(failures, config)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Protocol
 
 from pgoutbox import streams
@@ -74,8 +74,7 @@ async def connect(
     try:
         yield await _publisher(client, config, verify)
     finally:
-        with suppress(Exception):
-            await client.close()
+        await client.end()
 
 
 async def _publisher(
