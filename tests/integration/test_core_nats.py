@@ -1,0 +1,156 @@
+"""Publishing without JetStream, to whoever listens."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+
+import pytest
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+
+from pgoutbox.config import PublisherConfig
+from pgoutbox.embedded import NatsServer
+from pgoutbox.errors import PublishError
+from pgoutbox.message import Message
+from pgoutbox.publisher import Interrupted, Refused, connect
+from tests.conftest import Connect, Servers, StartDaemon
+from tests.support import Database, eventually, nats_client
+
+NO_JETSTREAM = "jetstream: disabled"
+
+
+class Subscriber:
+    """Notes what arrives."""
+
+    def __init__(self) -> None:
+        self.messages: list[Msg] = []
+
+    @classmethod
+    async def of(cls, client: Client, subject: str) -> Subscriber:
+        subscriber = cls()
+        await client.subscribe(subject, cb=subscriber._note)
+        await client.flush()
+        return subscriber
+
+    async def _note(self, message: Msg) -> None:
+        self.messages.append(message)
+
+    @property
+    def ids(self) -> list[str]:
+        return [message.headers["Nats-Msg-Id"] for message in self.messages if message.headers]
+
+
+def config_of(server: NatsServer, **settings: object) -> PublisherConfig:
+    return PublisherConfig(
+        nats_url=server.url,
+        topic="shop",
+        jetstream=False,
+        **settings,  # type: ignore[arg-type]
+    )
+
+
+def messages_of(count: int) -> list[Message]:
+    return [Message("shop.public_users", f"id-{n}", b"%d" % n, "x: y\r\n") for n in range(count)]
+
+
+@pytest.fixture
+def server(servers: Servers) -> NatsServer:
+    return servers.nats(NO_JETSTREAM)
+
+
+@pytest.mark.parametrize("window", [1, 7, 4_000])
+async def test_messages_arrive_in_order_with_their_headers(server: NatsServer, window: int) -> None:
+    async with nats_client(server.url) as client:
+        subscriber = await Subscriber.of(client, "shop.>")
+        async with connect(config_of(server, window=window)) as publisher:
+            await publisher.publish(messages_of(100))
+            assert "at most once" in str(publisher.description["way"])
+        await client.flush()  # the server had all of them before
+        await eventually(lambda: len(subscriber.messages) == 100)
+    assert subscriber.ids == [message.id for message in messages_of(100)]
+    assert {(m.headers or {})["x"] for m in subscriber.messages} == {"y"}
+    assert subscriber.messages[7].data == b"7"
+
+
+async def test_oversized_message_is_refused_after_those_before_it(server: NatsServer) -> None:
+    messages = messages_of(10)
+    messages[4] = messages[4]._replace(payload=b"x" * (1024 * 1024))
+    async with nats_client(server.url) as client:
+        subscriber = await Subscriber.of(client, "shop.>")
+        async with connect(config_of(server, window=3)) as publisher:
+            with pytest.raises(Refused, match="max_payload of 1048576") as refused:
+                await publisher.publish(messages)
+            assert refused.value.confirmed == 4
+            await publisher.publish(messages[5:])
+        await eventually(lambda: len(subscriber.messages) == 9)
+
+
+async def test_denied_subject_confirms_nothing_of_its_chunk(servers: Servers) -> None:
+    server = servers.nats(
+        f"{NO_JETSTREAM}\nauthorization: {{users: [{{user: shop, password: x,"
+        ' permissions: {publish: {deny: "shop.orders"}}}]}'
+    )
+    messages = messages_of(8)
+    messages[5] = messages[5]._replace(subject="shop.orders")
+    config = config_of(server, user="shop", password="x", window=4)
+    async with connect(config) as publisher:
+        with pytest.raises(Interrupted, match=r"may not publish to shop\.orders") as denied:
+            await publisher.publish(messages)
+        assert denied.value.confirmed == 4
+        with pytest.raises(Interrupted, match=r"may not publish to shop\.orders"):
+            publisher.check()
+
+
+async def test_server_that_stands_still_confirms_nothing(server: NatsServer) -> None:
+    async with connect(config_of(server, ack_timeout=0.3)) as publisher:
+        server.send_signal(signal.SIGSTOP)
+        with pytest.raises(Interrupted, match=r"didn't answer within 0\.3 s") as silent:
+            await publisher.publish(messages_of(3))
+        assert silent.value.confirmed == 0
+        server.send_signal(signal.SIGCONT)
+
+
+async def test_server_that_goes_away_confirms_nothing_more(server: NatsServer) -> None:
+    lost = asyncio.Event()
+    async with connect(config_of(server), on_lost=lost.set) as publisher:
+        await publisher.publish(messages_of(3))
+        server.kill()
+        with pytest.raises(PublishError) as gone:
+            await publisher.publish(messages_of(3))
+        assert getattr(gone.value, "confirmed", 0) == 0
+        await asyncio.wait_for(lost.wait(), 10)
+
+
+async def test_relay_goes_on_with_what_the_server_has_not_read(
+    server: NatsServer, database: Database, connect: Connect, daemon: StartDaemon
+) -> None:
+    """Who listens all the time gets every event; who comes late gets what is left."""
+    owner = await connect()
+    await owner.execute("create table users (id int primary key)")
+    await owner.execute("select pgoutbox.capture_table('users')")
+    relay = await daemon(
+        *("relay", "--dsn", database.dsn, "--nats-url", server.url, "--topic", "shop"),
+        *("--no-jetstream", "--ack-timeout", "500ms"),
+    )
+    connected = await relay.line("connected to NATS")
+    assert f"server=127.0.0.1:{server.port}" in connected
+    assert "at most once" in connected
+
+    async with nats_client(server.url) as client:
+        subscriber = await Subscriber.of(client, "shop.>")
+        await owner.execute("insert into users select generate_series(1, 50)")
+        await eventually(lambda: len(subscriber.messages) == 50)
+    server.kill()
+    await owner.execute("insert into users select generate_series(51, 60)")
+    await relay.line("trying again until it works")
+    server.restart()
+    async with nats_client(server.url) as client:
+        late = await Subscriber.of(client, "shop.>")
+        await relay.line("NATS works again")
+        await owner.execute("insert into users values (61)")
+        await eventually(lambda: b'"id":61' in late.messages[-1].data if late.messages else False)
+    assert len(set(subscriber.ids)) == 50
+    assert set(late.ids).isdisjoint(subscriber.ids)
+    assert await relay.stop() == 0
+    assert len([line for line in relay.stderr if "connected to NATS" in line]) == 1
