@@ -225,13 +225,14 @@ async def test_domain_of_another_server_is_published_into(servers: Servers, tmp_
     async with nats_client(hub.url) as client:
         assert await stored_in(client.jetstream(), "shop") == 20
 
-    async with nats_client(leaf.url) as client:
-        await client.jetstream(domain="leaf").add_stream(name="shop", subjects=["shop.*"])
     async with connect(config) as publisher:
+        async with nats_client(leaf.url) as client:
+            await client.jetstream(domain="hub").delete_stream("shop")
+            await client.jetstream(domain="leaf").add_stream(name="shop", subjects=["shop.*"])
         with pytest.raises(Interrupted, match="somebody else than the stream") as interrupted:
-            for number in range(50):
-                await publisher.publish(to(f"shop.t{number}"))
-    assert "of the domain 'leaf'" in str(interrupted.value)
+            await publisher.publish(to("shop.public_orders", 5))
+    assert "the stream 'shop' of the domain 'leaf'" in str(interrupted.value)
+    assert interrupted.value.confirmed == 0
 
     nowhere = PublisherConfig(nats_url=leaf.url, topic="shop", js_domain="nowhere")
     with pytest.raises(PublishError, match="there is no JetStream domain 'nowhere'"):
