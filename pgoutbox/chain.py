@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from pgoutbox.message import Message
 from pgoutbox.streams import StreamInfo
@@ -44,8 +44,8 @@ class Chain:
         """Whether somebody else has published since we looked where the stream ends."""
         return self._misses > 0
 
-    def place(self, index: int, previous: Message | None) -> str:
-        """Return the header for what the message at ``index`` of a window has to follow."""
+    def places(self, messages: Sequence[Message], first: int, end: int) -> Iterator[str]:
+        """Yield the header for what each of ``messages[first:end]`` of a window has to follow."""
         raise NotImplementedError
 
     def learn(self, window: Window, messages: Sequence[Message]) -> None:
@@ -77,13 +77,17 @@ class Chain:
         raise NotImplementedError
 
     def _at_end(self) -> str:
-        return "" if self.end is None else f"Nats-Expected-Last-Sequence: {self.end}\r\n"
+        return "" if self.end is None else _after(self.end)
 
     def _warn_of_others(self) -> None:
         log.warning(
             "somebody else publishes into the stream; messages go one at a time",
             extra={"stream": self._stream.name},
         )
+
+
+def _after(sequence: int) -> str:
+    return f"Nats-Expected-Last-Sequence: {sequence}\r\n"
 
 
 class ChainById(Chain):
@@ -108,10 +112,12 @@ class ChainById(Chain):
     def _begins(self) -> bool:
         return self._last is None
 
-    def place(self, index: int, previous: Message | None) -> str:
-        """Return the header that names the message before; see :meth:`Chain.place`."""
-        follows = previous if index else self._last
-        return f"Nats-Expected-Last-Msg-Id: {follows.id}\r\n" if follows else self._at_end()
+    def places(self, messages: Sequence[Message], first: int, end: int) -> Iterator[str]:
+        """Yield headers that name the message before; see :meth:`Chain.places`."""
+        previous = messages[first - 1] if first else self._last
+        for message in messages[first:end]:
+            yield f"Nats-Expected-Last-Msg-Id: {previous.id}\r\n" if previous else self._at_end()
+            previous = message
 
     def _go_on(self, window: Window, last: Message | None, *, is_whole: bool) -> None:
         self._last = last
@@ -146,11 +152,11 @@ class ChainBySequence(Chain):
     def _begins(self) -> bool:
         return self.goes_alone
 
-    def place(self, index: int, previous: Message | None) -> str:
-        """Return the header that names a sequence; see :meth:`Chain.place`."""
-        if self._last is None or self.goes_alone:
-            return self._at_end()
-        return f"Nats-Expected-Last-Sequence: {self._last + index}\r\n"
+    def places(self, messages: Sequence[Message], first: int, end: int) -> Iterator[str]:
+        """Yield headers that name a sequence; see :meth:`Chain.places`."""
+        last = None if self.goes_alone else self._last
+        for index in range(first, end):
+            yield self._at_end() if last is None else _after(last + index)
 
     def _go_on(self, window: Window, last: Message | None, *, is_whole: bool) -> None:
         if is_whole and len(window) == 1:

@@ -133,10 +133,11 @@ class JetStreamPublisher:
     def _lines(self, messages: Sequence[Message], first: int, end: int, start: int) -> bytes:
         """Return ``messages[first:end]`` in NATS's protocol; the window's numbers begin there."""
         parts: list[bytes] = []
-        for index in range(first, end):
-            place = self._chain.place(index, messages[index - 1] if index else None)
-            reply = f"{self._inbox}.{start + index}"
-            parts += wire.hpub(messages[index], reply=reply, place=place)
+        places = self._chain.places(messages, first, end)
+        for number, (message, place) in enumerate(
+            zip(messages[first:end], places, strict=True), start + first
+        ):
+            parts += wire.hpub(message, f"{self._inbox}.{number}", place)
         return b"".join(parts)
 
     async def _settle(self, window: Window, count: int) -> None:

@@ -264,7 +264,7 @@ def _one_nats_url(text: str) -> str:
         is_good = bool(parts.hostname) and (parts.port is None or parts.port > 0)
     except ValueError:  # its text may hold a part of the password
         is_good = False
-    if not is_good or parts.scheme not in ("nats", "tls", "ws", "wss"):
+    if not is_good or parts.scheme not in ("nats", "tls"):
         raise Wrong("must be a URL such as nats://localhost:4222")
     return url
 

@@ -10,21 +10,23 @@ from pgoutbox.message import Message
 _HEADER_ROOM = 130  # bytes: version 10, id 51, id or sequence to follow 65, empty line 2
 
 
-def hpub(message: Message, *, reply: str = "", place: str = "") -> tuple[bytes, ...]:
-    """Return the parts of one HPUB: its line, its headers, the payload.
+def hpub(message: Message, reply: str = "", place: str = "") -> tuple[bytes, bytes, bytes]:
+    """Return the parts of one HPUB: its line with the headers, the payload, the end.
 
     ``place`` is the header, if any, that says what the message has to follow.
     """
-    headers = f"NATS/1.0\r\nNats-Msg-Id: {message.id}\r\n{place}{message.headers}\r\n".encode()
-    size = len(headers)
-    line = f"HPUB {message.subject} {reply} {size} {size + len(message.payload)}\r\n"
-    return line.encode(), headers, message.payload, b"\r\n"
+    subject, name, payload, more, _ = message
+    headers = f"NATS/1.0\r\nNats-Msg-Id: {name}\r\n{place}{more}\r\n"
+    size = len(headers) if headers.isascii() else len(headers.encode())
+    line = f"HPUB {subject} {reply} {size} {size + len(payload)}\r\n{headers}"
+    return line.encode(), payload, b"\r\n"
 
 
 def fitting(messages: Sequence[Message], max_payload: int) -> int:
     """Return how many of ``messages``, from the first, the server's limit lets through."""
-    for index, message in enumerate(messages):
-        if _HEADER_ROOM + len(message.headers.encode()) + len(message.payload) > max_payload:
+    room = max_payload - _HEADER_ROOM
+    for index, (_, _, payload, headers, _) in enumerate(messages):
+        if len(payload) + (len(headers.encode()) if headers else 0) > room:
             return index
     return len(messages)
 

@@ -101,3 +101,28 @@ async def test_no_message_gets_behind_its_successor_while_leaders_change(
 
     stored = [s.headers["Nats-Msg-Id"] for s in await replicated.messages()]
     assert list(dict.fromkeys(stored)) == [message.id for message in messages]
+
+
+async def test_stream_that_is_created_has_the_replicas_that_were_asked_for(
+    cluster_urls: list[str], servers: Servers
+) -> None:
+    """It outlives a server, and so does the relay, which goes to another one."""
+    config = PublisherConfig(nats_url=",".join(cluster_urls), topic=TOPIC, stream_replicas=3)
+    messages = [Message(f"{TOPIC}.t", f"id-{number}", b"{}") for number in range(200)]
+
+    async def made() -> bool:
+        with contextlib.suppress(PublishError):  # until the cluster has chosen a leader
+            async with connect(config) as publisher:
+                assert publisher.description["replicas"] == 3
+                assert publisher.description["way"] == "pipelined, chained by sequence"
+                return True
+        return False
+
+    await eventually(made, timeout=60, pause=0.2)
+    await publish_all(config, messages[:100])
+    servers._servers[0].kill()
+    await publish_all(config, messages)
+
+    async with nats_client(cluster_urls[1]) as client:
+        stored = await Stream(TOPIC, cluster_urls[1], client.jetstream(timeout=5)).messages()
+    assert [s.headers["Nats-Msg-Id"] for s in stored] == [message.id for message in messages]

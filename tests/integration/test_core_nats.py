@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import signal
+from dataclasses import replace
 
 import pytest
 from nats.aio.client import Client
@@ -15,6 +15,7 @@ from pgoutbox.errors import PublishError
 from pgoutbox.message import Message
 from pgoutbox.publisher import Interrupted, Refused, connect
 from tests.conftest import Connect, Servers, StartDaemon
+from tests.proxy import proxy, through
 from tests.support import Database, eventually, nats_client
 
 NO_JETSTREAM = "jetstream: disabled"
@@ -61,16 +62,19 @@ def server(servers: Servers) -> NatsServer:
 
 @pytest.mark.parametrize("window", [1, 7, 4_000])
 async def test_messages_arrive_in_order_with_their_headers(server: NatsServer, window: int) -> None:
+    """The server has read all of them when they count as published."""
     async with nats_client(server.url) as client:
-        subscriber = await Subscriber.of(client, "shop.>")
+        subscription = await client.subscribe("shop.>")
+        await client.flush()
         async with connect(config_of(server, window=window)) as publisher:
-            await publisher.publish(messages_of(100))
             assert "at most once" in str(publisher.description["way"])
-        await client.flush()  # the server had all of them before
-        await eventually(lambda: len(subscriber.messages) == 100)
-    assert subscriber.ids == [message.id for message in messages_of(100)]
-    assert {(m.headers or {})["x"] for m in subscriber.messages} == {"y"}
-    assert subscriber.messages[7].data == b"7"
+            await publisher.publish(messages_of(2_000))
+            await client.flush()
+            assert subscription.pending_msgs == 2_000
+        arrived = [await subscription.next_msg() for _ in range(2_000)]
+    assert [(m.headers or {})["Nats-Msg-Id"] for m in arrived] == [m.id for m in messages_of(2_000)]
+    assert {(m.headers or {})["x"] for m in arrived} == {"y"}
+    assert arrived[7].data == b"7"
 
 
 async def test_oversized_message_is_refused_after_those_before_it(server: NatsServer) -> None:
@@ -102,13 +106,15 @@ async def test_denied_subject_confirms_nothing_of_its_chunk(servers: Servers) ->
             publisher.check()
 
 
-async def test_server_that_stands_still_confirms_nothing(server: NatsServer) -> None:
-    async with connect(config_of(server, ack_timeout=0.3)) as publisher:
-        server.send_signal(signal.SIGSTOP)
-        with pytest.raises(Interrupted, match=r"didn't answer within 0\.3 s") as silent:
-            await publisher.publish(messages_of(3))
-        assert silent.value.confirmed == 0
-        server.send_signal(signal.SIGCONT)
+async def test_server_that_does_not_answer_confirms_nothing(server: NatsServer) -> None:
+    async with proxy(server.port) as network:
+        config = replace(config_of(server, ack_timeout=0.3), nats_url=through(server.url, network))
+        async with connect(config) as publisher:
+            network.stall()
+            with pytest.raises(Interrupted, match=r"didn't answer within 0\.3 s") as silent:
+                await publisher.publish(messages_of(3))
+            assert silent.value.confirmed == 0
+            network.flow()
 
 
 async def test_server_that_goes_away_confirms_nothing_more(server: NatsServer) -> None:

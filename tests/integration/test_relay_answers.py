@@ -103,6 +103,18 @@ async def test_refusal_that_overtakes_acknowledgements_is_of_its_own_message() -
     assert refusal.value.confirmed == 2
 
 
+@pytest.mark.parametrize("replicas", [1, 3])
+async def test_oversized_event_may_be_the_first(replicas: int) -> None:
+    stream = Stream([], replicas=replicas)
+
+    with pytest.raises(Refused) as refusal:
+        await stream.publisher.publish(_messages(2_000, 1))
+
+    assert refusal.value.confirmed == 0
+    await stream.publisher.publish(_messages(1, 1, 1))
+    assert stream.stored == ["m0", "m1", "m2"]
+
+
 @pytest.mark.parametrize("name", ["error", "duplicate", "seq"])
 async def test_stream_may_have_any_name(name: str) -> None:
     stream = Stream([], name=name)

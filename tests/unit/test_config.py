@@ -510,6 +510,7 @@ def test_a_wrong_dsn_is_refused_without_its_password(dsn: str) -> None:
         "nats://",
         "",
         "nats://a:4222,kafka://b",
+        "wss://h",
     ],
 )
 def test_a_wrong_nats_url_is_refused_without_its_password(url: str) -> None:
