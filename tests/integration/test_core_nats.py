@@ -62,19 +62,28 @@ def server(servers: Servers) -> NatsServer:
 
 @pytest.mark.parametrize("window", [1, 7, 4_000])
 async def test_messages_arrive_in_order_with_their_headers(server: NatsServer, window: int) -> None:
-    """The server has read all of them when they count as published."""
+    messages = messages_of(2_000)
     async with nats_client(server.url) as client:
         subscription = await client.subscribe("shop.>")
         await client.flush()
         async with connect(config_of(server, window=window)) as publisher:
             assert "at most once" in str(publisher.description["way"])
-            await publisher.publish(messages_of(2_000))
+            await publisher.publish(messages)
             await client.flush()
             assert subscription.pending_msgs == 2_000
         arrived = [await subscription.next_msg() for _ in range(2_000)]
-    assert [(m.headers or {})["Nats-Msg-Id"] for m in arrived] == [m.id for m in messages_of(2_000)]
+    assert [(m.headers or {})["Nats-Msg-Id"] for m in arrived] == [m.id for m in messages]
     assert {(m.headers or {})["x"] for m in arrived} == {"y"}
     assert arrived[7].data == b"7"
+
+
+async def test_question_whether_the_server_has_read_all_comes_after_all(servers: Servers) -> None:
+    server = servers.nats(f"{NO_JETSTREAM}\ntrace: true")
+    async with connect(config_of(server)) as publisher:
+        await publisher.publish(messages_of(100))
+    said = [line for line in server.log.read_text().splitlines() if "<<- [" in line]
+    kinds = [line.partition("<<- [")[2].split()[0].strip("]") for line in said]
+    assert kinds == ["CONNECT", "PING", *["HPUB"] * 100, "PING"]
 
 
 async def test_oversized_message_is_refused_after_those_before_it(server: NatsServer) -> None:

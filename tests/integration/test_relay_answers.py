@@ -32,6 +32,7 @@ class Stream:
         self, answers: list[Answer], *, name: str = "t", replicas: int = 1, window: int = 16
     ) -> None:
         self.stored: list[str] = []
+        self.places: list[bytes] = []  # that messages said they must have
         self._answers = answers
         self._name = name
         self.failed: asyncio.Future[Interrupted] = asyncio.get_running_loop().create_future()
@@ -49,6 +50,7 @@ class Stream:
         pass
 
     async def send(self, lines: bytes) -> None:
+        self.places += re.findall(rb"Nats-(Expected-\S+: \S+)", lines)
         numbers = dict(
             (name.decode(), int(number))
             for number, name in re.findall(
@@ -101,6 +103,21 @@ async def test_refusal_that_overtakes_acknowledgements_is_of_its_own_message() -
         await stream.publisher.publish(_messages(*[1] * 12))
 
     assert refusal.value.confirmed == 2
+
+
+@pytest.mark.parametrize(("replicas", "kind"), [(1, b"Msg-Id: m"), (3, b"Sequence: ")])
+async def test_each_message_says_what_it_follows(replicas: int, kind: bytes) -> None:
+    """The first one the end of the stream, the others the one before."""
+    stream = Stream([], replicas=replicas)
+
+    await stream.publisher.publish(_messages(1, 1, 1))
+
+    number = 1 if kind == b"Sequence: " else 0
+    assert stream.places == [
+        b"Expected-Last-Sequence: 0",
+        b"Expected-Last-%s%d" % (kind, number),
+        b"Expected-Last-%s%d" % (kind, number + 1),
+    ]
 
 
 @pytest.mark.parametrize("replicas", [1, 3])
