@@ -72,7 +72,7 @@ class NatsClient(Client):
     def __init__(self, *, insists_on_tls: bool = False) -> None:
         super().__init__()
         self._transport = self._tcp = _Transport()  # type: ignore[no-untyped-call]
-        self.failed: asyncio.Future[Interrupted] = asyncio.get_running_loop().create_future()
+        self.failed: asyncio.Future[Interrupted] = self._future()
         self.answers_to: int | None = None  # the subscription that on_answer gets, past the queue
         self.on_answer: Callable[[bytes, bytes], None]
         self._insists_on_tls = insists_on_tls
@@ -89,9 +89,11 @@ class NatsClient(Client):
         except ConnectionError as error:
             # With TLS 1.3 a server's alert comes after the handshake, maybe while we write.
             reader = self._tcp._io_reader
-            raise (reader and reader.exception()) or error from error
-        if not self.is_connected:  # it takes a closed connection for one that is quiet
-            raise nats.errors.UnexpectedEOF
+            raise (reader.exception() if reader else None) or error from None
+        if not self.is_connected or self._reading_task is None:
+            raise nats.errors.UnexpectedEOF  # which the client takes for silence
+        # The client's own word that it is closed gets lost when two of its tasks close it at once.
+        self._reading_task.add_done_callback(self._on_end)
 
     async def _open(self, address: str, options: Mapping[str, Any]) -> None:
         await self.connect(
@@ -102,17 +104,17 @@ class NatsClient(Client):
             ping_interval=20,
             max_outstanding_pings=2,
             pending_size=-1,  # the window bounds what is pending
-            closed_cb=self._on_closed,
             error_cb=self._on_error,
             **options,
         )
 
     async def end(self) -> None:
         """Close the connection; a peer that doesn't answer to that is not waited for."""
-        with suppress(Exception):
+        try:
             await asyncio.wait_for(self.close(), _CLOSING)
-        if self._tcp._io_writer is not None:
-            self._tcp._io_writer.transport.abort()
+        except Exception:
+            if self._tcp._io_writer is not None:
+                self._tcp._io_writer.transport.abort()
 
     def check(self) -> None:
         """Raise if the connection has failed.
@@ -160,16 +162,26 @@ class NatsClient(Client):
         Raises:
             Interrupted: it doesn't answer within ``timeout`` seconds, or has denied something.
         """
-        pong: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        written, pong = self._future(), self._future()
         try:
             # A PING goes past what the client still holds back, so that has to go first.
-            await self.unless_failed(self._flush_pending(force_flush=True))
+            assert self._flush_queue is not None  # noqa: S101 - we are connected
+            await self._flush_queue.put(written)
+            await self._within(timeout, written)
             await self._send_ping(pong)
         except (OSError, nats.errors.Error) as error:
             raise Interrupted(_LOST) from error
-        await self._first(pong, timeout)
+        await self._within(timeout, pong)
+
+    @staticmethod
+    def _future() -> asyncio.Future[Any]:
+        return asyncio.get_running_loop().create_future()
+
+    async def _within(self, timeout: float, waiting: asyncio.Future[Any]) -> None:
+        # Not cancelled where it takes longer: the client would stumble over that.
+        await self._first(waiting, timeout)
         self.check()
-        if not pong.done():
+        if not waiting.done():
             raise Interrupted(f"NATS didn't answer within {timeout:g} s")
 
     async def _first(self, waiting: asyncio.Future[Any], timeout: float | None = None) -> None:
@@ -209,7 +221,7 @@ class NatsClient(Client):
             " what a relay needs. Until then events wait.",
         )
 
-    async def _on_closed(self) -> None:
+    def _on_end(self, _: asyncio.Task[None]) -> None:
         said = f": the server says {self._last_words!r}" if self._last_words else ""
         self._fail(f"{_LOST}{said}")
 

@@ -115,13 +115,15 @@ async def test_denied_subject_confirms_nothing_of_its_chunk(servers: Servers) ->
             publisher.check()
 
 
-async def test_server_that_does_not_answer_confirms_nothing(server: NatsServer) -> None:
+@pytest.mark.parametrize("size", [1, 900_000], ids=["all is written", "the network is full"])
+async def test_server_that_does_not_answer_confirms_nothing(server: NatsServer, size: int) -> None:
+    messages = [message._replace(payload=b"x" * size) for message in messages_of(40)]
     async with proxy(server.port) as network:
         config = replace(config_of(server, ack_timeout=0.3), nats_url=through(server.url, network))
         async with connect(config) as publisher:
             network.stall()
             with pytest.raises(Interrupted, match=r"didn't answer within 0\.3 s") as silent:
-                await publisher.publish(messages_of(3))
+                await publisher.publish(messages)
             assert silent.value.confirmed == 0
             network.flow()
 
