@@ -76,12 +76,17 @@ async def look_at(client: NatsClient, config: PublisherConfig, name: str) -> Str
     """Return what there is to know of a stream, None where there is no such stream.
 
     Raises:
-        Interrupted: JetStream doesn't say.
+        Interrupted: JetStream doesn't say, or the stream is of no use to us.
     """
     info = await _ask(client, config, f"STREAM.INFO.{name}", {})
     if info is None:
         return None
     settings = info["config"]
+    if settings.get("no_ack"):
+        raise Interrupted(
+            f"the stream {name!r} acknowledges nothing, so nothing would ever count as sent",
+            hint="Set its no_ack to false, or do without a stream, with --no-jetstream.",
+        )
     return StreamInfo(
         name,
         settings.get("subjects") or [],

@@ -106,6 +106,15 @@ async def test_it_is_not_guessed_which_of_several_streams_is_meant(
             await jetstream.delete_stream(name)
 
 
+async def test_stream_that_acknowledges_nothing_is_named(
+    stream: Stream, jetstream: JetStreamContext
+) -> None:
+    await jetstream.add_stream(name=stream.topic, subjects=[f"{stream.topic}.*"], no_ack=True)
+    with pytest.raises(PublishError, match=f"the stream '{stream.topic}' acknowledges nothing"):
+        async with connect(config_of(stream)):
+            pass
+
+
 async def test_event_outside_the_streams_subjects_waits_with_all_behind_it(
     stream: Stream, jetstream: JetStreamContext
 ) -> None:
