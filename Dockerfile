@@ -3,11 +3,11 @@ WORKDIR /src
 COPY pyproject.toml README.md ./
 COPY pgoutbox pgoutbox
 COPY sql sql
-RUN pip wheel --no-cache-dir --wheel-dir /wheels .
+RUN pip wheel --no-cache-dir --wheel-dir /wheels '.[nkeys]'
 
 FROM python:3.13-slim
 COPY --from=build /wheels /wheels
-RUN pip install --no-cache-dir --no-index --find-links /wheels pgoutbox \
+RUN pip install --no-cache-dir --no-index --find-links /wheels 'pgoutbox[nkeys]' \
     && rm -r /wheels \
     && useradd --system --no-create-home pgoutbox
 USER pgoutbox
