@@ -124,5 +124,12 @@ async def test_stream_that_is_created_has_the_replicas_that_were_asked_for(
     await publish_all(config, messages)
 
     async with nats_client(cluster_urls[1]) as client:
-        stored = await Stream(TOPIC, cluster_urls[1], client.jetstream(timeout=5)).messages()
-    assert [s.headers["Nats-Msg-Id"] for s in stored] == [message.id for message in messages]
+        stream = Stream(TOPIC, cluster_urls[1], client.jetstream(timeout=5))
+
+        async def read() -> list[str]:
+            with contextlib.suppress(Exception):  # until the cluster has chosen a leader again
+                return [stored.headers["Nats-Msg-Id"] for stored in await stream.messages()]
+            return []
+
+        stored = await eventually(read, timeout=60, pause=0.2)
+    assert stored == [message.id for message in messages]
