@@ -22,7 +22,7 @@ from pgoutbox.errors import (
     PublishError,
     SchemaError,
 )
-from pgoutbox.message import Subjects
+from pgoutbox.message import form
 from pgoutbox.outbox import LeadershipLost, Outbox, Progress
 from pgoutbox.relay import Relay
 from pgoutbox.wakeup import WakeUp
@@ -283,10 +283,9 @@ class Daemon:
             await working.execute(_PLANNER)
             outbox = Outbox(
                 working,
-                Subjects(
-                    config.publisher.topic,
-                    config.publisher.topic_prefix,
-                    config.publisher.topics_map,
+                form(
+                    config.publisher,
+                    await working.fetchval("select pg_catalog.current_database()"),
                 ),
                 relay=config.relay.name,
                 batch_events=config.relay.batch_events,

@@ -1,16 +1,23 @@
-"""Events as they are published: subject, id and payload."""
+"""Events as they are published: subject, id, headers and payload."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from typing import NamedTuple
+from urllib.parse import quote
+
+from pgoutbox.config import PublisherConfig
 
 
 class Message(NamedTuple):
     """What goes to NATS for one event; ``id`` is its ``Nats-Msg-Id``.
 
     ``headers`` are further ones, as lines of the protocol: ``Name: value`` and CR LF each.
+    ``table`` is the bare name of the event's table.
     """
 
     subject: str
@@ -18,6 +25,36 @@ class Message(NamedTuple):
     payload: bytes
     headers: str = ""
     table: str = ""
+
+
+class Transaction(NamedTuple):
+    """What the events of one transaction share; see :meth:`of`."""
+
+    position: int
+    size: int  # events, those in other batches too; 0 where nobody asks
+    time: str  # of its commit, RFC 3339 in UTC
+    traceparent: str | None  # W3C Trace Context
+
+    @classmethod
+    def of(
+        cls, position: int, size: int, committed_at: datetime, traceparent: str | None
+    ) -> Transaction:
+        """Return it; ``traceparent`` is what the writer has set, which is dropped unless valid."""
+        is_valid = traceparent is not None and _TRACEPARENT.fullmatch(traceparent)
+        return cls(position, size, _rfc3339(committed_at), traceparent if is_valid else None)
+
+
+class Event(NamedTuple):
+    """An event and what messages may tell of it."""
+
+    id: str
+    schema: str
+    table: str
+    action: str
+    key: Sequence[str] | None  # values of the key's columns; None where no key is known
+    payload: bytes  # wal-listener's JSON
+    transaction: Transaction
+    place: int  # in its transaction, from 1; 0 where nobody asks
 
 
 class Subjects:
@@ -28,7 +65,8 @@ class Subjects:
     """
 
     def __init__(self, topic: str, topic_prefix: str, topics_map: Mapping[str, str]) -> None:
-        self._stem = f"{topic}.{topic_prefix}"
+        self.topic = topic
+        self.topic_prefix = topic_prefix
         self._topics_map = topics_map
         self._known: dict[tuple[str, str], str] = {}
 
@@ -36,17 +74,158 @@ class Subjects:
         """Return the subject for events of ``schema.table``."""
         subject = self._known.get((schema, table))
         if subject is None:
-            name = f"{schema}_{table}"
-            mapped = self._topics_map.get(name)
-            subject = self._stem + (escape(name) if mapped is None else mapped)
+            subject = f"{self.topic}.{self.topic_prefix}{self.name(schema, table)}"
             self._known[schema, table] = subject
         return subject
 
+    def name(self, schema: str, table: str) -> str:
+        """Return the last part of the subject."""
+        name = f"{schema}_{table}"
+        mapped = self._topics_map.get(name)
+        return escape(name) if mapped is None else mapped
+
+
+class Template:
+    """Subjects from a template, whose placeholders are :data:`pgoutbox.kinds.PLACEHOLDERS`.
+
+    What the configuration says (topic, prefix, an entry of the topics map) stands as it is;
+    everything else becomes part of one token.
+    """
+
+    def __init__(self, template: str, subjects: Subjects) -> None:
+        self._template = template
+        self._subjects = subjects
+        self._known: dict[tuple[str, str, str], list[str]] = {}
+
+    def of(self, event: Event) -> str:
+        """Return the subject of ``event``."""
+        table = (event.schema, event.table, event.action)
+        around_key = self._known.get(table)
+        if around_key is None:
+            around_key = self._known[table] = self._fill(*table)
+        return around_key[0] if len(around_key) == 1 else key_token(event.key).join(around_key)
+
+    def _fill(self, schema: str, table: str, action: str) -> list[str]:
+        """Return the subject's parts before, between and after its keys."""
+        return self._template.format(
+            topic=self._subjects.topic,
+            prefix=self._subjects.topic_prefix,
+            name=self._subjects.name(schema, table),
+            schema=token(schema),
+            table=token(table),
+            action=action,
+            key="\0",
+        ).split("\0")
+
+
+class Described:
+    """Messages that differ from wal-listener's: in their subjects, with headers, as CloudEvents.
+
+    ``source`` is where events come from: the beginning of the attribute of that name, a
+    URI-reference.
+    """
+
+    def __init__(self, config: PublisherConfig, source: str) -> None:
+        subjects = Subjects(config.topic, config.topic_prefix, config.topics_map)
+        template = config.subject or _WAL_LISTENER_SUBJECT
+        self._subject_of = Template(template, subjects).of
+        self._source = source
+        self._parts: list[Callable[[Event], str]] = []
+        if config.headers:
+            self._parts.append(_headers)
+        if config.content == "cloudevents":
+            self._parts.append(self._cloudevents_headers)
+        elif config.content == "cloudevents-structured":
+            self._parts.append(lambda _: "Content-Type: application/cloudevents+json\r\n")
+        self._is_structured = config.content == "cloudevents-structured"
+        self.needs_keys = "{key}" in template or config.content != "wal-listener"
+        self.needs_places = config.headers
+
+    def message(self, event: Event) -> Message:
+        """Return ``event`` as it is published."""
+        return Message(
+            self._subject_of(event),
+            event.id,
+            self._envelope(event) if self._is_structured else event.payload,
+            "".join(part(event) for part in self._parts),
+            event.table,
+        )
+
+    def _cloudevents_headers(self, event: Event) -> str:
+        """Return the attributes in headers: binary mode of CloudEvents' NATS protocol binding."""
+        attributes = self._attributes(event)
+        return "".join(f"ce-{name}: {header_value(text)}\r\n" for name, text in attributes.items())
+
+    def _envelope(self, event: Event) -> bytes:
+        """Return attributes and data in CloudEvents' JSON format, version 1.0."""
+        attributes = json.dumps(self._attributes(event), separators=(",", ":"))
+        return b'%b,"data":%b}' % (attributes[:-1].encode(), event.payload)
+
+    def _attributes(self, event: Event) -> dict[str, str]:
+        """Return the attributes of CloudEvents 1.0 and of its extension for tracing."""
+        attributes = {
+            "specversion": "1.0",
+            "id": event.id,
+            "source": f"{self._source}/{_segment(event.schema)}/{_segment(event.table)}",
+            "type": f"pgoutbox.{event.action.lower()}",
+            "time": event.transaction.time,
+            "datacontenttype": "application/json",
+        }
+        subject = ",".join(_encoded(value, _UNSAFE_IN_ATTRIBUTE) for value in event.key or ())
+        if subject:
+            attributes["subject"] = subject
+        if event.transaction.traceparent:
+            attributes["traceparent"] = event.transaction.traceparent
+        return attributes
+
+
+def form(config: PublisherConfig, database: str) -> Subjects | Described:
+    """Return what makes messages: :class:`Subjects` alone where they are wal-listener's."""
+    if config.subject or config.headers or config.content != "wal-listener":
+        return Described(config, f"/postgresql/{_segment(database)}")
+    return Subjects(config.topic, config.topic_prefix, config.topics_map)
+
+
+def _headers(event: Event) -> str:
+    transaction = event.transaction
+    lines = (
+        f"Pgoutbox-Schema: {header_value(event.schema)}\r\n"
+        f"Pgoutbox-Table: {header_value(event.table)}\r\n"
+        f"Pgoutbox-Action: {event.action}\r\n"
+        f"Pgoutbox-Transaction: {transaction.position}\r\n"
+        f"Pgoutbox-Transaction-Event: {event.place}\r\n"
+        f"Pgoutbox-Transaction-Size: {transaction.size}\r\n"
+        f"Pgoutbox-Commit-Time: {transaction.time}\r\n"
+    )
+    if transaction.traceparent:
+        lines += f"traceparent: {transaction.traceparent}\r\n"
+    return lines
+
+
+_WAL_LISTENER_SUBJECT = "{topic}.{prefix}{name}"
+
+# Version 00 of W3C Trace Context (section 3.2.2), in which neither id is all zeros.
+_TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
 # NATS takes white space and control characters for the end of a subject, and a dot would make
-# two tokens of a name, which `topic.*` doesn't cover.
-_UNSAFE = re.compile(r"[\x00-\x20\x7f.]")
-_LOOKS_ESCAPED = re.compile(r"%(?=[0-9A-F]{2})")
+# two tokens of a name, which `topic.*` doesn't cover. A % that would read as an escape is one.
+_UNSAFE = re.compile(r"[\x00-\x20\x7f.]|%(?=[0-9A-Fa-f]{2})")
+
+# A comma stands between values, * and > alone are wildcards, _ alone says that there is no key,
+# and subjects that begin with $ are the server's own.
+_UNSAFE_IN_TOKEN = re.compile(r"[\x00-\x20\x7f.,%]|\A\$|\A[*>_]\Z")
+
+# CloudEvents' NATS protocol binding, section 3.1.3.2: good for any header.
+_UNSAFE_IN_HEADER = re.compile(r'[^\x21-\x7e]|["%]')
+
+# What a String of CloudEvents can't have: control characters and what isn't a character.
+_NO_CHARACTERS = "".join(f"{chr(n + 0xFFFE)}{chr(n + 0xFFFF)}" for n in range(0, 0x110000, 0x10000))
+_UNSAFE_IN_ATTRIBUTE = re.compile(f"[\x00-\x1f\x7f-\x9f,%\ufdd0-\ufdef{_NO_CHARACTERS}]")
+
+NO_KEY = "_"
+_LONGEST_KEY = 512  # bytes; nats-server ends connections for lines of more than 4,096
+# No value of PostgreSQL's has a NUL in it.
+_EMPTY_KEY = _DIGEST = "%00"
 
 
 def escape(name: str) -> str:
@@ -56,5 +235,48 @@ def escape(name: str) -> str:
     escape; other names, also those with ``*`` or ``>`` in them, stay as they are. Reversible
     with :func:`urllib.parse.unquote`.
     """
-    escaped = _LOOKS_ESCAPED.sub("%25", name)
-    return _UNSAFE.sub(lambda match: f"%{ord(match[0]):02X}", escaped)
+    return _encoded(name, _UNSAFE)
+
+
+def token(value: str) -> str:
+    """Return ``value`` as a token of a subject, or part of one, whatever stands beside it.
+
+    Reversible with :func:`urllib.parse.unquote`. Never empty, unless ``value`` is.
+    """
+    return _encoded(value, _UNSAFE_IN_TOKEN)
+
+
+def key_token(key: Sequence[str] | None) -> str:
+    """Return a key's values as one token: each as :func:`token` gives it, commas between them.
+
+    ``_`` where there is no key, ``%00`` for one that is empty, and for one that gets too long
+    ``%00`` and the SHA-256 of the token that it would be, in hexadecimal.
+    """
+    if key is None:
+        return NO_KEY
+    joined = ",".join(map(token, key))
+    encoded = joined.encode()
+    if len(encoded) > _LONGEST_KEY:
+        return _DIGEST + hashlib.sha256(encoded).hexdigest()
+    return joined or _EMPTY_KEY
+
+
+def header_value(text: str) -> str:
+    """Return ``text`` in visible ASCII; reversible with :func:`urllib.parse.unquote`."""
+    return _encoded(text, _UNSAFE_IN_HEADER)
+
+
+def _encoded(text: str, unsafe: re.Pattern[str]) -> str:
+    """Percent-encode the UTF-8 of each character that is ``unsafe``."""
+    return unsafe.sub(lambda found: "".join(f"%{byte:02X}" for byte in found[0].encode()), text)
+
+
+def _segment(name: str) -> str:
+    """Return ``name`` as one segment of a URI's path."""
+    return quote(name, safe="")
+
+
+def _rfc3339(time: datetime) -> str:
+    """Return a time as the payload has it: in UTC, without zeros at its end."""
+    fraction = f".{time.microsecond:06}".rstrip("0").rstrip(".")
+    return f"{time:%Y-%m-%dT%H:%M:%S}{fraction}Z"

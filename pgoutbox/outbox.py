@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import asyncpg
 
 from pgoutbox.errors import PgoutboxError
-from pgoutbox.message import Message, Subjects
+from pgoutbox.message import Described, Event, Message, Subjects, Transaction
 
 LEADER_LOCK_CLASS = 1885826915
 
 _ANSWER_TIMEOUT = 60.0  # seconds until a connection that no longer answers counts as lost
+_COUNTED_AT_ONCE = 500_000  # events; takes well below a second
 
 
 class LeadershipLost(PgoutboxError):
@@ -205,6 +207,77 @@ class Batch:
         return self.before.after(keys, is_cut=is_cut)
 
 
+class Place(NamedTuple):
+    """Where an event stands in its transaction, from 1, and how many that has."""
+
+    number: int
+    size: int
+
+
+class Places:
+    """Numbers the events of each transaction, also of one that is read in several batches.
+
+    Only what a batch doesn't show is asked of the database: how many events of a transaction are
+    before the batch, and how many it has in all. Both are remembered, so a transaction of any
+    size is counted once, and not again for each of its batches.
+    """
+
+    def __init__(self, connection: asyncpg.Connection[asyncpg.Record]) -> None:
+        self._connection = connection
+        self._last: Key | None = None  # of the last batch, where that was cut
+        self._place = Place(0, 0)  # of the event there
+
+    async def of(self, keys: Sequence[Key], partial: Key | None, *, is_cut: bool) -> list[Place]:
+        """Return the place of each event of a batch.
+
+        ``partial`` is the last event that is sent of a transaction, and ``is_cut`` says that the
+        batch's last one may have further events.
+        """
+        here = Counter(key.position for key in keys)
+        before = {}
+        if partial is not None and partial.position in here:
+            before[partial.position] = await self._upto(partial)
+        sizes = {position: before.get(position, 0) + count for position, count in here.items()}
+        if is_cut and keys:
+            last = keys[-1]
+            upto_last = sizes[last.position]
+            sizes[last.position] = await self._size(last, upto_last)
+            self._last, self._place = last, Place(upto_last, sizes[last.position])
+        numbers = Counter(before)
+        places = []
+        for key in keys:
+            numbers[key.position] += 1
+            places.append(Place(numbers[key.position], sizes[key.position]))
+        return places
+
+    async def _upto(self, key: Key) -> int:
+        if key == self._last:
+            return self._place.number
+        return await self._count(key.position, -1, key.seq)
+
+    async def _size(self, last: Key, upto_last: int) -> int:
+        if self._last is not None and last.position == self._last.position:
+            return self._place.size
+        return upto_last + await self._count(last.position, last.seq, 2**63 - 1)
+
+    async def _count(self, position: int, after: int, upto: int) -> int:
+        total: int = 0
+        while True:
+            row = await self._connection.fetchrow(
+                "select * from pgoutbox.count_events($1, $2, $3, $4)",
+                position,
+                after,
+                upto,
+                _COUNTED_AT_ONCE,
+                timeout=_ANSWER_TIMEOUT,
+            )
+            assert row is not None  # noqa: S101 - an aggregate gives one row
+            total += row["events"]
+            if row["events"] < _COUNTED_AT_ONCE:
+                return total
+            after = row["last_seq"]
+
+
 class Outbox:
     """Reads unsent events and keeps the progress of one relay; for its leader only.
 
@@ -215,14 +288,15 @@ class Outbox:
     def __init__(
         self,
         connection: asyncpg.Connection[asyncpg.Record],
-        subjects: Subjects,
+        form: Subjects | Described,
         *,
         relay: str,
         batch_events: int,
         batch_bytes: int,
     ) -> None:
         self._connection = connection
-        self._subjects = subjects
+        self._form = form
+        self._places = Places(connection)
         self._relay = relay
         self._batch_events = batch_events
         self._batch_bytes = batch_bytes
@@ -264,24 +338,36 @@ class Outbox:
         return await self._read(before, before.high, before.gaps)
 
     async def _read(self, before: Progress, high: int, gaps: Sequence[Gap]) -> Batch:
-        rows = await self._connection.fetch(
-            "select * from pgoutbox.next_batch($1, $2, $3, $4, $5, $6, $7)",
+        arguments = (
             high,
             [gap.first for gap in gaps],
             [gap.last for gap in gaps],
             *(before.partial or (None, None)),
             self._batch_events,
             self._batch_bytes,
-            timeout=_ANSWER_TIMEOUT,
         )
+        form = self._form
+        if isinstance(form, Subjects):
+            query = "select * from pgoutbox.next_batch($1, $2, $3, $4, $5, $6, $7)"
+        else:
+            query = "select * from pgoutbox.next_batch_described($1, $2, $3, $4, $5, $6, $7, $8)"
+            arguments = (*arguments, form.needs_keys)
+        rows = await self._connection.fetch(query, *arguments, timeout=_ANSWER_TIMEOUT)
         keys = [Key(row[0], row[1]) for row in rows]
         is_cut = len(rows) == self._batch_events or (bool(rows) and rows[-1][9])
         if self._replay is None:
             before = before.without_dead(keys, is_cut=is_cut)
-        subject_of = self._subjects.of
+        if isinstance(form, Subjects):
+            of = form.of
+            messages = [Message(of(row[2], row[3]), row[5], row[6], "", row[3]) for row in rows]
+        else:
+            places = [Place(0, 0)] * len(rows)
+            if form.needs_places:
+                places = await self._places.of(keys, before.partial, is_cut=is_cut)
+            messages = [form.message(event) for event in _events(rows, places)]
         has_long_transaction = len({key.position for key in keys}) < len(keys)
         return Batch(
-            [Message(subject_of(row[2], row[3]), row[5], row[6]) for row in rows],
+            messages,
             keys,
             before,
             before.after(keys, is_cut=is_cut),
@@ -348,13 +434,15 @@ class Outbox:
     async def park(self, key: Key, message: Message, reason: str) -> None:
         """Set an event aside that can never be published."""
         await self._connection.execute(
-            "insert into pgoutbox.parked (relay, event_id, position, subject, reason, payload)"
-            " values ($1, $2::text::uuid, $3, $4, $5, $6) on conflict do nothing",
+            "insert into pgoutbox.parked"
+            " (relay, event_id, position, subject, reason, headers, payload)"
+            " values ($1, $2::text::uuid, $3, $4, $5, $6, $7) on conflict do nothing",
             self._relay,
             message.id,
             key.position,
             message.subject,
             reason,
+            message.headers,
             message.payload.decode(),
             timeout=_ANSWER_TIMEOUT,
         )
@@ -378,6 +466,26 @@ class Outbox:
     async def rotate(self, slot: int) -> bool:
         """Empty a slot if everything in it is sent by every relay; tell whether it was."""
         return bool(await self._connection.fetchval("select pgoutbox.rotate($1)", slot))
+
+
+def _events(rows: Sequence[asyncpg.Record], places: Sequence[Place]) -> Iterator[Event]:
+    """Yield what ``next_batch_described`` returned."""
+    transaction = Transaction(0, 0, "", None)
+    for row, place in zip(rows, places, strict=True):
+        if row["position"] != transaction.position:
+            transaction = Transaction.of(
+                row["position"], place.size, row["committed_at"], row["traceparent"]
+            )
+        yield Event(
+            row["id"],
+            row["schema_name"],
+            row["table_name"],
+            row["action"],
+            row["key"],
+            row["payload"],
+            transaction,
+            place.number,
+        )
 
 
 _NOTHING_ABOVE = 2**63 - 2

@@ -33,7 +33,7 @@ create or replace function pgoutbox.commit_stage_%1$s() returns trigger
     security definer
 as $$
 begin
-    insert into pgoutbox.transaction_%1$s (position, xid, first_seq, last_seq, committed_at, slot, lazy)
+    insert into pgoutbox.transaction_%1$s (position, xid, first_seq, last_seq, committed_at, slot, lazy, traceparent)
     values (
         pg_catalog.nextval('pgoutbox.position_seq'::pg_catalog.regclass),
         new.xid,
@@ -58,7 +58,9 @@ begin
                 pg_catalog.pg_try_advisory_xact_lock_shared(1885826914, 0)
                 or pgoutbox.wake_relays()
             )
-            then pg_catalog.current_setting('synchronous_commit') operator(pg_catalog.=) 'off' end
+            then pg_catalog.current_setting('synchronous_commit') operator(pg_catalog.=) 'off' end,
+        -- Whatever somebody has set; a good one has 55 characters.
+        pg_catalog.left(pg_catalog.current_setting('pgoutbox.traceparent', true), 56)
     );
     return null;
 end

@@ -14,6 +14,10 @@ begin
     execute pg_catalog.format(
         'grant execute on function
              pgoutbox.next_batch(bigint, bigint[], bigint[], bigint, bigint, integer, bigint),
+             pgoutbox.next_batch_described(bigint, bigint[], bigint[], bigint, bigint, integer, bigint, boolean),
+             pgoutbox.unsent(bigint, bigint[], bigint[], bigint, bigint, integer, bigint),
+             pgoutbox.count_events(bigint, bigint, bigint, integer),
+             pgoutbox.table_keys(text, text), pgoutbox.key_columns(regclass, text),
              pgoutbox.event_id_prefix(uuid, xid8, bigint, timestamptz),
              pgoutbox.wal(timestamptz), pgoutbox.wal(timestamp), pgoutbox.wal_timestamp_beyond(timestamp),
              pgoutbox.gap_holders(), pgoutbox.lead(text), pgoutbox.backlog(text),

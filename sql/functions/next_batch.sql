@@ -1,17 +1,4 @@
--- What a relay publishes next: unsent events, whole transactions in commit order.
---
--- Sent is what the arguments say (see pgoutbox.progress); the relay, the only writer of its
--- progress, has them in memory. First comes the transaction that is sent in part, then by
--- position what is visible and unsent: why that is commit order stands in commit_stage.sql.
--- Inside a transaction: the order in which the rows changed.
---
--- At most `max_events` rows, and no further one once `max_bytes` of row data are reached, so a
--- transaction of any size is read in slices of bounded size. In the last row is_full says
--- whether that was so: the reader can't tell, its bytes are those of another encoding.
---
--- One statement, so that one snapshot decides; language sql without a SET clause, so that it
--- is inlined into the relay's query and its plan can be read with EXPLAIN. The subqueries with
--- LIMIT make the planner walk the indexes in order, transaction by transaction.
+-- What a relay publishes next, as wal-listener's messages; see unsent.sql.
 create or replace function pgoutbox.next_batch(
     high bigint, gap_first bigint[], gap_last bigint[],
     partial_position bigint, partial_seq bigint,
@@ -24,71 +11,7 @@ create or replace function pgoutbox.next_batch(
     stable
 as $$
     select
-        e."position",
-        e.seq,
-        e.schema_name,
-        e.table_name,
-        e.action,
-        e.id::pg_catalog.text,
-        pg_catalog.convert_to(pg_catalog.concat(
-            '{"id":"', e.id,
-            '","schema":', pg_catalog.to_json(e.schema_name),
-            ',"table":', pg_catalog.to_json(e.table_name),
-            ',"action":"', e.action,
-            '","data":', coalesce(e.new_row, '{}'),
-            ',"dataOld":', coalesce(e.old_row, '{}'),
-            ',"commitTime":', pgoutbox.wal(e.committed_at), '}'
-        ), 'UTF8'),
-        e.lazy,
-        e.committed_at,
-        e.bytes operator(pg_catalog.>=) max_bytes
-    from (
-        select
-            t."position", t.lazy, t.committed_at,
-            e.seq, e.schema_name, e.table_name, e.action, e.new_row, e.old_row,
-            (t.id_prefix operator(pg_catalog.||) pg_catalog.lpad(
-                pg_catalog.to_hex(e.seq operator(pg_catalog.&) 281474976710655), 12, '0'
-            ))::pg_catalog.uuid as id,
-            e.own_bytes,
-            pg_catalog.sum(e.own_bytes) over (rows unbounded preceding) as bytes
-        from (
-            select
-                unsent.*,
-                pgoutbox.event_id_prefix(i.id, unsent.xid, unsent."position", unsent.committed_at) as id_prefix
-            from (
-                -- The unsent positions as ascending ranges: what is sent in part, the gaps,
-                -- and all above `high`.
-                select t.*, case when t."position" operator(pg_catalog.=) partial_position then partial_seq else -1 end as after_seq
-                from rows from (
-                    pg_catalog.unnest(array[partial_position] operator(pg_catalog.||) gap_first operator(pg_catalog.||) (high operator(pg_catalog.+) 1)),
-                    pg_catalog.unnest(array[partial_position] operator(pg_catalog.||) gap_last operator(pg_catalog.||) 9223372036854775807)
-                ) with ordinality r (first, last, place)
-                cross join lateral (
-                    select t.*
-                    from pgoutbox.transaction t
-                    where t."position" operator(pg_catalog.>=) r.first
-                      and t."position" operator(pg_catalog.<=) r.last
-                      and (r.place operator(pg_catalog.=) 1 or t."position" operator(pg_catalog.<>) partial_position) is not false
-                    order by t."position" limit max_events
-                ) t
-            ) unsent
-            cross join pgoutbox.installation i
-        ) t
-        cross join lateral (
-            select
-                e.seq, e.schema_name, e.table_name, e.action, e.new_row, e.old_row,
-                coalesce(pg_catalog.octet_length(e.new_row), 0)
-                    operator(pg_catalog.+) coalesce(pg_catalog.octet_length(e.old_row), 0) as own_bytes
-            from pgoutbox.event e
-            where e.slot operator(pg_catalog.=) t.slot
-              and e.xid operator(pg_catalog.=) t.xid
-              and e.seq operator(pg_catalog.>=) t.first_seq
-              and e.seq operator(pg_catalog.<=) t.last_seq
-              and e.seq operator(pg_catalog.>) t.after_seq
-            order by e.seq
-            limit max_events
-        ) e
-        limit max_events
-    ) e
-    where e.bytes operator(pg_catalog.-) e.own_bytes operator(pg_catalog.<) max_bytes
+        u."position", u.seq, u.schema_name, u.table_name, u.action,
+        u.id, u.payload, u.lazy, u.committed_at, u.is_full
+    from pgoutbox.unsent(high, gap_first, gap_last, partial_position, partial_seq, max_events, max_bytes) u
 $$;

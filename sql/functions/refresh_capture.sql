@@ -10,6 +10,7 @@ as $$
 declare
     captured pgoutbox.captured_table;
     shape_before text;
+    key jsonb;
 begin
     select c.* into strict captured
     from pgoutbox.captured_table c where c.relation = refresh_capture.relation for update;
@@ -23,5 +24,9 @@ begin
     update pgoutbox.captured_table c
     set shape = shape_before
     where c.relation = refresh_capture.relation and c.shape is distinct from shape_before;
+    key := pg_catalog.to_jsonb(pgoutbox.key_columns(refresh_capture.relation, captured.old_values));
+    update pgoutbox.captured_table c
+    set keys = pg_catalog.jsonb_build_array(key) || c.keys
+    where c.relation = refresh_capture.relation and key is not null and c.keys -> 0 is distinct from key;
 end
 $$;

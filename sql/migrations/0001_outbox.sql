@@ -40,12 +40,14 @@ create table pgoutbox.captured_table (
     actions text[] not null
         check (actions <@ array['INSERT', 'UPDATE', 'DELETE', 'TRUNCATE'] and actions <> '{}'),
     old_values text not null check (old_values in ('full', 'identity')),
-    shape text not null
+    shape text not null,
+    keys jsonb not null default '[]'
 );
 
 comment on table pgoutbox.captured_table is 'Tables with pgoutbox''s triggers, and what these were generated for.';
 comment on column pgoutbox.captured_table.number is 'The table''s capture function is pgoutbox.capture_<number>.';
 comment on column pgoutbox.captured_table.shape is 'What the capture function was generated for; differs from pgoutbox.table_shape() after drift.';
+comment on column pgoutbox.captured_table.keys is 'Columns of the key, as it is and as it was before, latest first: events keep the names that columns had.';
 
 -- Cached: a session takes 64 numbers at once, which spares most of the contention. Only
 -- the order inside a transaction matters, and that is one session.
@@ -88,11 +90,13 @@ create table pgoutbox.transaction (
     last_seq bigint not null,
     committed_at timestamptz not null,
     slot smallint not null,
-    lazy boolean not null
+    lazy boolean not null,
+    traceparent text
 ) partition by list (slot);
 
 comment on table pgoutbox.transaction is 'One row a transaction with captured changes; its position is its rank in commit order.';
 comment on column pgoutbox.transaction.lazy is 'Committed with synchronous_commit = off: visible before it is on disk.';
+comment on column pgoutbox.transaction.traceparent is 'What the writer had set pgoutbox.traceparent to; anything at all, so to be checked by who reads it.';
 
 -- The ring: five slots of 15 minutes each (pgoutbox.slot()).
 create table pgoutbox.event_0 partition of pgoutbox.event for values in (0);
@@ -144,9 +148,11 @@ create table pgoutbox.parked (
     position bigint not null,
     subject text not null,
     reason text not null,
+    headers text not null default '',
     payload text not null,
     parked_at timestamptz not null default pg_catalog.clock_timestamp(),
     primary key (relay, event_id)
 );
 
 comment on table pgoutbox.parked is 'Events a relay could never publish, with the reason.';
+comment on column pgoutbox.parked.headers is 'Headers beside Nats-Msg-Id, as lines of the protocol.';

@@ -267,8 +267,8 @@ async def test_functions_are_pinned_or_qualified(connection: asyncpg.Connection)
     """)
 
     assert set(loose) <= {
-        "capture", "commit_stage", "event_id_prefix", "next_batch", "reopen", "same", "slot",
-        "wal", "wal_text",
+        "capture", "commit_stage", "event_id_prefix", "next_batch", "next_batch_described",
+        "reopen", "same", "slot", "unsent", "wal", "wal_text",
     }  # fmt: skip
 
 

@@ -1,0 +1,47 @@
+-- What next_batch() returns, and what messages with headers or keys in their subjects need beside.
+--
+-- `traceparent` is as the writer had set it, whatever that is. `key` holds the values of the key's
+-- columns as the JSON has them: of the row after the change, or before a DELETE. It is null where
+-- no key is known whose columns are all in the row, and without `with_keys`.
+create or replace function pgoutbox.next_batch_described(
+    high bigint, gap_first bigint[], gap_last bigint[],
+    partial_position bigint, partial_seq bigint,
+    max_events integer, max_bytes bigint, with_keys boolean
+) returns table (
+    "position" bigint, seq bigint, schema_name text, table_name text, action text,
+    id text, payload bytea, lazy boolean, committed_at timestamptz, is_full boolean,
+    traceparent text, key text[]
+)
+    language sql
+    stable
+as $$
+    with batch as materialized (
+        select u.*
+        from pgoutbox.unsent(high, gap_first, gap_last, partial_position, partial_seq, max_events, max_bytes) u
+    ), known as materialized (
+        select t.schema_name, t.table_name, k.place, k.columns
+        from (select distinct b.schema_name, b.table_name from batch b where with_keys) t
+        cross join lateral pgoutbox.table_keys(t.schema_name, t.table_name) k
+    )
+    select
+        b."position", b.seq, b.schema_name, b.table_name, b.action,
+        b.id, b.payload, b.lazy, b.committed_at, b.is_full,
+        b.traceparent,
+        (
+            select v.key
+            from known k
+            cross join lateral (
+                select array(
+                    select coalesce(b.new_row, b.old_row)::pg_catalog.json operator(pg_catalog.->>) c.name
+                    from pg_catalog.unnest(k.columns) with ordinality c (name, place)
+                    order by c.place
+                )
+            ) v (key)
+            where k.schema_name operator(pg_catalog.=) b.schema_name
+              and k.table_name operator(pg_catalog.=) b.table_name
+              and pg_catalog.array_position(v.key, null) is null
+            order by k.place
+            limit 1
+        )
+    from batch b
+$$;
