@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import quote
 
@@ -271,6 +272,7 @@ def _encoded(text: str, unsafe: re.Pattern[str]) -> str:
     return unsafe.sub(lambda found: "".join(f"%{byte:02X}" for byte in found[0].encode()), text)
 
 
+@lru_cache
 def _segment(name: str) -> str:
     """Return ``name`` as one segment of a URI's path."""
     return quote(name, safe="")

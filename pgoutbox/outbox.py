@@ -472,20 +472,10 @@ def _events(rows: Sequence[asyncpg.Record], places: Sequence[Place]) -> Iterator
     """Yield what ``next_batch_described`` returned."""
     transaction = Transaction(0, 0, "", None)
     for row, place in zip(rows, places, strict=True):
-        if row["position"] != transaction.position:
-            transaction = Transaction.of(
-                row["position"], place.size, row["committed_at"], row["traceparent"]
-            )
-        yield Event(
-            row["id"],
-            row["schema_name"],
-            row["table_name"],
-            row["action"],
-            row["key"],
-            row["payload"],
-            transaction,
-            place.number,
-        )
+        position, _, schema, table, action, event_id, payload, _, time, _, traceparent, key = row
+        if position != transaction.position:
+            transaction = Transaction.of(position, place.size, time, traceparent)
+        yield Event(event_id, schema, table, action, key, payload, transaction, place.number)
 
 
 _NOTHING_ABOVE = 2**63 - 2
