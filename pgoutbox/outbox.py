@@ -17,7 +17,7 @@ from pgoutbox.message import Described, Event, Message, Subjects, Transaction
 LEADER_LOCK_CLASS = 1885826915
 
 _ANSWER_TIMEOUT = 60.0  # seconds until a connection that no longer answers counts as lost
-_COUNTED_AT_ONCE = 500_000  # events; takes well below a second
+_COUNTED_AT_ONCE = 200_000  # events; takes a second or so
 
 
 class LeadershipLost(PgoutboxError):

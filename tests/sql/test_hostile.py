@@ -251,10 +251,17 @@ async def test_relay_with_a_shadowing_search_path(
     )
 
     assert rows == expected
+    described = await relay.fetch(
+        "select * from pgoutbox.next_batch_described("
+        "'0', '{}', '{}', null, null, '1000', '1000000', true)"
+    )
+    assert [tuple(row)[:10] for row in described] == [tuple(row) for row in expected]
+    assert [row["key"] for row in described] == [["1"]] * 3
     # Without parameters, since the driver's own queries about types aren't qualified.
     await relay.execute("select * from pgoutbox.gap_holders()")
     await relay.execute("select * from pgoutbox.lead('r')")
     await relay.execute("select * from pgoutbox.backlog('r')")
+    await relay.execute("select * from pgoutbox.count_events('1', '0', '9', '9')")
     await relay.execute("select pgoutbox.rotate('0')")
 
 

@@ -62,6 +62,8 @@ async def test_a_relay_can_do_its_work(
         "select * from pgoutbox.outbox",
         "select * from pgoutbox.backlog('r')",
         "select * from pgoutbox.parked",
+        "select * from pgoutbox.next_batch_described(0, '{}', '{}', null, null, 10, 10000, true)",
+        "select * from pgoutbox.count_events(1, -1, 100, 100)",
         "delete from pgoutbox.parked",
     ):
         await relay.execute(statement)
