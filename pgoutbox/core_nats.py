@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 
 from pgoutbox import wire
@@ -21,9 +21,15 @@ class CorePublisher:
     get some twice; with the same ``Nats-Msg-Id``, but nobody drops them for it.
     """
 
-    def __init__(self, client: NatsClient, config: PublisherConfig) -> None:
+    def __init__(
+        self,
+        client: NatsClient,
+        config: PublisherConfig,
+        on_wait: Callable[[], None] = lambda: None,
+    ) -> None:
         self._client = client
         self._config = config
+        self._on_wait = on_wait
 
     @property
     def description(self) -> Mapping[str, object]:
@@ -54,5 +60,6 @@ class CorePublisher:
 
     async def _send(self, messages: Sequence[Message]) -> None:
         lines = b"".join(chain.from_iterable(map(wire.hpub, messages)))
+        self._on_wait()
         await self._client.send(lines)
         await self._client.round_trip(self._config.ack_timeout)

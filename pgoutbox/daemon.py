@@ -12,7 +12,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, supp
 
 import asyncpg
 
-from pgoutbox import __version__, database, install, publisher, schema
+from pgoutbox import __version__, database, install, metrics, publisher, schema, sentry, web
 from pgoutbox.config import Config
 from pgoutbox.errors import (
     ConfigError,
@@ -22,7 +22,9 @@ from pgoutbox.errors import (
     PublishError,
     SchemaError,
 )
+from pgoutbox.kinds import Address
 from pgoutbox.message import form
+from pgoutbox.monitor import Monitor, Server
 from pgoutbox.outbox import LeadershipLost, Outbox, Progress
 from pgoutbox.relay import Relay
 from pgoutbox.wakeup import WakeUp
@@ -33,6 +35,9 @@ _STANDBY_INTERVAL = 1.0  # seconds between a standby's attempts to lead
 _DRIFT_INTERVAL = 15.0
 _ROTATE_INTERVAL = 30.0
 _PROBE_INTERVAL = 30.0
+_COUNT_INTERVAL = 5.0
+_COUNT_SHARE = 0.02  # of the time, at most, goes into counting what is unsent
+_COUNT_AT_MOST = 1_000_000  # events, which takes a few seconds
 _CHORE_RETRY = 60.0
 
 # Two plans are right for any size of the outbox: its indexes, in order. Statistics, which
@@ -71,7 +76,8 @@ def run(config: Config, *, drain: bool = False) -> None:
             tries again.
     """
     publisher.check_files(config.publisher)
-    asyncio.run(Daemon(config, drain=drain).serve())
+    with sentry.reporting(config.monitoring.sentry_dsn):
+        asyncio.run(Daemon(config, drain=drain).serve())
 
 
 @contextmanager
@@ -118,8 +124,9 @@ class Backoff:
 class Outage:
     """Says once that something is gone, and once that it is back."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, server: Server | None = None) -> None:
         self._name = name
+        self._server = server or Server()
         self._since: float | None = None
 
     @property
@@ -136,7 +143,10 @@ class Outage:
             f"{self._name} fails, trying again until it works",
             extra={"error": str(error)} | ({"hint": hint} if hint else {}),
         )
-        self._since = self._since or time.monotonic()
+        if self._since is None:
+            self._since = time.monotonic()
+            self._server.is_out = True
+            self._server.outages += 1
 
     def end(self) -> None:
         """Log that it works again, if it didn't."""
@@ -144,6 +154,7 @@ class Outage:
             seconds = round(time.monotonic() - self._since, 1)
             log.info(f"{self._name} works again", extra={"seconds": seconds})
             self._since = None
+            self._server.is_out = False
 
 
 class Daemon:
@@ -155,8 +166,12 @@ class Daemon:
         self._stop = asyncio.Event()
         self._relay: Relay | None = None
         self._sent = 0
-        self._database_outage = Outage("PostgreSQL")
-        self._publisher_outage = Outage("NATS")
+        self._monitor = Monitor(
+            counts_subjects=config.monitoring.metrics_addr is not None,
+            template=config.publisher.subject,
+        )
+        self._database_outage = Outage("PostgreSQL", self._monitor.postgresql)
+        self._publisher_outage = Outage("NATS", self._monitor.nats)
         self._connected: Mapping[str, object] = {}  # where and how, as fields of a log line
         self._said_connected: Mapping[str, object] = {}
         self._is_standing_by = False
@@ -166,6 +181,28 @@ class Daemon:
 
     async def serve(self) -> None:
         """Relay until a signal comes, or all is sent with ``drain``; see :func:`run`."""
+        async with AsyncExitStack() as stack:
+            if not self._is_draining:  # which may run beside a relay with the same settings
+                await self._open_ports(stack)
+            await self._serve_until_stopped()
+
+    async def _open_ports(self, stack: AsyncExitStack) -> None:
+        """Answer probes and scrapes from now on.
+
+        Raises:
+            ConfigError: an address isn't to be had, or the package for metrics is missing.
+        """
+        config = self._config.monitoring
+        routes: dict[Address, dict[str, web.Route]] = {}
+        if config.health_addr:
+            routes.setdefault(config.health_addr, {}).update(web.probes(self._monitor))
+        if config.metrics_addr:
+            routes.setdefault(config.metrics_addr, {})["/metrics"] = metrics.route(self._monitor)
+        for address, paths in routes.items():
+            await stack.enter_async_context(web.serving(address, paths))
+            log.info("answering", extra={"addr": str(address), "paths": " ".join(paths)})
+
+    async def _serve_until_stopped(self) -> None:
         with stop_on_signal(self._stop):
             log.info(
                 "relay starts",
@@ -194,6 +231,7 @@ class Daemon:
 
     async def _wind_up(self, serving: asyncio.Task[None]) -> None:
         """Let the relay finish what is on its way; give up when the grace period is over."""
+        self._monitor.is_stopping = True
         if self._relay is not None:
             self._relay.stop()
             await asyncio.wait({serving}, timeout=self._config.relay.grace_period)
@@ -211,6 +249,7 @@ class Daemon:
         backoff = Backoff()
         while True:
             sent = self._sent
+            self._monitor.step()
             try:
                 if not self._is_installed:
                     await self._install_first()
@@ -233,6 +272,7 @@ class Daemon:
 
     async def _pause(self, seconds: float) -> bool:
         """Sleep; return True at once when a stop is asked for."""
+        self._monitor.step(seconds)
         with suppress(TimeoutError):
             await asyncio.wait_for(self._stop.wait(), seconds)
         return self._stop.is_set()
@@ -243,6 +283,7 @@ class Daemon:
         A table that can't be captured now keeps no other's events back: the relay goes on, and
         tries again beside it.
         """
+        self._monitor.step(self._config.install.lock_wait)
         try:
             await self._install()
         except InstallError as error:
@@ -255,7 +296,12 @@ class Daemon:
 
     async def _install(self) -> None:
         async with database.session(self._config.database, purpose="install") as connection:
-            await install.install(connection, (), self._config.install, log.info)
+            await install.install(connection, (), self._config.install, self._say_installing)
+
+    def _say_installing(self, words: str) -> None:
+        if not self._is_installed:  # else the relay is at work beside it
+            self._monitor.step(self._config.install.lock_wait)
+        log.info(words)
 
     async def _keep_installing(self, outage: Outage) -> None:
         while outage.is_on:
@@ -275,9 +321,11 @@ class Daemon:
             note = await schema.check(listening)
             if note:
                 log.warning(note)
+            self._monitor.postgresql.connections += 1
             await self._end_predecessor(listening)
             wake_up = WakeUp(listening, config.relay.name)
             await wake_up.start()
+            stack.callback(self._monitor.start_over)
             await self._lead(wake_up)
             working = await self._connect(stack, "relay")
             await working.execute(_PLANNER)
@@ -332,6 +380,9 @@ class Daemon:
             if not self._is_standing_by:
                 log.info("another relay leads; standing by", extra={"relay": name})
                 self._is_standing_by = True
+            self._database_outage.end()
+            self._monitor.stand_by()
+            self._monitor.step()
             wake_up.check()
             await asyncio.sleep(_STANDBY_INTERVAL)
         self._is_standing_by = False
@@ -339,15 +390,20 @@ class Daemon:
     async def _relay_on(self, outbox: Outbox, wake_up: WakeUp) -> None:
         """Keep a connection to NATS, and relay until told to stop or drained."""
         progress = await outbox.lead()
+        self._monitor.take_lead()
         log.info("leading", extra={"relay": self._config.relay.name, "high": progress.high})
-        chores = Chores(outbox, wake_up, self._config.relay.retention)
+        chores = Chores(outbox, wake_up, self._monitor, self._config.relay.retention)
         backoff = Backoff()
         while True:
             relay: Relay | None = None
             try:
                 async with publisher.connect(
-                    self._config.publisher, on_lost=wake_up.interrupt, verify=wake_up.verify
+                    self._config.publisher,
+                    on_lost=wake_up.interrupt,
+                    verify=wake_up.verify,
+                    on_wait=self._monitor.step,
                 ) as connected:
+                    self._monitor.nats.connections += 1
                     self._say_connected(connected.description)
                     relay = self._relay_to(connected, outbox, wake_up, progress, chores)
                     return await self._run(relay)
@@ -362,6 +418,7 @@ class Daemon:
                 if relay.sent:
                     backoff.reset()
             await wake_up.get_up()
+            await chores.do(progress)  # an outage may last, and others look on
             if await self._pause(backoff.next()):
                 return
             wake_up.check()
@@ -390,7 +447,9 @@ class Daemon:
     ) -> Relay:
         async def after_pass(progress: Progress) -> None:
             self._end_outages()
-            await chores.do(progress)
+            gaps = sum(gap.last - gap.first + 1 for gap in progress.gaps)
+            self._monitor.passed(gaps, self._config.relay.poll_interval)
+            await chores.do(progress, self._config.relay.poll_interval)
 
         return Relay(
             outbox,
@@ -400,6 +459,7 @@ class Daemon:
             poll_interval=self._config.relay.poll_interval,
             on_oversize=self._config.relay.on_oversize,
             chores=after_pass,
+            monitor=self._monitor,
         )
 
     async def _run(self, relay: Relay) -> None:
@@ -414,23 +474,27 @@ class Daemon:
 
 
 class Chores:
-    """What the leader sees to now and then: drift, slots to empty, whether notifications come."""
+    """What the leader sees to now and then: drift, slots to empty, whether notifications come.
 
-    def __init__(self, outbox: Outbox, wake_up: WakeUp, retention: float) -> None:
+    And how much is unsent, for its monitor.
+    """
+
+    def __init__(self, outbox: Outbox, wake_up: WakeUp, monitor: Monitor, retention: float) -> None:
         self._outbox = outbox
         self._wake_up = wake_up
+        self._monitor = monitor
         self._retention = retention
-        self._due = {self._mend_drift: 0.0, self._rotate: 0.0, self._probe: 0.0}
+        self._due = dict.fromkeys((self._mend_drift, self._rotate, self._probe, self._count), 0.0)
         self._outages = {
             name: Outage(f"a chore of the relay ({name.replace('_', ' ')})")
-            for name in ("mend_drift", "rotate", "probe")
+            for name in ("mend_drift", "rotate", "probe", "count")
         }
         self._problems: set[tuple[str, str]] = set()
         self._ends: dict[int, tuple[int | None, float]] = {}
         self._is_deaf = False
 
-    async def do(self, progress: Progress) -> None:
-        """Do what is due; ``progress`` is the relay's."""
+    async def do(self, progress: Progress, pause: float = 0.0) -> None:
+        """Do what is due; ``progress`` is the relay's, which then waits ``pause`` seconds."""
         now = time.monotonic()
         for chore, due in self._due.items():
             if now < due:
@@ -444,6 +508,7 @@ class Chores:
                 self._outages[name].begin(error)
             else:
                 self._outages[name].end()
+            self._monitor.step(pause)
 
     async def _mend_drift(self, _: Progress) -> float:
         problems = set()
@@ -461,6 +526,7 @@ class Chores:
                 extra={"table": name, "problem": problem, "hint": "Run: pgoutbox status"},
             )
         self._problems = problems
+        self._monitor.found_problems(len(problems))
         return _DRIFT_INTERVAL
 
     async def _rotate(self, progress: Progress) -> float:
@@ -491,3 +557,8 @@ class Chores:
             else:
                 log.info("notifications arrive again")
         return _PROBE_INTERVAL
+
+    async def _count(self, progress: Progress) -> float:
+        began = time.monotonic()
+        self._monitor.counted(*await self._outbox.backlog(progress, _COUNT_AT_MOST))
+        return max(_COUNT_INTERVAL, (time.monotonic() - began) / _COUNT_SHARE)

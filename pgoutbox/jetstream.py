@@ -36,11 +36,13 @@ class JetStreamPublisher:
         config: PublisherConfig,
         stream: StreamInfo,
         verify: Callable[[], Awaitable[None]],
+        on_wait: Callable[[], None] = lambda: None,
     ) -> None:
         self._client = client
         self._config = config
         self._stream = stream
         self._verify = verify
+        self._on_wait = on_wait
         self._inbox = ""
         self._window = Window(0, stream.confirmations, ())
         self._looked_at = time.monotonic()
@@ -150,6 +152,7 @@ class JetStreamPublisher:
         while not window.is_settled(count):
             self.check()
             before = window.confirmed
+            self._on_wait()
             try:
                 await asyncio.wait_for(window.changed(count), self._config.ack_timeout)
             except TimeoutError:

@@ -447,6 +447,24 @@ class Outbox:
             timeout=_ANSWER_TIMEOUT,
         )
 
+    async def backlog(self, progress: Progress, at_most: int) -> tuple[int, float | None, int]:
+        """Return the number of unsent events, when the oldest was committed, and of parked ones.
+
+        Counts no further than ``at_most``. The time is in seconds since the epoch.
+        """
+        row = await self._connection.fetchrow(
+            _BACKLOG,
+            progress.high,
+            [gap.first for gap in progress.gaps],
+            [gap.last for gap in progress.gaps],
+            *(progress.partial or (None, None)),
+            at_most,
+            self._relay,
+            timeout=_ANSWER_TIMEOUT,
+        )
+        assert row is not None  # noqa: S101 - an aggregate returns one row
+        return row["unsent"], row["oldest"], row["parked"]
+
     async def mend_drift(self) -> list[asyncpg.Record]:
         """Refresh the capture functions of drifted tables.
 
@@ -479,6 +497,14 @@ def _events(rows: Sequence[asyncpg.Record], places: Sequence[Place]) -> Iterator
 
 
 _NOTHING_ABOVE = 2**63 - 2
+
+# The function is inlined, so that nothing is rendered only to be counted.
+_BACKLOG = """
+select
+    count(*) as unsent, extract(epoch from min(committed_at))::float8 as oldest,
+    (select count(*) from pgoutbox.parked p where p.relay = $7) as parked
+from pgoutbox.next_batch($1, $2, $3, $4, $5, $6, 9223372036854775807)
+"""
 
 _ADVANCE = """
 select pgoutbox.advance($2, $3, $4, $5, $6, $7, $8, $9, $10)

@@ -54,12 +54,14 @@ async def connect(
     *,
     on_lost: Callable[[], None] = lambda: None,
     verify: Callable[[], Awaitable[None]] = _nothing,
+    on_wait: Callable[[], None] = lambda: None,
 ) -> AsyncIterator[Connected]:
     """Connect to NATS, see to the stream, and give a publisher for as long as the connection lasts.
 
     ``verify`` raises what :meth:`Publisher.publish` is to fail with when this relay no longer
     leads; it is asked before a message goes behind somebody else's. A lost connection ends the
-    publisher, and so does anything that the server denies; ``on_lost`` is then called.
+    publisher, and so does anything that the server denies; ``on_lost`` is then called. ``on_wait``
+    is called whenever it waits for the server, which takes ``ack_timeout`` at most.
 
     What only the operators of NATS can mend is worth another try later: servers that are away
     or refuse our credentials or certificate, missing permissions, a stream that is missing or
@@ -72,17 +74,20 @@ async def connect(
     client = await open_connection(config)
     client.failed.add_done_callback(lambda _: on_lost())
     try:
-        yield await _publisher(client, config, verify)
+        yield await _publisher(client, config, verify, on_wait)
     finally:
         await client.end()
 
 
 async def _publisher(
-    client: NatsClient, config: PublisherConfig, verify: Callable[[], Awaitable[None]]
+    client: NatsClient,
+    config: PublisherConfig,
+    verify: Callable[[], Awaitable[None]],
+    on_wait: Callable[[], None],
 ) -> Connected:
     if not config.jetstream:
-        return CorePublisher(client, config)
+        return CorePublisher(client, config, on_wait)
     stream = await streams.see_to(client, config)
-    publisher = JetStreamPublisher(client, config, stream, verify)
+    publisher = JetStreamPublisher(client, config, stream, verify, on_wait)
     await publisher.start()
     return publisher

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from typing import Literal, Protocol
 
 from pgoutbox.message import Message
+from pgoutbox.monitor import Monitor
 from pgoutbox.outbox import Batch, Key, Progress
 from pgoutbox.publisher import Interrupted, Publisher, Refused
 
@@ -80,6 +81,7 @@ class Relay:
         poll_interval: float,
         on_oversize: Literal["park", "stop"],
         chores: Callable[[Progress], Awaitable[None]],
+        monitor: Monitor,
     ) -> None:
         self._outbox = outbox
         self._publisher = publisher
@@ -87,6 +89,7 @@ class Relay:
         self._poll_interval = poll_interval
         self._on_oversize = on_oversize
         self._chores = chores
+        self._monitor = monitor
         self._is_stopping = False
         self.progress = progress
         self.sent = 0  # events since this relay started
@@ -125,6 +128,7 @@ class Relay:
         """
         batch = await self._outbox.next_batch(self.progress)
         self.progress = batch.before
+        self._monitor.found(batch.oldest)
         if batch and not self._is_stopping:
             await self._outbox.begin(batch)
         while batch and not self._is_stopping:
@@ -162,6 +166,7 @@ class Relay:
         await self._outbox.advance(following.before, following if following else None)
         self.progress = following.before
         self.sent += len(batch)
+        self._monitor.found(following.oldest)
         log.debug(
             "batch published",
             extra={
@@ -186,8 +191,10 @@ class Relay:
         done = 0
         while True:
             try:
-                return await publishing
+                await publishing
+                return self._monitor.stored(batch.messages[done:], batch.oldest)
             except Refused as refusal:
+                self._monitor.stored(batch.messages[done : done + refusal.confirmed], batch.oldest)
                 done += refusal.confirmed
                 if self._on_oversize == "stop":
                     await self._fall_back(batch, done)
@@ -195,7 +202,9 @@ class Relay:
                 await self._park(batch, done, str(refusal))
                 done += 1
             except Interrupted as interruption:
-                await self._fall_back(batch, done + interruption.confirmed)
+                confirmed = done + interruption.confirmed
+                self._monitor.stored(batch.messages[done:confirmed], batch.oldest)
+                await self._fall_back(batch, confirmed)
                 raise
             publishing = self._publisher.publish(batch.messages[done:])
 
@@ -203,6 +212,7 @@ class Relay:
         message = batch.messages[index]
         await self._outbox.park(batch.keys[index], message, reason)
         self.sent -= 1  # it is counted with its batch
+        self._monitor.set_aside()
         log.error(
             "event parked: it can never be published",
             extra={"id": message.id, "subject": message.subject, "reason": reason},

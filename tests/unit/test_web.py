@@ -1,0 +1,169 @@
+"""The ports for probes and metrics: wal-listener's answers, and clients that mean no good."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from typing import Any
+
+import pytest
+
+from pgoutbox import web
+from pgoutbox.embedded import HOST, free_port
+from pgoutbox.errors import ConfigError
+from pgoutbox.kinds import Address
+from pgoutbox.monitor import Monitor
+from tests.support import ROOT, eventually
+from tests.web import ask, status
+
+RECORDED: list[dict[str, Any]] = json.loads(
+    (ROOT / "tests/conformance/meta/probes.json").read_text()
+)
+
+
+@pytest.fixture
+def monitor() -> Monitor:
+    monitor = Monitor()
+    monitor.stand_by()
+    return monitor
+
+
+@pytest.fixture
+async def port(monitor: Monitor) -> AsyncIterator[int]:
+    port = free_port()
+    async with web.serving(Address(HOST, port), web.probes(monitor)):
+        yield port
+
+
+def _name(recorded: dict[str, Any]) -> str:
+    return f"{recorded['method']} {recorded['path']} {recorded['status']}"
+
+
+@pytest.mark.parametrize("recorded", RECORDED, ids=_name)
+async def test_answer_is_wal_listeners(
+    recorded: dict[str, Any], monitor: Monitor, port: int
+) -> None:
+    """But for the status of a relay that isn't ready, 503 where wal-listener says 500."""
+    monitor.is_stopping = recorded["status"] == 500
+
+    answer = await ask(port, recorded["path"], recorded["method"])
+
+    assert answer.status == {500: 503}.get(recorded["status"], recorded["status"])
+    assert answer.body == recorded["body"]
+    assert recorded["headers"].items() <= answer.headers.items()
+
+
+async def test_a_query_changes_nothing(port: int) -> None:
+    assert await status(port, "/healthz?from=kubelet") == 200
+
+
+async def _send(port: int, request: bytes) -> bytes:
+    reader, writer = await asyncio.open_connection(HOST, port)
+    writer.write(request)
+    answer = await reader.read()
+    writer.close()
+    await writer.wait_closed()
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("request_", "said"),
+    [
+        (b"GET /healthz HTTP/1.0\r\n\r\n", b"HTTP/1.1 200 OK"),
+        (b"hello\r\n\r\n", b"HTTP/1.1 400 Bad Request"),
+        (b"GET /healthz HTTP/2.0\r\n\r\n", b"HTTP/1.1 400 Bad Request"),
+        (b"\xff\x00 \xff HTTP/1.1\r\n\r\n", b"HTTP/1.1 404 Not Found"),
+        (b"POST /ready HTTP/1.1\r\nContent-Length: 4\r\n\r\nbody", b"HTTP/1.1 405 Method Not"),
+        (b"GET / HTTP/1.1\r\nX: " + b"x" * 9_000 + b"\r\n\r\n", b"HTTP/1.1 431 Request Header"),
+    ],
+)
+async def test_odd_requests_get_an_answer(port: int, request_: bytes, said: bytes) -> None:
+    assert (await _send(port, request_)).startswith(said)
+
+
+async def test_a_client_that_leaves_at_once_is_no_news(
+    port: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    _, writer = await asyncio.open_connection(HOST, port)
+    writer.transport.abort()
+
+    assert await status(port, "/ready") == 200
+    assert not caplog.records
+
+
+async def test_a_silent_client_is_cut_off(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(web, "_TIMEOUT", 0.1)
+    reader, writer = await asyncio.open_connection(HOST, port)
+    writer.write(b"GET /healthz HT")
+
+    assert await _ends(reader)
+    writer.close()
+
+
+async def _ends(reader: asyncio.StreamReader) -> bool:
+    try:
+        return await reader.read() == b""
+    except ConnectionResetError:
+        return True
+
+
+async def test_many_silent_clients_keep_no_probe_from_its_answer(port: int) -> None:
+    """The one that came first is cut off for the next."""
+    clients = [await asyncio.open_connection(HOST, port) for _ in range(web._MAX_CLIENTS * 2)]
+
+    assert await status(port, "/ready") == 200
+    first, _ = clients[0]
+    assert await _ends(first)
+    for _, writer in clients:
+        writer.transport.abort()
+
+
+async def test_all_interfaces_are_ipv6s_too(monitor: Monitor) -> None:
+    port = free_port()
+    hosts = [HOST, "::1"] if _has_ipv6() else [HOST]
+    async with web.serving(Address("", port), web.probes(monitor)):
+        for host in hosts:
+            assert (await ask(port, "/ready", host=host)).status == 200
+
+
+@pytest.mark.parametrize("host", ["::1", "localhost"])
+async def test_named_and_ipv6_hosts(monitor: Monitor, host: str) -> None:
+    if host == "::1" and not _has_ipv6():
+        pytest.skip("this machine has no IPv6")
+    port = free_port()
+    async with web.serving(Address(host, port), web.probes(monitor)):
+        assert (await ask(port, "/ready", host=host)).status == 200
+
+
+def _has_ipv6() -> bool:
+    try:
+        with socket.create_server(("::1", 0), family=socket.AF_INET6):
+            return True
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize("address", [Address("192.0.2.1", 8080), Address("no.such.host.test", 80)])
+async def test_an_address_that_is_not_ours_is_refused(address: Address) -> None:
+    async with AsyncExitStack() as stack:
+        with pytest.raises(ConfigError, match=f"can't listen at {address}: "):
+            await stack.enter_async_context(web.serving(address, {}))
+
+
+async def test_nobody_answers_afterwards(monitor: Monitor) -> None:
+    port = free_port()
+    async with web.serving(Address(HOST, port), web.probes(monitor)):
+        _, writer = await asyncio.open_connection(HOST, port)
+
+    async def refuses() -> bool:
+        try:
+            await status(port, "/ready")
+        except ConnectionRefusedError:
+            return True
+        return False
+
+    await eventually(refuses)
+    writer.transport.abort()
