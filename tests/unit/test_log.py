@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -45,6 +46,24 @@ def test_json_has_the_fields_of_the_record() -> None:
         entry["msg"],
         entry["events"],
     ) == ("2026-11-23T05:25:36.518Z", "INFO", "ä\n", 3)
+
+
+def test_json_is_what_wal_listener_writes() -> None:
+    """Its keys first and in its order, its names of levels, times as in RFC 3339."""
+    lines = (ROOT / "tests/conformance/meta/log.jsonl").read_text("utf-8").splitlines()
+    recorded = [json.loads(line) for line in lines]
+    assert {entry["level"] for entry in recorded} == {"INFO", "WARN", "ERROR"}
+    for entry in recorded:
+        record = a_record(entry["msg"])
+        record.levelno = getattr(logging, entry["level"])
+        record.levelname = logging.getLevelName(record.levelno)
+
+        ours = json.loads(JsonFormatter().format(record))
+
+        assert list(ours)[:4] == list(entry)[:4]
+        assert (ours["level"], ours["msg"]) == (entry["level"], entry["msg"])
+        for time in (ours["time"], entry["time"]):
+            assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3,9}Z", time)
 
 
 def test_json_has_the_traceback() -> None:
