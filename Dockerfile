@@ -3,15 +3,20 @@ WORKDIR /src
 COPY pyproject.toml README.md ./
 COPY pgoutbox pgoutbox
 COPY sql sql
-RUN pip wheel --no-cache-dir --wheel-dir /wheels '.[nkeys]'
+RUN pip wheel --no-cache-dir --wheel-dir /wheels '.[metrics,nkeys,sentry]'
 
 FROM python:3.13-slim
 COPY --from=build /wheels /wheels
-RUN pip install --no-cache-dir --no-index --find-links /wheels 'pgoutbox[nkeys]' \
+RUN pip install --no-cache-dir --no-index --find-links /wheels 'pgoutbox[metrics,nkeys,sentry]' \
     && rm -r /wheels \
     && useradd --system --no-create-home pgoutbox
+# As in wal-listener's image: the configuration is /app/config.yml, the program /app/app.
+WORKDIR /app
+COPY docker/config.yml docker/app ./
+ENV PGOUTBOX_CONFIG=/app/config.yml
 USER pgoutbox
-# Healthy while the database can be reached and its schema fits this release.
+# Healthy while the database can be reached and its schema fits this release; whether the relay
+# gets on is told by /healthz and /ready, where there is an address for them.
 HEALTHCHECK --interval=30s --timeout=10s --start-period=30s CMD ["pgoutbox", "status"]
 ENTRYPOINT ["pgoutbox"]
-CMD ["relay"]
+CMD ["relay", "--install"]

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shlex
 import subprocess
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
+from pgoutbox import config
 from pgoutbox.cli import main
 from pgoutbox.embedded import PostgresServer
 from tests.conftest import Servers, StartDaemon
@@ -60,6 +64,57 @@ def test_files_that_the_image_copies_exist() -> None:
     for source in sources:
         if not source.startswith(("--from", "/wheels")):
             assert (ROOT / source).exists(), source
+
+
+def test_image_brings_every_extra_but_the_demos() -> None:
+    extras = set(
+        tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    )
+
+    named = re.findall(r"\[([\w,]+)\]'", (ROOT / "Dockerfile").read_text())
+
+    assert [set(names.split(",")) for names in named] == [extras - {"demo"}] * 2
+
+
+def test_image_has_the_configuration_where_wal_listeners_has_it() -> None:
+    """An image that is told nothing has every default; a mounted file replaces its own."""
+    instructions = dict(_instructions())
+    assert instructions["WORKDIR"] == "/app"
+    assert instructions["ENV"] == "PGOUTBOX_CONFIG=/app/config.yml"
+    assert ("COPY", "docker/config.yml docker/app ./") in _instructions()
+
+    assert config.load({}, {}, ROOT / "docker/config.yml") == config.Config()
+
+
+def test_example_in_the_images_configuration_is_valid(tmp_path: Path) -> None:
+    lines = (ROOT / "docker/config.yml").read_text().splitlines()
+    start = lines.index("# listener:")
+    (tmp_path / "config.yml").write_text("\n".join(line[2:] for line in lines[start:]))
+
+    found = config.load({}, {}, tmp_path / "config.yml")
+
+    assert found.warnings == found.notes == ()
+    assert found.install.tables == {"users": ("INSERT", "UPDATE", "DELETE")}
+    assert (str(found.monitoring.health_addr), str(found.monitoring.metrics_addr)) == (
+        ":8080",
+        ":2112",
+    )
+
+
+def test_program_of_wal_listeners_image_starts_the_relay(tmp_path: Path) -> None:
+    """With its own flag for the file."""
+    (tmp_path / "pgoutbox").write_text('#!/bin/sh\necho "$@"\n')
+    (tmp_path / "pgoutbox").chmod(0o755)
+
+    done = subprocess.run(
+        [ROOT / "docker/app", "-c", "/etc/config file.yml"],
+        env={"PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert done.stdout == "relay --install -c /etc/config file.yml\n"
 
 
 def test_files_that_services_mount_exist() -> None:
