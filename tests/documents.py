@@ -1,6 +1,6 @@
-"""What the documents repeat from the code: docs/commands.md, and the table in docs/settings.md.
+"""What the documents repeat from the code: docs/commands.md, and tables of settings and metrics.
 
-``make docs`` writes both; tests/unit/test_documents.py notices when they are stale.
+``make docs`` writes them; tests/unit/test_documents.py notices when they are stale.
 """
 
 from __future__ import annotations
@@ -13,14 +13,16 @@ from click.testing import CliRunner
 from pgoutbox import config
 from pgoutbox.cli import main
 from pgoutbox.config import Setting
+from pgoutbox.metrics import METRICS
 from tests.support import ROOT
 
 COMMANDS = ROOT / "docs" / "commands.md"
 README = ROOT / "README.md"
 SETTINGS = ROOT / "docs" / "settings.md"
+MONITORING = ROOT / "docs" / "monitoring.md"
 
 _WIDTH = 100  # columns; never those of whoever's terminal this is
-_TABLE = re.compile(r"(?<=<!-- settings: begin -->\n).*?(?=<!-- settings: end -->)", re.DOTALL)
+_TABLE = r"(?<=<!-- {0}: begin -->\n).*?(?=<!-- {0}: end -->)"
 
 # A setting without a flag has no help.
 _MEANINGS = {
@@ -47,9 +49,19 @@ def commands() -> str:
 
 def with_settings(text: str) -> str:
     """Return docs/settings.md, now ``text``, with the table as it should be."""
-    changed, count = _TABLE.subn(lambda _: settings(), text)
+    return _with_table(text, "settings", settings())
+
+
+def with_metrics(text: str) -> str:
+    """Return docs/monitoring.md, now ``text``, with the table as it should be."""
+    return _with_table(text, "metrics", metrics())
+
+
+def _with_table(text: str, name: str, table: str) -> str:
+    pattern = re.compile(_TABLE.format(name), re.DOTALL)
+    changed, count = pattern.subn(lambda _: table, text)
     if count != 1:
-        raise ValueError("docs/settings.md has not exactly one place for the table")
+        raise ValueError(f"there is not exactly one place for the table of {name}")
     return changed
 
 
@@ -61,13 +73,28 @@ def settings() -> str:
         ["---"] * 5,
         *(list(_row(setting)) for setting in ordered),
     ]
+    return _table(rows)
+
+
+def metrics() -> str:
+    """Return the table of all metrics but those of the process."""
+    rows = [["metric", "type", "labels", "meaning"], ["---"] * 4]
+    rows += [
+        [_code([metric.name]), metric.kind, _code(metric.labels), f"{metric.help}."]
+        for metric in METRICS
+    ]
+    return _table(rows)
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
 def write() -> None:
-    """Bring both files up to date."""
+    """Bring the files up to date."""
     COMMANDS.write_text(commands(), "utf-8")
     SETTINGS.write_text(with_settings(SETTINGS.read_text("utf-8")), "utf-8")
+    MONITORING.write_text(with_metrics(MONITORING.read_text("utf-8")), "utf-8")
 
 
 def _help(name: str) -> str:

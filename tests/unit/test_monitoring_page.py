@@ -1,0 +1,62 @@
+"""docs/monitoring.md names what there is."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+import yaml
+
+from pgoutbox.metrics import METRICS
+from pgoutbox.monitor import STUCK_AFTER, Monitor
+from pgoutbox.web import probes
+from tests import documents
+from tests.support import ROOT
+
+PAGE = documents.MONITORING.read_text("utf-8")
+PROBES, ALERTS = (
+    yaml.safe_load(block) for block in re.findall(r"^```yaml\n(.*?)^```$", PAGE, re.DOTALL | re.M)
+)
+SOURCES = "".join(path.read_text("utf-8") for path in sorted((ROOT / "pgoutbox").glob("*.py")))
+
+NAMES = {metric.name for metric in METRICS}
+ANY_NAME = re.compile(r"\b(?:pgoutbox_[a-z_]+|[a-z_]+_events_total)\b")
+
+
+def test_table_of_metrics_is_that_of_the_code() -> None:
+    assert documents.with_metrics(PAGE) == PAGE, "is stale; bring it up to date with: make docs"
+
+
+def test_metrics_named_in_the_text_exist() -> None:
+    assert set(ANY_NAME.findall(PAGE)) <= NAMES
+
+
+@pytest.mark.parametrize("rule", ALERTS["groups"][0]["rules"], ids=lambda rule: rule["alert"])
+def test_alert_is_about_metrics_that_exist(rule: dict[str, Any]) -> None:
+    used = set(ANY_NAME.findall(rule["expr"]))
+
+    assert used
+    assert used <= NAMES
+    assert rule["expr"].count("(") == rule["expr"].count(")")
+    assert rule["annotations"].keys() == {"summary"}
+
+
+def test_probes_ask_on_paths_that_are_answered() -> None:
+    asked = {
+        probe["httpGet"]["path"]: probe["httpGet"]["port"]
+        for name, probe in PROBES.items()
+        if name.endswith("Probe")
+    }
+
+    assert asked.keys() == probes(Monitor()).keys()
+    assert set(asked.values()) <= {port["name"] for port in PROBES["ports"]}
+    assert f"{STUCK_AFTER / 60:.0f} minutes".replace("5", "five") in PAGE
+
+
+def test_log_lines_are_in_the_code() -> None:
+    lines = re.findall(r"^\| (?:INFO|WARN|ERROR) \| `([^`]+)` ", PAGE, re.MULTILINE)
+
+    assert len(lines) > 5
+    for line in lines:
+        assert line.removeprefix("PostgreSQL ") in SOURCES, line
