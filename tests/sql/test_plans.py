@@ -86,6 +86,42 @@ async def test_only_indexes_are_walked(
     assert read <= (10 + 4) * 3 + 4  # the ends of ranges are looked at, too
 
 
+@pytest.mark.parametrize("name", ["next_batch", "next_batch_described"])
+async def test_nothing_is_compiled_for_a_reading(
+    connection: asyncpg.Connection, connect: Connect, name: str
+) -> None:
+    """Up to PostgreSQL 17 the relay's settings make any cost look high; JIT takes seconds."""
+    await write(connection, 10)
+    relay = await connect(jit="on", jit_above_cost="0")
+    await relay.execute(_PLANNER)
+    flag = ", true" if name == "next_batch_described" else ""
+
+    plan = await relay.fetchval(
+        "explain (analyze, format json)"
+        f" select * from pgoutbox.{name}(0, '{{}}', '{{}}', null, null, 10, 10000{flag})"
+    )
+
+    assert "JIT" not in json.loads(plan)[0]
+
+
+async def test_described_batches_walk_the_same_indexes(
+    connection: asyncpg.Connection, connect: Connect
+) -> None:
+    await write(connection, 3000)
+    relay = await connect()
+    await relay.execute(_PLANNER)
+    await relay.execute(
+        f"prepare next_batch ({TYPES}) as select * from pgoutbox.next_batch_described("
+        "$1, $2, $3, null, null, 2000, 4000000, true)"
+    )
+
+    plan = await explain(relay, "2990, '{}', '{}'")
+
+    used = scans(plan)
+    assert plan[0]["Actual Rows"] == 20
+    assert sum(node["Actual Rows"] * node["Actual Loops"] for node in used) <= 10 * 3 + 1
+
+
 async def test_a_batch_of_the_middle_reads_no_more_than_the_batch(
     connection: asyncpg.Connection, connect: Connect
 ) -> None:
