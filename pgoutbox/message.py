@@ -223,7 +223,7 @@ _UNSAFE_IN_HEADER = re.compile(r'[^\x21-\x7e]|["%]')
 _NO_CHARACTERS = "".join(f"{chr(n + 0xFFFE)}{chr(n + 0xFFFF)}" for n in range(0, 0x110000, 0x10000))
 _UNSAFE_IN_ATTRIBUTE = re.compile(f"[\x00-\x1f\x7f-\x9f,%\ufdd0-\ufdef{_NO_CHARACTERS}]")
 
-NO_KEY = "_"
+_NO_KEY = "_"
 _LONGEST_KEY = 512  # bytes; nats-server ends connections for lines of more than 4,096
 # No value of PostgreSQL's has a NUL in it.
 _EMPTY_KEY = _DIGEST = "%00"
@@ -254,7 +254,7 @@ def key_token(key: Sequence[str] | None) -> str:
     ``%00`` and the SHA-256 of the token that it would be, in hexadecimal.
     """
     if key is None:
-        return NO_KEY
+        return _NO_KEY
     joined = ",".join(map(token, key))
     encoded = joined.encode()
     if len(encoded) > _LONGEST_KEY:

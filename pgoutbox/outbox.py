@@ -296,6 +296,10 @@ class Outbox:
     ) -> None:
         self._connection = connection
         self._form = form
+        self._query = _READ
+        self._flags: tuple[bool, ...] = ()  # what else the query asks for
+        if isinstance(form, Described):
+            self._query, self._flags = _READ_DESCRIBED, (form.needs_keys,)
         self._places = Places(connection)
         self._relay = relay
         self._batch_events = batch_events
@@ -338,36 +342,24 @@ class Outbox:
         return await self._read(before, before.high, before.gaps)
 
     async def _read(self, before: Progress, high: int, gaps: Sequence[Gap]) -> Batch:
-        arguments = (
+        rows = await self._connection.fetch(
+            self._query,
             high,
             [gap.first for gap in gaps],
             [gap.last for gap in gaps],
             *(before.partial or (None, None)),
             self._batch_events,
             self._batch_bytes,
+            *self._flags,
+            timeout=_ANSWER_TIMEOUT,
         )
-        form = self._form
-        if isinstance(form, Subjects):
-            query = "select * from pgoutbox.next_batch($1, $2, $3, $4, $5, $6, $7)"
-        else:
-            query = "select * from pgoutbox.next_batch_described($1, $2, $3, $4, $5, $6, $7, $8)"
-            arguments = (*arguments, form.needs_keys)
-        rows = await self._connection.fetch(query, *arguments, timeout=_ANSWER_TIMEOUT)
         keys = [Key(row[0], row[1]) for row in rows]
         is_cut = len(rows) == self._batch_events or (bool(rows) and rows[-1][9])
         if self._replay is None:
             before = before.without_dead(keys, is_cut=is_cut)
-        if isinstance(form, Subjects):
-            of = form.of
-            messages = [Message(of(row[2], row[3]), row[5], row[6], "", row[3]) for row in rows]
-        else:
-            places = [Place(0, 0)] * len(rows)
-            if form.needs_places:
-                places = await self._places.of(keys, before.partial, is_cut=is_cut)
-            messages = [form.message(event) for event in _events(rows, places)]
         has_long_transaction = len({key.position for key in keys}) < len(keys)
         return Batch(
-            messages,
+            await self._messages(rows, keys, before.partial, is_cut=is_cut),
             keys,
             before,
             before.after(keys, is_cut=is_cut),
@@ -375,6 +367,24 @@ class Outbox:
             any(row[7] for row in rows),
             rows[0][8].timestamp() if rows else None,
         )
+
+    async def _messages(
+        self,
+        rows: Sequence[asyncpg.Record],
+        keys: Sequence[Key],
+        partial: Key | None,
+        *,
+        is_cut: bool,
+    ) -> list[Message]:
+        form = self._form
+        if isinstance(form, Subjects):
+            # The default, which shall not pay for what it doesn't have.
+            of = form.of
+            return [Message(of(row[2], row[3]), row[5], row[6], "", row[3]) for row in rows]
+        places = [Place(0, 0)] * len(rows)
+        if form.needs_places:
+            places = await self._places.of(keys, partial, is_cut=is_cut)
+        return [form.message(event) for event in _events(rows, places)]
 
     async def _gap_holders(self) -> frozenset[str]:
         holders = await self._connection.fetchval(
@@ -505,6 +515,9 @@ select
     (select count(*) from pgoutbox.parked p where p.relay = $7) as parked
 from pgoutbox.next_batch($1, $2, $3, $4, $5, $6, 9223372036854775807)
 """
+
+_READ = "select * from pgoutbox.next_batch($1, $2, $3, $4, $5, $6, $7)"
+_READ_DESCRIBED = "select * from pgoutbox.next_batch_described($1, $2, $3, $4, $5, $6, $7, $8)"
 
 _ADVANCE = """
 select pgoutbox.advance($2, $3, $4, $5, $6, $7, $8, $9, $10)
