@@ -24,7 +24,12 @@ def _section(title: str) -> str:
 
 
 def _options(*commands: click.Command) -> set[str]:
-    return {flag for command in commands for option in command.params for flag in option.opts}
+    return {
+        flag
+        for command in commands
+        for option in command.params
+        for flag in (*option.opts, *option.secondary_opts)
+    }
 
 
 def _kinds(kind: type[PgoutboxError] = PgoutboxError) -> Iterator[type[PgoutboxError]]:
