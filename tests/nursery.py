@@ -146,8 +146,11 @@ async def open_nursery() -> AsyncIterator[Nursery]:
 
 
 def _serve() -> None:
+    import yaml  # noqa: F401 - by far the slowest import of a command with a file
+
     import pgoutbox.cli
     import pgoutbox.daemon
+    import pgoutbox.install
 
     for line in sys.stdin:
         request = json.loads(line)

@@ -44,6 +44,8 @@ class Case:
     volatile: frozenset[str]
     failing_steps: dict[int, str]  # index → SQLSTATE
     config: Mapping[str, Any] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
+    streams: list[dict[str, Any]] = field(default_factory=list)  # made beforehand
     server_sql: list[str] = field(default_factory=list)
     encoding: str | None = None
     is_incomplete: bool = False
@@ -92,6 +94,8 @@ def load_cases() -> Iterator[Case]:
                     error["step"]: error["sqlstate"] for error in recorded.get("sql_errors", [])
                 },
                 config=config,
+                environment=recorded.get("env", {}),
+                streams=recorded.get("streams", []),
                 server_sql=recorded.get("server_sql", []),
                 encoding=recorded.get("db_encoding"),
                 is_incomplete=recorded.get("incomplete", False),

@@ -1,63 +1,237 @@
-"""Run a recorded case against a database, and read what the outbox then holds."""
+"""Run recorded cases through the real commands, and read what the stream then holds."""
 
 from __future__ import annotations
 
 import asyncio
 import io
+import json
 import re
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+import tempfile
+import threading
+from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import Future
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import asyncpg
+import yaml
 
-from tests.support import ADMIN
+from tests.nursery import Nursery, open_nursery
+from tests.support import ADMIN, OWNER, Cluster, Database, Stored, Stream, nats_client, unique
 
-from .cases import Case, Message, parse
+from .cases import Case
 
-Connect = Callable[..., Awaitable[asyncpg.Connection]]
-
-CAPTURE = """
-    select pgoutbox.capture_table(c.oid, $2, 'identity')
-    from pg_class c join pg_namespace n on n.oid = c.relnamespace
-    where c.relkind in ('r', 'p') and c.relpersistence <> 't'
-      and n.nspname !~ '^(pg_|pgoutbox$|information_schema$)'
-      and c.relname = $1
-    order by c.relkind, n.nspname
+AT_ONCE = 3  # cases; while one waits for a server, another has the processor
+LONGEST_WAIT = 150.0  # seconds
+TOPIC = "wal_listener"  # where a case doesn't say otherwise
+CLEAR = f"""
+do $$
+declare statement text;
+begin
+    for statement in
+        select format('drop schema %I cascade', nspname) from pg_namespace
+        where nspname !~ '^pg_' and nspname <> 'information_schema'
+        union all select format('drop publication %I', pubname) from pg_publication
+    loop
+        execute statement;
+    end loop;
+    create schema public authorization {OWNER};
+end $$
 """
-UNSENT = "select * from pgoutbox.next_batch(0, '{}', '{}', null, null, 100000, 1000000000)"
 IS_BLOCKED = "select wait_event_type = 'Lock' from pg_stat_activity where pid = $1"
 
 
-async def replay(case: Case, connect: Connect) -> tuple[list[Message], dict[int, str]]:
-    """Run the case; return the messages it gives, and the SQLSTATE of each step that failed."""
-    owner = await connect()
-    database = await owner.fetchval("select current_database()")
+def nats_config() -> str:
+    """Return the configuration of a nats-server with an account for each case at work.
+
+    All cases publish into a stream of the same name.
+    """
+    accounts = (
+        f'case{number} {{ jetstream: enabled, users: [{{ user: "case{number}", password: "x" }}] }}'
+        for number in range(AT_ONCE)
+    )
+    return f"accounts {{ {', '.join(accounts)} }}"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a case."""
+
+    stored: Sequence[Stored]
+    stream: dict[str, Any]  # its configuration
+    failing_steps: dict[int, str]  # index → SQLSTATE
+
+
+class Refused(Exception):
+    """A command ended with another code than 0."""
+
+    def __init__(self, code: int, output: str) -> None:
+        super().__init__(f"exit code {code}:\n{output}")
+        self.code = code
+        self.output = output
+
+
+class Replays:
+    """Replays cases in the background, some of them at once."""
+
+    def __init__(self, cases: Sequence[Case], cluster: Cluster, nats_url: str) -> None:
+        self._cluster = cluster
+        self._nats_url = nats_url
+        self._outcomes: dict[str, Future[Outcome]] = {case.name: Future() for case in cases}
+        self._left = iter(cases)
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._work()))
+        self._thread.start()
+
+    def outcome(self, case: Case) -> Outcome:
+        """Wait for what becomes of a case, or raise what went wrong."""
+        return self._outcomes[case.name].result(LONGEST_WAIT)
+
+    def close(self) -> None:
+        """Begin no further case, and wait for the end of those that have begun."""
+        self._left = iter(())
+        self._thread.join()
+
+    async def _work(self) -> None:
+        async with open_nursery() as nursery:
+            await asyncio.gather(*(self._one_by_one(nursery, n) for n in range(AT_ONCE)))
+
+    async def _one_by_one(self, nursery: Nursery, number: int) -> None:
+        url = self._nats_url.replace("://", f"://case{number}:x@")
+        async with Desk(self._cluster) as desk:
+            while case := next(self._left, None):
+                try:
+                    database = await desk.clear(case.encoding)
+                    outcome = await replay(case, database, nursery, url)
+                except Exception as error:
+                    self._outcomes[case.name].set_exception(error)
+                else:
+                    self._outcomes[case.name].set_result(outcome)
+
+
+class Desk:
+    """A database for one case after another: creating one takes longer than clearing it."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._databases: dict[str | None, Database] = {}
+
+    async def __aenter__(self) -> Desk:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for database in self._databases.values():
+            await self._cluster.drop_database(database)
+
+    async def clear(self, encoding: str | None) -> Database:
+        """Return a database of an encoding, UTF8 if None, with nothing in it."""
+        database = self._databases.get(encoding)
+        if database is None:
+            database = self._databases[encoding] = await self._create(encoding)
+        await database.disconnect()
+        admin = await database.connect(ADMIN, client_min_messages="error", lock_timeout="10s")
+        await admin.execute(CLEAR)
+        for name in (f"database {database.name}", f"role {OWNER} in database {database.name}"):
+            await admin.execute(f"alter {name} reset all")
+        return database
+
+    async def _create(self, encoding: str | None) -> Database:
+        if encoding is None:
+            return await self._cluster.create_database(installed=False)
+        database = Database(unique("pgoutbox_test_"), self._cluster)
+        admin = await asyncpg.connect(self._cluster.admin_dsn)
+        await admin.execute(
+            f"create database {database.name} owner {OWNER} template template0"
+            f" encoding '{encoding}' lc_collate 'C' lc_ctype 'C'"
+        )
+        await admin.close()
+        return database
+
+
+async def replay(case: Case, database: Database, nursery: Nursery, nats_url: str) -> Outcome:
+    """Install, run the case, drain the outbox, and read the stream."""
+    owner = await database.connect()
     for statement in case.setup + case.server_sql:
-        if statement.startswith("create extension"):
-            await (await connect(ADMIN)).execute(statement)
-        else:
-            await owner.execute(localize(statement, database))
-    await capture(owner, case)
-    failures = await run_steps(case, connect, owner, database)
-    return await messages(case, owner), failures
+        role = ADMIN if statement.startswith("create extension") else OWNER
+        runner = owner if role == OWNER else await database.connect(role)
+        await runner.execute(localize(statement, database.name))
+    with tempfile.TemporaryDirectory(prefix="pgoutbox-case-") as folder:
+        file = Path(folder, "config.yml")
+        settings = configuration(case, database, nats_url)
+        file.write_text(yaml.safe_dump(settings, allow_unicode=True), "utf-8")
+
+        async def run(*arguments: str | Path) -> None:
+            command = await nursery.start(*arguments, "-c", file, env=case.environment)
+            if code := await command.wait():
+                raise Refused(code, command.output)
+
+        await run("install", "--old-values", "identity")
+        failures = await run_steps(case, database, owner)
+        async with case_stream(case, settings, nats_url) as stream:
+            await run("relay", "--drain")
+            return Outcome(await stream.messages(), await stream.config(), failures)
 
 
-async def capture(owner: asyncpg.Connection, case: Case) -> None:
-    """Install what the case's filter names; an upper-case name also finds its lower-case table."""
-    names = await owner.fetchval("select array_agg(relname::text) from pg_class")
-    for name, actions in case.filter.items():
-        known = {action.upper() for action in actions} & {"INSERT", "UPDATE", "DELETE", "TRUNCATE"}
-        table = name if name in names else name.lower()
-        if known and table in names:
-            await owner.execute("set client_min_messages = warning")
-            await owner.fetch(CAPTURE, table, sorted(known))
+def configuration(case: Case, database: Database, nats_url: str) -> dict[str, Any]:
+    """Return the configuration file as it was written for wal-listener."""
+    address = urlsplit(database.dsn)
+    return {
+        "listener": {
+            "slotName": "conformance",
+            "refreshConnection": "30s",
+            "heartbeatInterval": "10s",
+            "filter": {"tables": case.filter},
+            **case.config.get("listener", {}),
+        },
+        "logger": {"level": "info", "fmt": "json"},
+        "database": {
+            "host": address.hostname,
+            "port": address.port,
+            "name": database.name,
+            "user": OWNER,
+            "password": unquote(address.password or ""),
+        },
+        "publisher": {
+            "type": "nats",
+            "address": nats_url,
+            "topic": TOPIC,
+            **case.config.get("publisher", {}),
+        },
+    }
 
 
-async def run_steps(
-    case: Case, connect: Connect, owner: asyncpg.Connection, database: str
-) -> dict[int, str]:
-    """Run the steps, each session on a connection of its own; a step may wait for a lock."""
+class CaseStream(Stream):
+    """The stream of a case."""
+
+    async def config(self) -> dict[str, Any]:
+        """Return its configuration, as the server gives it."""
+        answer = await self.jetstream._nc.request(f"$JS.API.STREAM.INFO.{self.topic}")
+        return dict(json.loads(answer.data)["config"])
+
+
+@asynccontextmanager
+async def case_stream(
+    case: Case, settings: dict[str, Any], nats_url: str
+) -> AsyncIterator[CaseStream]:
+    """Make the streams that were there beforehand; remove the case's stream at the end."""
+    async with nats_client(nats_url) as client:
+        jetstream = client.jetstream()
+        for stream in case.streams:
+            await jetstream.add_stream(name=stream["name"], subjects=stream["subjects"])
+        try:
+            yield CaseStream(settings["publisher"]["topic"], nats_url, jetstream)
+        finally:
+            for info in await jetstream.streams_info():
+                await jetstream.delete_stream(info.config.name)
+
+
+async def run_steps(case: Case, database: Database, owner: asyncpg.Connection) -> dict[int, str]:
+    """Run the steps, each session on a connection of its own; a step may wait for a lock.
+
+    Returns the SQLSTATE of each step that failed.
+    """
     sessions: dict[str, asyncpg.Connection] = {}
     running: dict[str, asyncio.Task[None]] = {}
     failures: dict[int, str] = {}
@@ -67,7 +241,7 @@ async def run_steps(
             if "copy_data" in step:
                 await copy(connection, step["sql"], step["copy_data"])
             else:
-                await connection.execute(localize(step["sql"], database))
+                await connection.execute(localize(step["sql"], database.name))
         except asyncpg.PostgresError as error:
             failures[number] = error.sqlstate
 
@@ -76,14 +250,13 @@ async def run_steps(
             continue
         session = step.get("session", "")
         if session not in sessions:
-            sessions[session] = await connect()
+            sessions[session] = await database.connect()
         if session in running:
             await running[session]
         running[session] = asyncio.create_task(run(step, number, sessions[session]))
         pid = sessions[session].get_server_pid()
         while not running[session].done() and not await owner.fetchval(IS_BLOCKED, pid):
-            with suppress(TimeoutError):
-                await asyncio.wait_for(asyncio.shield(running[session]), 0.01)
+            await asyncio.wait([running[session]], timeout=0.01)
     for task in running.values():
         await task
     return failures
@@ -103,26 +276,9 @@ async def copy(connection: asyncpg.Connection, statement: str, data: str) -> Non
 
 
 def localize(statement: str, database: str) -> str:
-    """Keep a statement about the server, a role or a database to this test's own database."""
+    """Keep a statement about the server, a role or a database to the case's own database."""
     if statement.startswith(("create publication", "select pg_reload_conf")):
         return "select"
     statement = statement.replace("alter system set", f"alter database {database} set")
     statement = statement.replace("alter role postgres", "alter role current_user")
     return statement.replace("database golden", f"database {database}")
-
-
-async def messages(case: Case, connection: asyncpg.Connection) -> list[Message]:
-    """Read the outbox as the relay does, each event under its plain subject."""
-    publisher = case.config.get("publisher", {})
-    topics = {
-        name.lower(): topic
-        for name, topic in case.config.get("listener", {}).get("topicsMap", {}).items()
-    }
-    found = []
-    for row in await connection.fetch(UNSENT):
-        name = f"{row['schema_name']}_{row['table_name']}"
-        topic = publisher.get("topic", "wal_listener")
-        suffix = topics.get(name, name)
-        subject = f"{topic}.{publisher.get('topicPrefix', '')}{suffix}"
-        found.append(Message(subject, parse(row["payload"])))
-    return found

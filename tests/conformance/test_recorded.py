@@ -1,0 +1,136 @@
+"""Every recorded case, through the real commands, from its SQL to the stream.
+
+A case gives what wal-listener published, or stands in differences.json with the reasons and
+what pgoutbox gives instead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+
+from tests.conftest import Servers
+from tests.support import Cluster
+
+from .cases import Case, Message, assert_envelopes, deviations, load_cases, parse
+from .replay import TOPIC, Outcome, Refused, Replays, nats_config
+
+FOLDER = Path(__file__).parent
+CASES = {case.name: case for case in load_cases()}
+DIFFERENCES = parse((FOLDER / "differences.json").read_text("utf-8"))
+DOCUMENT = FOLDER.parents[1] / "docs" / "differences.md"
+STREAM = json.loads((FOLDER / "meta" / "stream_info.json").read_text("utf-8"))["config"]
+
+# What pgoutbox puts into headers; wal-listener puts nothing there.
+HEADERS = {"Nats-Msg-Id", "Nats-Expected-Last-Msg-Id", "Nats-Expected-Last-Sequence"}
+
+
+@pytest.fixture(scope="module")
+def major(cluster: Cluster) -> int:
+    """The server's major version."""
+
+    async def ask() -> int:
+        connection = await asyncpg.connect(cluster.admin_dsn)
+        try:
+            return connection.get_server_version().major
+        finally:
+            await connection.close()
+
+    return asyncio.run(ask())
+
+
+@pytest.fixture(scope="module")
+def replays(
+    request: pytest.FixtureRequest, session_servers: Servers, cluster: Cluster, major: int
+) -> Iterator[Replays]:
+    """All cases that this run is about, at work."""
+    calls = [getattr(item, "callspec", None) for item in request.session.items]
+    cases = [call.params["case"] for call in calls if call and "case" in call.params]
+    replays = Replays(
+        [case for case in cases if needed_major(case) <= major],
+        cluster,
+        session_servers.nats(nats_config()).url,
+    )
+    yield replays
+    replays.close()
+
+
+def needed_major(case: Case) -> int:
+    """Return the first major version of PostgreSQL that has what the case uses."""
+    return int(DIFFERENCES["since"].get(case.name, 13))
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_case_gives_what_was_recorded(
+    case: Case, major: int, replays: Replays, record_property: Callable[[str, object], None]
+) -> None:
+    if major < needed_major(case):
+        pytest.skip(f"needs PostgreSQL {needed_major(case)}")
+    difference = DIFFERENCES["cases"].get(case.name, {})
+    record_property("conformance", "different" if difference else "as recorded")
+
+    try:
+        outcome = replays.outcome(case)
+    except (asyncpg.FeatureNotSupportedError, asyncpg.UndefinedFileError) as error:
+        pytest.skip(str(error))  # an extension that this server doesn't have
+    except Refused as refusal:
+        assert refusal.code == int(difference.get("exit_code", 0)), refusal
+        assert difference["refused"] in refusal.output
+        return
+
+    assert "refused" not in difference
+    messages = [Message(message.subject, parse(message.data)) for message in outcome.stored]
+    assert_envelopes(case.messages, messages)
+    expected = expected_messages(case, difference)
+    assert deviations(expected, messages, case.volatile) == {}
+    assert outcome.failing_steps == (
+        {} if "every_statement_succeeds" in difference else case.failing_steps
+    )
+    assert_headers(outcome)
+    if not case.streams:
+        assert_stream(case, outcome)
+
+
+def expected_messages(case: Case, difference: dict[str, Any]) -> list[Message]:
+    """Return the recorded messages with the deliberate differences put in."""
+    if "messages" in difference:
+        return [Message(message["subject"], message) for message in difference["messages"]]
+    messages = copy.deepcopy(case.messages)
+    for place, value in difference.get("values", {}).items():
+        number, _, path = place.partition(":")
+        side, _, column = path.partition(".")
+        assert column in messages[int(number)].payload[side]
+        messages[int(number)].payload[side][column] = value
+    return messages
+
+
+def assert_headers(outcome: Outcome) -> None:
+    """Check that the headers are those of deduplication only."""
+    for message in outcome.stored:
+        assert message.headers["Nats-Msg-Id"] == json.loads(message.data)["id"]
+        assert message.headers.keys() <= HEADERS
+
+
+def assert_stream(case: Case, outcome: Outcome) -> None:
+    """Check that the stream which the relay made is the one which wal-listener makes."""
+    topic = case.config.get("publisher", {}).get("topic", TOPIC)
+    wanted = {**STREAM, "name": topic, "subjects": [f"{topic}.*"]}
+    # The metadata hold the server's version, and what of it a client has asked for.
+    assert {**outcome.stream, "metadata": {}} == {**wanted, "metadata": {}}
+
+
+def test_every_difference_is_one_and_is_documented() -> None:
+    document = DOCUMENT.read_text("utf-8")
+    used = {reason for case in DIFFERENCES["cases"].values() for reason in case["because"]}
+
+    assert DIFFERENCES["cases"].keys() | DIFFERENCES["since"].keys() <= CASES.keys()
+    assert used == DIFFERENCES["reasons"].keys()
+    for reason in DIFFERENCES["reasons"].values():
+        assert f"\n- {reason}\n" in document
