@@ -5,7 +5,8 @@
 -- call. Three guards lead to capture_slowly():
 --   1. pg_describe_object() of the next column number is null until a column is added, and
 --      isn't when that one is dropped again and others follow (a look-up in the system cache,
---      no query). PostgreSQL 13 has nothing like it, and asks pg_class for 5 us;
+--      no query). PostgreSQL 13 has nothing like it, and asks pg_class for 5 us. A table with
+--      generated columns asks for these, too;
 --   2. the settings that show in this table's values are as they should be;
 --   3. the expressions stand in a block with an exception handler, which catches columns
 --      that were dropped, renamed or given a type that cannot be cast. It writes nothing,
@@ -29,9 +30,13 @@ create or replace function pgoutbox.capture_source(relation regclass) returns te
 as $$
 declare
     described pg_catalog.pg_class;
+    relation_source text := 'tg_relid';
     guards text[];
 begin
     select c.* into strict described from pg_catalog.pg_class c where c.oid = relation;
+    if described.relkind = 'p' then
+        relation_source := pg_catalog.format('%L::pg_catalog.regclass::pg_catalog.oid', relation::text);
+    end if;
 
     -- Guard 1.
     guards := array[pg_catalog.format(
@@ -39,11 +44,20 @@ begin
             then 'pg_catalog.pg_describe_object(''pg_catalog.pg_class''::pg_catalog.regclass, %s, %s) is null'
             else '(select true from pg_catalog.pg_class c where c.oid operator(pg_catalog.=) %s '
                 'and c.relnatts operator(pg_catalog.<) %s)' end,
-        case when described.relkind = 'p'
-            then pg_catalog.format('%L::pg_catalog.regclass::pg_catalog.oid', relation::text)
-            else 'tg_relid' end,
+        relation_source,
         described.relnatts + 1
     )];
+
+    -- ALTER COLUMN ... DROP EXPRESSION makes a generated column an ordinary one.
+    guards := guards || array(
+        select pg_catalog.format(
+            '(select pg_catalog.count(*) from pg_catalog.pg_attribute a where a.attrelid operator(pg_catalog.=) %s '
+            'and a.attgenerated operator(pg_catalog.<>) '''') operator(pg_catalog.=) %s',
+            relation_source, pg_catalog.count(*))
+        from pg_catalog.pg_attribute a
+        where a.attrelid = relation and a.attgenerated <> ''
+        having pg_catalog.count(*) > 0
+    );
 
     -- Guard 2.
     guards := guards || array(
@@ -162,7 +176,11 @@ $body$,
         case when described.relkind = 'p' then pgoutbox.naming_source(relation) end,
         pgoutbox.row_expression(relation, 'new'),
         pgoutbox.old_row_source(relation),
-        case when described.relkind = 'p' then 'event_schema, event_table' else 'tg_table_schema, tg_table_name' end
+        pg_catalog.format(
+            case pg_catalog.getdatabaseencoding()
+                when 'SQL_ASCII' then 'pgoutbox.as_utf8(%s), pgoutbox.as_utf8(%s)' else '%s, %s' end,
+            case when described.relkind = 'p' then 'event_schema' else 'tg_table_schema' end,
+            case when described.relkind = 'p' then 'event_table' else 'tg_table_name' end)
     );
 end
 $$;

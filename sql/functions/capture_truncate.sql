@@ -28,7 +28,7 @@ begin
             when pg_catalog.current_setting('pgoutbox.transaction', true) like 'c%' then pgoutbox.reopen()
             else pg_catalog.set_config('pgoutbox.transaction', pg_catalog.pg_current_xact_id()::text, true) is not null
         end,
-        tg_table_schema, tg_table_name, tg_op
+        pgoutbox.as_utf8(tg_table_schema), pgoutbox.as_utf8(tg_table_name), tg_op
     );
     return null;
 end

@@ -8,7 +8,9 @@ create or replace function pgoutbox.identity_columns(relation regclass) returns 
     set search_path = pg_catalog, pg_temp
 as $$
     with identity as (
-        select pg_catalog.unnest(i.indkey::int2[]) as number from pg_catalog.pg_index i
+        -- Columns that the index merely includes are none of its key.
+        select pg_catalog.unnest((i.indkey::int2[])[:i.indnkeyatts - 1]) as number
+        from pg_catalog.pg_index i
         where i.indexrelid = pg_catalog.pg_get_replica_identity_index(relation)
     )
     select coalesce(pg_catalog.array_agg(a.attname::text order by a.attname collate "C"), '{}')

@@ -29,6 +29,6 @@ begin
         end if;
         rendered := rendered || ',' || pg_catalog.to_json(part.name)::text || ':' || value;
     end loop;
-    return '{' || pg_catalog.substr(rendered, 2) || '}';
+    return pgoutbox.as_utf8('{' || pg_catalog.substr(rendered, 2) || '}');
 end
 $$;

@@ -2,7 +2,8 @@
 --
 -- `variable` is what holds the row ('new', 'old', '($1)'); columns outside `only_columns` are
 -- null, as in the old row of a table whose replica identity is a key. Concatenation in
--- groups where there are many columns, since a function takes at most 100 arguments.
+-- groups where there are many columns, since a function takes at most 100 arguments. In a
+-- database whose text can be any bytes, those that aren't UTF-8 are replaced.
 create or replace function pgoutbox.row_expression(relation regclass, variable text, only_columns text[] default null)
     returns text
     language sql
@@ -26,12 +27,13 @@ as $$
             pg_catalog.string_agg(p.arguments, E',\n                    ' order by p.number) as arguments
         from part p group by p.number / 45
     )
-    select coalesce(
+    select pg_catalog.format(
+        case pg_catalog.getdatabaseencoding() when 'SQL_ASCII' then 'pgoutbox.as_utf8(%s)' else '%s' end, coalesce(
         'pg_catalog.concat(' || case
             when pg_catalog.count(*) = 1 then pg_catalog.min(g.arguments)
             else pg_catalog.string_agg('pg_catalog.concat(' || g.arguments || ')', ', ' order by g.place)
         end || ', ''}'')',
         '''{}'''
-    )
+    ))
     from grouped g
 $$;

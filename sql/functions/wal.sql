@@ -88,9 +88,15 @@ create or replace function pgoutbox.wal(value name) returns json
     language sql stable
 as $$ select pgoutbox.wal_text(value) $$;
 
+-- Before PostgreSQL 16 a byte above 127 is written as it is, which is no text in UTF-8.
 create or replace function pgoutbox.wal(value "char") returns json
     language sql stable
-as $$ select pgoutbox.wal_text(value) $$;
+as $$
+    select case
+        when value::pg_catalog.int4 operator(pg_catalog.<) 0
+            and pg_catalog.octet_length(pg_catalog.concat(value)) operator(pg_catalog.=) 1
+        then '"\ufffd"' else pgoutbox.wal_text(value) end
+$$;
 
 create or replace function pgoutbox.wal(value anyelement) returns json
     language sql stable
