@@ -8,10 +8,10 @@ import json
 import re
 import tempfile
 import threading
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -19,6 +19,7 @@ from urllib.parse import unquote, urlsplit
 import asyncpg
 import yaml
 
+from pgoutbox import schema
 from tests.nursery import Nursery, open_nursery
 from tests.support import ADMIN, OWNER, Cluster, Database, Stored, Stream, nats_client, unique
 
@@ -27,13 +28,18 @@ from .cases import Case
 AT_ONCE = 3  # cases; while one waits for a server, another has the processor
 LONGEST_WAIT = 150.0  # seconds
 TOPIC = "wal_listener"  # where a case doesn't say otherwise
+# All but the schema pgoutbox, which takes longest to install.
 CLEAR = f"""
 do $$
 declare statement text;
 begin
     for statement in
-        select format('drop schema %I cascade', nspname) from pg_namespace
-        where nspname !~ '^pg_' and nspname <> 'information_schema'
+        select format('select pgoutbox.release_table(%s)', c.relation::oid)
+        from pgoutbox.captured_table c
+        union all select 'delete from pgoutbox.event'
+        union all select 'delete from pgoutbox.transaction'
+        union all select format('drop schema %I cascade', nspname) from pg_namespace
+        where nspname !~ '^pg_' and nspname not in ('information_schema', 'pgoutbox')
         union all select format('drop publication %I', pubname) from pg_publication
     loop
         execute statement;
@@ -57,21 +63,21 @@ def nats_config() -> str:
 
 
 @dataclass(frozen=True)
+class Refusal:
+    """How a command ended that didn't do what it was asked for."""
+
+    code: int
+    output: str
+
+
+@dataclass(frozen=True)
 class Outcome:
     """What became of a case."""
 
-    stored: Sequence[Stored]
-    stream: dict[str, Any]  # its configuration
-    failing_steps: dict[int, str]  # index → SQLSTATE
-
-
-class Refused(Exception):
-    """A command ended with another code than 0."""
-
-    def __init__(self, code: int, output: str) -> None:
-        super().__init__(f"exit code {code}:\n{output}")
-        self.code = code
-        self.output = output
+    stored: Sequence[Stored] = ()
+    stream: dict[str, Any] | None = None  # its configuration
+    failing_steps: Mapping[int, str] = field(default_factory=dict)  # index → SQLSTATE
+    refusal: Refusal | None = None
 
 
 class Replays:
@@ -126,7 +132,7 @@ class Desk:
             await self._cluster.drop_database(database)
 
     async def clear(self, encoding: str | None) -> Database:
-        """Return a database of an encoding, UTF8 if None, with nothing in it."""
+        """Return a database of an encoding, UTF8 if None, with no table in it."""
         database = self._databases.get(encoding)
         if database is None:
             database = self._databases[encoding] = await self._create(encoding)
@@ -139,7 +145,7 @@ class Desk:
 
     async def _create(self, encoding: str | None) -> Database:
         if encoding is None:
-            return await self._cluster.create_database(installed=False)
+            return await self._cluster.create_database()
         database = Database(unique("pgoutbox_test_"), self._cluster)
         admin = await asyncpg.connect(self._cluster.admin_dsn)
         await admin.execute(
@@ -147,6 +153,7 @@ class Desk:
             f" encoding '{encoding}' lc_collate 'C' lc_ctype 'C'"
         )
         await admin.close()
+        await schema.apply(await database.connect())
         return database
 
 
@@ -154,24 +161,31 @@ async def replay(case: Case, database: Database, nursery: Nursery, nats_url: str
     """Install, run the case, drain the outbox, and read the stream."""
     owner = await database.connect()
     for statement in case.setup + case.server_sql:
-        role = ADMIN if statement.startswith("create extension") else OWNER
-        runner = owner if role == OWNER else await database.connect(role)
+        is_for_admin = statement.startswith("create extension")
+        runner = await database.connect(ADMIN) if is_for_admin else owner
         await runner.execute(localize(statement, database.name))
-    with tempfile.TemporaryDirectory(prefix="pgoutbox-case-") as folder:
-        file = Path(folder, "config.yml")
-        settings = configuration(case, database, nats_url)
-        file.write_text(yaml.safe_dump(settings, allow_unicode=True), "utf-8")
-
-        async def run(*arguments: str | Path) -> None:
-            command = await nursery.start(*arguments, "-c", file, env=case.environment)
-            if code := await command.wait():
-                raise Refused(code, command.output)
-
-        await run("install", "--old-values", "identity")
+    settings = configuration(case, database, nats_url)
+    with configuration_file(settings) as file:
+        install = await nursery.start(
+            "install", "--old-values", "identity", "-c", file, env=case.environment
+        )
+        if code := await install.wait():
+            return Outcome(refusal=Refusal(code, install.output))
         failures = await run_steps(case, database, owner)
         async with case_stream(case, settings, nats_url) as stream:
-            await run("relay", "--drain")
+            relay = await nursery.start("relay", "--drain", "-c", file, env=case.environment)
+            if code := await relay.wait():
+                return Outcome(refusal=Refusal(code, relay.output))
             return Outcome(await stream.messages(), await stream.config(), failures)
+
+
+@contextmanager
+def configuration_file(settings: dict[str, Any]) -> Iterator[Path]:
+    """Write a configuration file, and remove it at the end."""
+    with tempfile.NamedTemporaryFile("w", suffix=".yml", encoding="utf-8") as file:
+        yaml.safe_dump(settings, file, allow_unicode=True)
+        file.flush()
+        yield Path(file.name)
 
 
 def configuration(case: Case, database: Database, nats_url: str) -> dict[str, Any]:
