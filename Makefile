@@ -4,16 +4,20 @@ VENV := .venv
 PYTHON := $(VENV)/bin/python
 PIP := $(PYTHON) -m pip install --quiet --disable-pip-version-check --no-warn-script-location
 
-.PHONY: help demo test check bench docs clean
+.PHONY: help demo test test-matrix check bench docs clean
 
 help:  ## Say what there is to make
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-6s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s%s\n", $$1, $$2}' Makefile
 
 demo: $(VENV)/demo  ## Take the tour: PostgreSQL, NATS and pgoutbox, from nothing to eight events
 	@$(PYTHON) -m pgoutbox demo
 
 test: lint  ## Run every check and every test, on servers that the tests start themselves
+	$(PYTHON) -m tests.majors 13 16
 	$(PYTHON) -m pytest
+
+test-matrix: lint  ## Compare with wal-listener, and test the SQL, on PostgreSQL 13 to 18 (needs npm)
+	$(PYTHON) -m tests.majors 13 14 15 16 17 18 --strict --tests tests/conformance tests/sql
 
 check: lint  ## Run what needs no server: lint, types, import contracts, unit tests
 	$(PYTHON) -m pytest tests/unit

@@ -11,7 +11,7 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     counts: Counter[str] = Counter()
     for outcome in ("passed", "failed", "error", "skipped"):
         for report in terminalreporter.stats.get(outcome, []):
-            if "test_case_gives_what_was_recorded" in report.nodeid:
+            if "::test_case_gives_what_was_recorded[" in report.nodeid:
                 kind = dict(report.user_properties).get("conformance", "")
                 counts[
                     kind if outcome == "passed" else "failed" if outcome != "skipped" else outcome
