@@ -85,7 +85,7 @@ declare
     new_row pg_catalog.text;
     old_row pg_catalog.text;
     event_slot pg_catalog.int2;
-begin
+begin%6$s
     begin
         if %1$s then
             %2$s
@@ -180,7 +180,17 @@ $body$,
             case pg_catalog.getdatabaseencoding()
                 when 'SQL_ASCII' then 'pgoutbox.as_utf8(%s), pgoutbox.as_utf8(%s)' else '%s, %s' end,
             case when described.relkind = 'p' then 'event_schema' else 'tg_table_schema' end,
-            case when described.relkind = 'p' then 'event_table' else 'tg_table_name' end)
+            case when described.relkind = 'p' then 'event_table' else 'tg_table_name' end),
+        -- As long as a partition is attached, its root's trigger does the work.
+        case when described.relkind <> 'p' then $alone$
+    if tg_name operator(pg_catalog.=) '00_pgoutbox_alone' and exists (
+        select from pg_catalog.pg_trigger t
+        where t.tgrelid operator(pg_catalog.=) tg_relid
+          and t.tgname operator(pg_catalog.=) '00_pgoutbox'
+          and t.tgenabled operator(pg_catalog.<>) 'D'
+    ) then
+        return null;
+    end if;$alone$ end
     );
 end
 $$;

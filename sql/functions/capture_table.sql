@@ -7,8 +7,9 @@
 -- The row trigger's name sorts before RI_ConstraintTrigger: AFTER triggers fire by name, and
 -- the event of a row must come before those of its foreign key's cascades. On a partitioned
 -- table PostgreSQL clones it to every partition, also those attached later. A partition that
--- is captured under its own name shares its root's trigger, whose function knows its name;
--- so do the partitions of a partitioned table that is captured below another one.
+-- is captured under its own name shares its root's trigger, whose function knows its name,
+-- and has one of its own for when it is detached; the partitions of a partitioned table that
+-- is captured below another one share the upper one's, too.
 create or replace function pgoutbox.capture_table(
     relation regclass,
     actions text[] default '{INSERT,UPDATE,DELETE,TRUNCATE}',
@@ -21,6 +22,8 @@ declare
     described pg_catalog.pg_class;
     before_all text;
     root regclass;
+    leaf regclass;
+    is_changed boolean;
 begin
     select c.* into strict described from pg_catalog.pg_class c where c.oid = relation;
     if described.relkind not in ('r', 'p') then
@@ -49,7 +52,15 @@ begin
     if root is not null then
         perform pgoutbox.refresh_capture(root);
     end if;
-    return pgoutbox.place_triggers(relation)
+    is_changed := pgoutbox.place_triggers(relation);
+    for leaf in
+        select p.relid from pg_catalog.pg_partition_tree(relation) p
+        join pgoutbox.captured_table c on c.relation = p.relid
+        where p.relid <> capture_table.relation
+    loop
+        perform pgoutbox.place_triggers(leaf);
+    end loop;
+    return is_changed
         or before_all is distinct from (
             select c::text from pgoutbox.captured_table c where c.relation = capture_table.relation);
 end

@@ -2,12 +2,18 @@
 --
 -- True where a trigger was made or dropped. The comparison is by the trigger's definition, so
 -- nothing is locked where nothing is to do.
+--
+-- A leaf of a captured root has the root's trigger, which DETACH takes away. So where it is
+-- captured itself it has another one, which does nothing as long as the root's is there.
 create or replace function pgoutbox.place_triggers(relation regclass) returns boolean
     language plpgsql
     set search_path = pg_catalog, pg_temp
 as $$
 declare
     captured pgoutbox.captured_table;
+    root constant regclass := pgoutbox.captured_root(relation);
+    is_partitioned constant boolean := (
+        select c.relkind = 'p' from pg_catalog.pg_class c where c.oid = relation);
     wanted record;
     is_changed boolean := false;
 begin
@@ -27,7 +33,7 @@ begin
             kind.function,
             (
                 select pg_catalog.string_agg(a, ' or ' order by a)
-                from pg_catalog.unnest(captured.actions) a where a = any (kind.actions)
+                from pg_catalog.unnest(captured.actions) a where a = any (kind.actions) and kind.is_wanted
             ) as actions,
             -- Bits of pg_trigger.tgtype: row 1, insert 4, delete 8, update 16, truncate 32.
             kind.base + (
@@ -38,12 +44,12 @@ begin
             kind.level
         from (values
             ('00_pgoutbox', array['INSERT', 'UPDATE', 'DELETE'], 1, 'row',
-             'pgoutbox.capture_' || captured.number,
-             -- A leaf of a captured root has the root's trigger.
-             pgoutbox.captured_root(relation) is not null),
-            ('00_pgoutbox_truncate', array['TRUNCATE'], 0, 'statement', 'pgoutbox.capture_truncate', false)
-        ) kind (name, actions, base, level, function, is_inherited)
-        where not kind.is_inherited
+             'pgoutbox.capture_' || captured.number, true),
+            ('00_pgoutbox_alone', array['INSERT', 'UPDATE', 'DELETE'], 1, 'row',
+             'pgoutbox.capture_' || captured.number, root is not null and not is_partitioned),
+            ('00_pgoutbox_truncate', array['TRUNCATE'], 0, 'statement', 'pgoutbox.capture_truncate', true)
+        ) kind (name, actions, base, level, function, is_wanted)
+        where root is null or kind.name <> '00_pgoutbox'
     loop
         if wanted.existing is not distinct from wanted.type and wanted.actions is not null
             or not wanted.is_there and wanted.actions is null

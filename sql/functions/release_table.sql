@@ -18,6 +18,7 @@ begin
     end if;
     if exists (select from pg_catalog.pg_class c where c.oid = relation) then
         execute pg_catalog.format('drop trigger if exists "00_pgoutbox_truncate" on %s', relation);
+        execute pg_catalog.format('drop trigger if exists "00_pgoutbox_alone" on %s', relation);
         if root is null then
             execute pg_catalog.format('drop trigger if exists "00_pgoutbox" on %s', relation);
         else

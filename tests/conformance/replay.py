@@ -101,8 +101,13 @@ class Replays:
         self._thread.join()
 
     async def _work(self) -> None:
-        async with open_nursery() as nursery:
-            await asyncio.gather(*(self._one_by_one(nursery, n) for n in range(AT_ONCE)))
+        try:
+            async with open_nursery() as nursery:
+                await asyncio.gather(*(self._one_by_one(nursery, n) for n in range(AT_ONCE)))
+        finally:
+            for outcome in self._outcomes.values():
+                if not outcome.done():
+                    outcome.set_exception(RuntimeError("the replays ended before this case"))
 
     async def _one_by_one(self, nursery: Nursery, number: int) -> None:
         url = self._nats_url.replace("://", f"://case{number}:x@")

@@ -214,3 +214,29 @@ async def test_capture_is_idempotent(connection: asyncpg.Connection) -> None:
 
     assert changed == [True, True, True, False, False, False]
     assert await connection.fetchval("select count(problem) from pgoutbox.table_state") == 0
+
+
+@pytest.mark.parametrize("captured", [["m", "m_us"], ["m_us", "m"]])
+async def test_a_captured_partition_is_captured_once_wherever_it_is(
+    connection: asyncpg.Connection, capture: Capture, outbox: Outbox, captured: list[str]
+) -> None:
+    for table in captured:
+        await capture(table)
+    await connection.execute("insert into m values (1, 'us', 'attached')")
+    await connection.execute("alter table m detach partition m_us")
+    await connection.execute("insert into m_us (id, region) values (2, 'us')")
+    await capture("m_us")
+    await connection.execute("insert into m_us (id, region) values (3, 'us')")
+    assert await names(outbox) == [("m_us", "INSERT", number) for number in (1, 2, 3)]
+
+
+async def test_a_partition_that_comes_back_is_captured_once(
+    connection: asyncpg.Connection, capture: Capture, outbox: Outbox
+) -> None:
+    await capture("m")
+    await capture("m_us")
+    await connection.execute("alter table m detach partition m_us")
+    await connection.execute("insert into m_us (id, region) values (1, 'us')")
+    await connection.execute("alter table m attach partition m_us for values in ('us')")
+    await connection.execute("insert into m values (2, 'us', 'attached')")
+    assert await names(outbox) == [("m_us", "INSERT", number) for number in (1, 2)]
