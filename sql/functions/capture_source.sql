@@ -181,15 +181,20 @@ $body$,
                 when 'SQL_ASCII' then 'pgoutbox.as_utf8(%s), pgoutbox.as_utf8(%s)' else '%s, %s' end,
             case when described.relkind = 'p' then 'event_schema' else 'tg_table_schema' end,
             case when described.relkind = 'p' then 'event_table' else 'tg_table_name' end),
-        -- As long as a partition is attached, its root's trigger does the work.
-        case when described.relkind <> 'p' then $alone$
-    if tg_name operator(pg_catalog.=) '00_pgoutbox_alone' and exists (
-        select from pg_catalog.pg_trigger t
-        where t.tgrelid operator(pg_catalog.=) tg_relid
-          and t.tgname operator(pg_catalog.=) '00_pgoutbox'
-          and t.tgenabled operator(pg_catalog.<>) 'D'
-    ) then
-        return null;
+        -- As long as a partition is attached, its root's trigger does the work. Other tables are
+        -- spared the question, which would cost them 2 us a row.
+        case when described.relkind <> 'p' and (described.relispartition or exists (
+            select from pg_catalog.pg_trigger t where t.tgrelid = relation and t.tgname = '00_pgoutbox_alone'
+        )) then $alone$
+    if tg_name operator(pg_catalog.=) '00_pgoutbox_alone' then
+        if exists (
+            select from pg_catalog.pg_trigger t
+            where t.tgrelid operator(pg_catalog.=) tg_relid
+              and t.tgname operator(pg_catalog.=) '00_pgoutbox'
+              and t.tgenabled operator(pg_catalog.<>) 'D'
+        ) then
+            return null;
+        end if;
     end if;$alone$ end
     );
 end
