@@ -25,6 +25,10 @@ def test_settings_are_read(text: str, tmp_path: Path) -> None:
     assert config.publisher != load({}, {}, None).publisher
 
 
+FLAGS = ("--inbox-prefix", "_INBOX_pgoutbox")
+ONLY_MESSAGES = 'permissions {publish: "wal_listener.*", subscribe: []}'
+
+
 def server_config(permissions: str) -> str:
     return (
         'authorization: {users: [{user: admin, password: "admin"},'
@@ -33,13 +37,19 @@ def server_config(permissions: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("permissions", "flags", "is_created"),
+    ("permissions", "flags", "existing"),
     [
-        (PERMISSIONS[0], (), False),
-        (PERMISSIONS[1], ("--inbox-prefix", "_INBOX_pgoutbox"), True),
-        ('permissions {publish: "wal_listener.*", subscribe: []}', ("--no-jetstream",), False),
+        (PERMISSIONS[0], (), "wal_listener"),
+        (
+            PERMISSIONS[0].replace("INFO.wal_", "INFO.my_"),
+            ("--stream", "my_listener"),
+            "my_listener",
+        ),
+        (PERMISSIONS[1].replace("CREATE.wal_", "INFO.my_"), FLAGS, "my_listener"),
+        (PERMISSIONS[1], FLAGS, None),
+        (ONLY_MESSAGES, ("--no-jetstream",), "wal_listener"),
     ],
-    ids=["existing stream", "stream to create", "no stream"],
+    ids=["existing stream", "named stream", "found stream", "stream to create", "no stream"],
 )
 async def test_permissions_are_enough(
     servers: Servers,
@@ -48,16 +58,16 @@ async def test_permissions_are_enough(
     daemon: StartDaemon,
     permissions: str,
     flags: tuple[str, ...],
-    is_created: bool,
+    existing: str | None,
 ) -> None:
     server = servers.nats(server_config(permissions))
     owner = await connect()
     await owner.execute("create table users (id int primary key)")
     await owner.execute("select pgoutbox.capture_table('users')")
     async with nats_client(server.url.replace("//", "//admin:admin@")) as admin:
-        stream = Stream("wal_listener", server.url, admin.jetstream())
-        if not is_created:
-            await admin.jetstream().add_stream(name="wal_listener", subjects=["wal_listener.*"])
+        stream = Stream(existing or "wal_listener", server.url, admin.jetstream())
+        if existing:
+            await admin.jetstream().add_stream(name=existing, subjects=["wal_listener.*"])
         relay = await daemon(
             *("relay", "--dsn", database.dsn, "--nats-url", server.url, "--nats-user", "pgoutbox"),
             *flags,
