@@ -243,6 +243,8 @@ async def case_stream(
             yield CaseStream(settings["publisher"]["topic"], nats_url, jetstream)
         finally:
             for info in await jetstream.streams_info():
+                # Once, under load, a new stream of that name had the old one's messages.
+                await jetstream.purge_stream(info.config.name)
                 await jetstream.delete_stream(info.config.name)
 
 
