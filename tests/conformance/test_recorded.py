@@ -55,9 +55,9 @@ def replays(
 ) -> Iterator[Replays]:
     """All cases that this run is about, at work."""
     calls = [getattr(item, "callspec", None) for item in request.session.items]
-    cases = [call.params["case"] for call in calls if call and "case" in call.params]
+    cases = [call.params.get("case") for call in calls if call]
     replays = Replays(
-        [case for case in cases if needed_major(case) <= major],
+        [case for case in cases if isinstance(case, Case) and needed_major(case) <= major],
         cluster,
         session_servers.nats(nats_config()).url,
     )
