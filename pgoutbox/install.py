@@ -338,8 +338,10 @@ async def _capture(
 
     async def work() -> str:
         before = await conn.fetchrow(
-            "select t.actions, t.old_values, t.problem from pgoutbox.table_state t"
-            " where t.relation = $1::oid",
+            "select t.actions, t.old_values, t.problem,"
+            " pg_catalog.has_function_privilege("
+            "'pgoutbox.capture_table(regclass, text[], text)', 'execute') as may_capture"
+            " from pgoutbox.table_state t where t.relation = $1::oid",
             table.oid,
         )
         installed = (_ordered(before["actions"]), before["old_values"]) if before else None
@@ -347,6 +349,8 @@ async def _capture(
         wanted = (_ordered(actions or kept_actions), settings.old_values or kept_old_values)
         if wanted != installed or (before and before["problem"]):
             await _lock(conn, table, "share row exclusive")
+        elif before and not before["may_capture"]:
+            return "already captured"  # as far as a relay's role can see
         is_changed = await conn.fetchval(
             "select pgoutbox.capture_table($1::oid::regclass, $2::text[], $3)", table.oid, *wanted
         )

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import StartDaemon
-from tests.support import Database, Stream, eventually, pgoutbox
+from tests.support import WRITER, Database, Stream, eventually, pgoutbox
 
 
 @pytest.fixture
@@ -89,3 +89,18 @@ async def test_a_drain_that_cant_install_says_so(file: Path, empty_database: Dat
     assert done.returncode == 6
     assert "public.orders" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+async def test_a_role_that_may_only_relay_finds_all_installed(
+    file: Path, empty_database: Database, stream: Stream, daemon: StartDaemon
+) -> None:
+    owner = await empty_database.connect()
+    await owner.execute("create table users (id int); create table orders (id int)")
+    assert pgoutbox("install", "-c", file, "--grant-relay", WRITER).returncode == 0
+
+    relay = await daemon("relay", "--install", "-c", file, "--dsn", empty_database.dsn_as(WRITER))
+    await relay.line("connected to NATS")
+    await owner.execute("insert into users values (1)")
+
+    assert await subjects(stream, 1) == ["public_users"]
+    assert not any(json.loads(line)["level"] == "WARN" for line in relay.stderr)
