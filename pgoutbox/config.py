@@ -92,6 +92,16 @@ class InstallConfig:
     """What is captured, and how patiently `install` and `uninstall` wait for locks."""
 
     tables: dict[str, tuple[str, ...]] = field(default_factory=dict)  # filter.tables: actions
+
+    @property
+    def actions_by_name(self) -> dict[str, tuple[str, ...]]:
+        """Actions of the filter by a table's bare name, in any schema; empty without a filter.
+
+        wal-listener's loader lowers all names, so each stands for itself and for itself in lower
+        case.
+        """
+        return {name.lower(): actions for name, actions in self.tables.items()} | self.tables
+
     old_values: Literal["full", "identity"] | None = None  # as installed, else full
     lock_timeout: float = 2.0  # seconds a try may hold up the application
     lock_wait: float = 60.0  # seconds for all tries at one table
@@ -380,6 +390,7 @@ RELAY_SETTINGS = (
         "--name",
         kinds.RELAY_NAME,
         "Relays of one name share their progress; one of them leads.",
+        theirs="listener.slotName",
     ),
     _own(
         "relay.install",
@@ -485,7 +496,6 @@ _PUBLISHER_TYPE = _theirs("", "publisher.type", kinds.TEXT)
 # Keys of wal-listener's file that mean nothing without a replication slot, or only to the other
 # brokers that it knows. Those with underscores stand in its example, where it doesn't read them.
 _IGNORED_KEYS = (
-    "listener.slotName",
     "listener.refreshConnection",
     "listener.heartbeatInterval",
     "listener.ackTimeout",

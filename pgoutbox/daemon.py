@@ -7,7 +7,7 @@ import logging
 import random
 import signal
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 
 import asyncpg
@@ -25,7 +25,7 @@ from pgoutbox.errors import (
 from pgoutbox.kinds import Address
 from pgoutbox.message import form
 from pgoutbox.monitor import Monitor, Server
-from pgoutbox.outbox import LeadershipLost, Outbox, Progress
+from pgoutbox.outbox import Filter, LeadershipLost, Outbox, Progress
 from pgoutbox.relay import Relay
 from pgoutbox.wakeup import WakeUp
 
@@ -171,6 +171,8 @@ class Daemon:
             counts_subjects=config.monitoring.metrics_addr is not None,
             template=config.publisher.subject,
         )
+        names = config.install.actions_by_name
+        self._wanted = Filter(names, self._monitor.skipped) if names else None
         self._database_outage = Outage("PostgreSQL", self._monitor.postgresql)
         self._publisher_outage = Outage("NATS", self._monitor.nats)
         self._connected: Mapping[str, object] = {}  # where and how, as fields of a log line
@@ -178,6 +180,7 @@ class Daemon:
         self._is_standing_by = False
         self._listener: tuple[int, str] | None = None  # pid and start of the listening session
         self._is_installed = not config.relay.install
+        self._install_outage = Outage("install")
         self._installing: asyncio.Task[None] | None = None
 
     async def serve(self) -> None:
@@ -290,10 +293,14 @@ class Daemon:
         except InstallError as error:
             if self._is_draining:
                 raise
-            outage = Outage("install")
-            outage.begin(error)
-            self._installing = asyncio.create_task(self._keep_installing(outage))
+            self._install_outage.begin(error)
+            self._install_again()
         self._is_installed = True
+
+    def _install_again(self) -> None:
+        """Capture beside the relay what wasn't there, or couldn't be captured, when it started."""
+        if self._installing is None or self._installing.done():
+            self._installing = asyncio.create_task(self._keep_installing())
 
     async def _install(self) -> None:
         async with database.session(self._config.database, purpose="install") as connection:
@@ -304,14 +311,14 @@ class Daemon:
             self._monitor.step(self._config.install.lock_wait)
         log.info(words)
 
-    async def _keep_installing(self, outage: Outage) -> None:
-        while outage.is_on:
-            await asyncio.sleep(max(1.0, self._config.install.lock_wait))
+    async def _keep_installing(self) -> None:
+        while True:
             try:
                 await self._install()
-                outage.end()
+                return self._install_outage.end()
             except PgoutboxError as error:
-                outage.begin(error)
+                self._install_outage.begin(error)
+            await asyncio.sleep(max(1.0, self._config.install.lock_wait))
 
     @asynccontextmanager
     async def _session(self) -> AsyncIterator[tuple[Outbox, WakeUp]]:
@@ -339,6 +346,7 @@ class Daemon:
                 relay=config.relay.name,
                 batch_events=config.relay.batch_events,
                 batch_bytes=config.relay.batch_bytes,
+                wanted=self._wanted,
             )
             yield outbox, wake_up
 
@@ -393,7 +401,14 @@ class Daemon:
         progress = await outbox.lead()
         self._monitor.take_lead()
         log.info("leading", extra={"relay": self._config.relay.name, "high": progress.high})
-        chores = Chores(outbox, wake_up, self._monitor, self._config.relay.retention)
+        chores = Chores(
+            outbox,
+            wake_up,
+            self._monitor,
+            self._config.relay.retention,
+            find=self._wanted.names if self._wanted and self._config.relay.install else [],
+            found=self._install_again,
+        )
         backoff = Backoff()
         while True:
             relay: Relay | None = None
@@ -477,10 +492,22 @@ class Daemon:
 class Chores:
     """What the leader sees to now and then: drift, slots to empty, whether notifications come.
 
-    And how much is unsent, for its monitor.
+    And how much is unsent, for its monitor; and whether there is a table named in ``find`` that
+    isn't captured: then ``found`` is called.
     """
 
-    def __init__(self, outbox: Outbox, wake_up: WakeUp, monitor: Monitor, retention: float) -> None:
+    def __init__(
+        self,
+        outbox: Outbox,
+        wake_up: WakeUp,
+        monitor: Monitor,
+        retention: float,
+        *,
+        find: Sequence[str],
+        found: Callable[[], None],
+    ) -> None:
+        self._find = find
+        self._found = found
         self._outbox = outbox
         self._wake_up = wake_up
         self._monitor = monitor
@@ -512,6 +539,8 @@ class Chores:
             self._monitor.step(pause)
 
     async def _mend_drift(self, _: Progress) -> float:
+        if self._find and await self._outbox.misses(self._find):
+            self._found()
         problems = set()
         for table in await self._outbox.mend_drift():
             name, problem = table["relation"], table["problem"]

@@ -18,7 +18,7 @@ from pgoutbox import schema
 from pgoutbox.config import InstallConfig
 from pgoutbox.errors import InstallError, one_a_line
 from pgoutbox.kinds import ACTIONS, show_duration
-from pgoutbox.outbox import leader_lock
+from pgoutbox.outbox import TABLES_NAMED, leader_lock
 
 if TYPE_CHECKING:
     Connection = asyncpg.Connection[asyncpg.Record]
@@ -81,9 +81,10 @@ async def install(
 ) -> None:
     """Bring the schema up to date and capture ``tables``, or else those of the filter.
 
-    Actions and old values that aren't given stay as they are. Nothing is changed where a name
-    is wrong. A table that fails keeps no other from being captured; InstallError then names
-    what failed and what is done.
+    Actions and old values that aren't given stay as they are; those of the filter are added to
+    what others have captured, for each relay picks what its own filter names. Nothing is changed
+    where a name is wrong. A table that fails keeps no other from being captured; InstallError
+    then names what failed and what is done.
     """
     wanted = dict.fromkeys(await resolve(conn, tables), actions)
     if not tables:
@@ -92,7 +93,7 @@ async def install(
     await _install_schema(conn, settings, say)
 
     async def capture(table: Table) -> str:
-        return await _capture(conn, table, wanted[table], settings, say)
+        return await _capture(conn, table, wanted[table], settings, say, widens=not tables)
 
     await _each(conn, list(wanted), capture, say)
     if settings.tables and not tables:
@@ -264,17 +265,11 @@ async def _similar(conn: Connection, name: str) -> str:
 async def _filtered(
     conn: Connection, settings: InstallConfig, say: Say
 ) -> dict[Table, Sequence[str] | None]:
-    """Return the tables of wal-listener's filter, which names them without their schema.
-
-    Its loader lowers all names, so each stands for itself and for itself in lower case.
-    """
-    named = {name.lower(): actions for name, actions in settings.tables.items()} | settings.tables
+    """Return the tables of wal-listener's filter, which names them without their schema."""
+    named = settings.actions_by_name
     rows = await conn.fetch(
         "select c.oid, c.oid::regclass::text as name, c.relname, c.relkind::text as kind"
-        " from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace"
-        " where c.relname = any ($1::text[]) and c.relkind in ('r', 'p')"
-        " and c.relpersistence <> 't' and n.nspname !~ '^pg_'"
-        " and n.nspname not in ('information_schema', 'pgoutbox') order by 2",
+        f" {TABLES_NAMED} order by 2",
         list(named),
     )
     found = {row["relname"] for row in rows}
@@ -289,14 +284,14 @@ async def _filtered(
 
 
 async def _name_left_out(conn: Connection, wanted: set[int], say: Say) -> None:
-    """Say which tables stay captured although the filter no longer names them.
+    """Say which tables stay captured although the filter doesn't name them.
 
     They aren't released: a relay with another file may be there for them.
     """
     for table in await _captured(conn):
         if table.oid not in wanted:
             release = f"pgoutbox uninstall --table {shlex.quote(table.name)}"
-            say(f"{table.name}: still captured, though not in the filter; to stop: {release}")
+            say(f"{table.name}: captured, though not in this filter; to stop: {release}")
 
 
 async def _role(conn: Connection, name: str) -> tuple[str, int]:
@@ -333,6 +328,8 @@ async def _capture(
     actions: Sequence[str] | None,
     settings: InstallConfig,
     say: Say,
+    *,
+    widens: bool,
 ) -> str:
     """Capture one table, or bring it in line; return what became of it."""
 
@@ -346,7 +343,10 @@ async def _capture(
         )
         installed = (_ordered(before["actions"]), before["old_values"]) if before else None
         kept_actions, kept_old_values = installed or (ACTIONS, "full")
-        wanted = (_ordered(actions or kept_actions), settings.old_values or kept_old_values)
+        wanted_actions = actions or kept_actions
+        if widens and installed:
+            wanted_actions = (*wanted_actions, *kept_actions)
+        wanted = (_ordered(wanted_actions), settings.old_values or kept_old_values)
         if wanted != installed or (before and before["problem"]):
             await _lock(conn, table, "share row exclusive")
         elif before and not before["may_capture"]:

@@ -84,7 +84,7 @@ METRICS = (
         "counter",
         "The total number of skipped events",
         ("app", "table"),
-        lambda _: [],  # what the filter leaves out isn't captured
+        lambda monitor: [((APP, table), count) for table, count in monitor.skipped.items()],
     ),
     _of_lead(
         "pgoutbox_backlog_events",

@@ -89,6 +89,7 @@ class Monitor:
         self.nats = Server()
         self.lead: Lead | None = None
         self.published: Counter[tuple[str, str]] = Counter()  # by subject and table
+        self.skipped: Counter[str] = Counter()  # by the filter, by table; the outbox counts them
         self.sent = 0
         self.batches = 0
         self.parked = 0  # since the start

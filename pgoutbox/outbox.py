@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -188,6 +188,7 @@ class Batch:
     has_long_transaction: bool  # one of several events, which a restart must not tear
     has_lazy_commit: bool  # visible, but perhaps not on disk yet
     oldest: float | None  # commit time of the first event, seconds since the epoch
+    is_all_skipped: bool = False  # empty, for the filter leaves out all that was read
 
     def __len__(self) -> int:
         return len(self.messages)
@@ -278,6 +279,30 @@ class Places:
             after = row["last_seq"]
 
 
+class Filter:
+    """wal-listener's filter: a relay that has one passes over what it doesn't name.
+
+    ``actions`` are those wanted of each table, by its bare name; events that are passed over are
+    counted in ``skipped``, by table.
+    """
+
+    def __init__(self, actions: Mapping[str, Sequence[str]], skipped: Counter[str]) -> None:
+        self._actions = actions
+        self._skipped = skipped
+
+    @property
+    def names(self) -> list[str]:
+        """Bare names of the tables that are wanted."""
+        return [name for name, actions in self._actions.items() if actions]
+
+    def passes(self, table: str, action: str) -> bool:
+        """Tell whether an event is wanted, and count it if it isn't."""
+        if action in self._actions.get(table, ()):
+            return True
+        self._skipped[table] += 1
+        return False
+
+
 class Outbox:
     """Reads unsent events and keeps the progress of one relay; for its leader only.
 
@@ -293,9 +318,11 @@ class Outbox:
         relay: str,
         batch_events: int,
         batch_bytes: int,
+        wanted: Filter | None = None,
     ) -> None:
         self._connection = connection
         self._form = form
+        self._wanted = wanted
         self._query = _READ
         self._flags: tuple[bool, ...] = ()  # what else the query asks for
         if isinstance(form, Described):
@@ -307,6 +334,7 @@ class Outbox:
         self._leadership = 0
         self._place: object = None  # where the progress row lies; moves at every update
         self._plan: Progress | None = None  # noted in the database
+        self._saved: dict[str, Any] = {}  # progress, as it is there
         self._replay: Progress | None = None  # a plan to be finished first
 
     async def lead(self) -> Progress:
@@ -319,11 +347,13 @@ class Outbox:
         plan = json.loads(row["plan"])
         self._plan = self._replay = Progress.from_json(plan) if plan else None
         partial = row["partial_position"]
-        return Progress(
+        progress = Progress(
             row["high"],
             tuple(map(Gap, row["gap_first"], row["gap_last"])),
             None if partial is None else Key(partial, row["partial_seq"]),
         )
+        self._saved = progress.to_json()
+        return progress
 
     async def next_batch(self, before: Progress) -> Batch:
         """Return what comes after ``before``, which is this relay's progress or will be.
@@ -334,9 +364,15 @@ class Outbox:
         """
         if before.gaps:
             before = before.noting(await self._gap_holders())
+        batch = await self._next(before)
+        while batch.is_all_skipped:
+            batch = await self._next(batch.after)
+        return batch
+
+    async def _next(self, before: Progress) -> Batch:
         if self._replay is not None:
             batch = await self._read(before, _NOTHING_ABOVE, before.towards(self._replay))
-            if batch:
+            if batch or batch.is_all_skipped:
                 return batch
             self._replay = None
         return await self._read(before, before.high, before.gaps)
@@ -358,14 +394,23 @@ class Outbox:
         if self._replay is None:
             before = before.without_dead(keys, is_cut=is_cut)
         has_long_transaction = len({key.position for key in keys}) < len(keys)
+        messages = await self._messages(rows, keys, before.partial, is_cut=is_cut)
+        after = before.after(keys, is_cut=is_cut)
+        oldest = rows[0][8] if rows else None
+        if self._wanted is not None:
+            wanted = [number for number, row in enumerate(rows) if self._wanted.passes(*row[3:5])]
+            messages = [messages[number] for number in wanted]
+            keys = [keys[number] for number in wanted]
+            oldest = rows[wanted[0]][8] if wanted else None
         return Batch(
-            await self._messages(rows, keys, before.partial, is_cut=is_cut),
+            messages,
             keys,
             before,
-            before.after(keys, is_cut=is_cut),
+            after,
             has_long_transaction or is_cut or before.partial is not None,
             any(row[7] for row in rows),
-            rows[0][8].timestamp() if rows else None,
+            oldest.timestamp() if oldest else None,
+            is_all_skipped=bool(rows) and not messages,
         )
 
     async def _messages(
@@ -405,6 +450,8 @@ class Outbox:
     async def advance(self, progress: Progress, following: Batch | None = None) -> None:
         """Move the progress to ``progress``, and begin the batch that follows if there is one.
 
+        Writes nothing where nothing has changed.
+
         Raises:
             LeadershipLost: another relay of the same name has taken over.
         """
@@ -422,6 +469,9 @@ class Outbox:
         return batch.after if batch.has_long_transaction else None
 
     async def _write(self, progress: Progress, plan: Progress | None, *, flush: bool) -> None:
+        wanted = progress.to_json()
+        if not flush and (wanted, plan) == (self._saved, self._plan):
+            return
         # A commit that waits for the disk takes everything before it along.
         place = await self._connection.fetchval(
             _ADVANCE,
@@ -440,6 +490,7 @@ class Outbox:
             raise LeadershipLost(f"another relay named {self._relay!r} has taken over")
         self._place = place
         self._plan = plan
+        self._saved = wanted
 
     async def park(self, key: Key, message: Message, reason: str) -> None:
         """Set an event aside that can never be published."""
@@ -485,6 +536,17 @@ class Outbox:
             "select * from pgoutbox.mend_drift()", timeout=_ANSWER_TIMEOUT
         )
 
+    async def misses(self, names: Sequence[str]) -> bool:
+        """Tell whether a schema has a table of one of the bare ``names`` that isn't captured."""
+        return bool(
+            await self._connection.fetchval(
+                f"select exists (select {TABLES_NAMED} and not exists"  # noqa: S608 - ours
+                " (select from pgoutbox.captured_table t where t.relation = c.oid))",
+                names,
+                timeout=_ANSWER_TIMEOUT,
+            )
+        )
+
     async def slot_ends(self) -> list[asyncpg.Record]:
         """Return the last position in each slot that isn't current (columns slot, position)."""
         return await self._connection.fetch(
@@ -505,6 +567,13 @@ def _events(rows: Sequence[asyncpg.Record], places: Sequence[Place]) -> Iterator
             transaction = Transaction.of(position, place.size, time, traceparent)
         yield Event(event_id, schema, table, action, key, payload, transaction, place.number)
 
+
+# Tables of these bare names in any schema: what comes after SELECT.
+TABLES_NAMED = """
+from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+where c.relname = any ($1::text[]) and c.relkind in ('r', 'p') and c.relpersistence <> 't'
+  and n.nspname !~ '^pg_' and n.nspname not in ('information_schema', 'pgoutbox')
+"""
 
 _NOTHING_ABOVE = 2**63 - 2
 

@@ -139,10 +139,12 @@ class Relay:
             await self._chores(self.progress)
 
     async def _settle(self, batch: Batch) -> None:
-        """Note that a transaction sent up to the end of a batch turned out to be complete."""
-        if batch.after != batch.before:
-            self.progress = batch.after
-            await self._outbox.advance(self.progress)
+        """Note that a transaction sent up to the end of a batch turned out to be complete.
+
+        And what the filter has passed over.
+        """
+        self.progress = batch.after
+        await self._outbox.advance(self.progress)
 
     async def _drain_once(self, batch: Batch) -> Batch:
         """Publish ``batch``, then move the progress past it; return the batch that follows.

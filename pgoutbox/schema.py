@@ -277,7 +277,9 @@ def print_sql(
     return "\n".join(parts)
 
 
-def _capture(table: str, actions: Sequence[str] | None, old_values: str | None) -> str:
+def _capture(
+    table: str, actions: Sequence[str] | None, old_values: str | None, *, widens: bool = False
+) -> str:
     def installed(column: str, default: str) -> str:
         return (
             f"coalesce((select t.{column} from pgoutbox.captured_table t"  # noqa: S608 - our names
@@ -287,6 +289,8 @@ def _capture(table: str, actions: Sequence[str] | None, old_values: str | None) 
     wanted = literal("{" + ",".join(actions or ACTIONS) + "}")
     if actions is None:
         wanted = installed("actions", wanted)
+    elif widens:
+        wanted = f"{installed('actions', literal('{}'))} || {wanted}::text[]"
     values = literal(old_values) if old_values else installed("old_values", "'full'")
     return f"pgoutbox.capture_table({table}, {wanted}, {values})"
 
@@ -294,7 +298,7 @@ def _capture(table: str, actions: Sequence[str] | None, old_values: str | None) 
 def _capture_filtered(name: str, actions: Sequence[str], old_values: str | None) -> str:
     names = ", ".join(literal(spelling) for spelling in dict.fromkeys((name, name.lower())))
     return _perform(
-        _capture("c.oid::pg_catalog.regclass", actions, old_values)
+        _capture("c.oid::pg_catalog.regclass", actions, old_values, widens=True)
         + "\n    from pg_catalog.pg_class c"
         " join pg_catalog.pg_namespace n on n.oid = c.relnamespace"
         f"\n    where c.relname in ({names}) and c.relkind in ('r', 'p')"

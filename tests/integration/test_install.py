@@ -628,18 +628,31 @@ async def test_the_filter_names_tables_of_all_schemas(
     assert "nope: the filter names it, but no schema has such a table" in said
 
 
+async def test_a_filter_adds_to_the_actions_that_others_want(
+    conn: Session, owner: Session, said: list[str]
+) -> None:
+    await install(conn, [], InstallConfig(tables={"users": ("INSERT",)}), said.append)
+
+    await install(conn, [], InstallConfig(tables={"users": ("UPDATE",)}), said.append)
+    await install(conn, [], InstallConfig(tables={"users": ("INSERT",)}), said.append)
+
+    assert said[-1] == "public.users: already captured"
+    actions = "select actions from pgoutbox.captured_table"
+    assert await owner.fetchval(actions) == ["INSERT", "UPDATE"]
+
+
 async def test_a_table_that_leaves_the_filter_stays_captured_and_is_named(
     conn: Session, owner: Session, said: list[str]
 ) -> None:
     both = InstallConfig(tables={"users": ("INSERT",), "orders": ("INSERT",)})
     await install(conn, [], both, said.append)
-    assert not any("still captured" in line for line in said)
+    assert not any("not in this filter" in line for line in said)
 
     await install(conn, [], InstallConfig(tables={"users": ("INSERT",)}), said.append)
 
     assert await captured(owner) == ["public.orders", "public.users"]
     assert said[-1] == (
-        "public.orders: still captured, though not in the filter;"
+        "public.orders: captured, though not in this filter;"
         " to stop: pgoutbox uninstall --table public.orders"
     )
 

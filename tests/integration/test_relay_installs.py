@@ -30,6 +30,17 @@ def file(tmp_path: Path, empty_database: Database, stream: Stream) -> Path:
     return file
 
 
+@pytest.fixture
+def second_file(file: Path, tmp_path: Path) -> Path:
+    """A file for another slot, with other actions."""
+    settings = json.loads(file.read_text())
+    settings["listener"] |= {"slotName": "slot_2", "filter": {"tables": {"users": ["update"]}}}
+    settings["publisher"]["topicPrefix"] = "2_"
+    second_file = tmp_path / "second.yml"
+    second_file.write_text(json.dumps(settings))
+    return second_file
+
+
 async def subjects(stream: Stream, count: int) -> list[str]:
     """Return the last parts of the stream's subjects once it holds ``count`` messages."""
 
@@ -55,8 +66,8 @@ async def test_wal_listeners_file_is_all_that_a_relay_needs(
     said = [json.loads(line)["msg"] for line in relay.stderr]
     assert "public.users: captured" in said
     assert (
-        "without effect, for there is no replication slot: listener.slotName,"
-        " listener.refreshConnection, listener.heartbeatInterval"
+        "without effect, for there is no replication slot: listener.refreshConnection,"
+        " listener.heartbeatInterval"
     ) in said
 
 
@@ -76,6 +87,69 @@ async def test_a_table_that_cant_be_locked_is_captured_later_and_keeps_nobody_wa
     await owner.execute("insert into orders values (2)")
 
     assert await subjects(stream, 2) == ["public_users", "public_orders"]
+
+
+async def test_two_files_serve_one_database_each_with_its_own_tables_and_actions(
+    file: Path, second_file: Path, empty_database: Database, stream: Stream, daemon: StartDaemon
+) -> None:
+    """As two wal-listeners did, each with a slot."""
+    owner = await empty_database.connect()
+    await owner.execute("create table users (id int); create table orders (id int)")
+
+    first = await daemon("relay", "--install", "-c", file)
+    await first.line("connected to NATS")
+    second = await daemon("relay", "--install", "-c", second_file)
+    await second.line("connected to NATS")
+    await owner.execute("insert into users values (1); update users set id = 2")
+    await owner.execute("insert into orders values (3)")
+
+    published = await subjects(stream, 3)
+    assert sorted(published) == ["2_public_users", "public_orders", "public_users"]
+    assert [await relay.stop() for relay in (first, second)] == [0, 0]
+    status = json.loads(pgoutbox("status", "--json", "--dsn", empty_database.dsn).stdout)
+    assert {relay["relay"]: relay["backlog"] for relay in status["relays"]} == {
+        "myslot_1": 0,
+        "slot_2": 0,
+    }
+
+
+async def test_what_the_filter_leaves_out_is_passed_over_for_good(
+    file: Path, empty_database: Database, stream: Stream
+) -> None:
+    """Also where it is all that there is, in many batches and in the middle of a transaction."""
+    owner = await empty_database.connect()
+    await owner.execute("create table users (id int); create table notes (id int)")
+    assert pgoutbox("install", "-c", file).returncode == 0
+    assert pgoutbox("install", "--table", "notes", "--dsn", empty_database.dsn).returncode == 0
+    drain = ("relay", "--drain", "-c", file, "--batch-events", "7")
+
+    await owner.execute("insert into notes select generate_series(1, 50)")
+    assert pgoutbox(*drain).returncode == 0
+    high = await owner.fetchval("select high from pgoutbox.progress")
+    await owner.execute(
+        "begin; insert into notes select generate_series(1, 10); insert into users values (1);"
+        "insert into notes select generate_series(1, 20); insert into users values (2); commit"
+    )
+    assert pgoutbox(*drain).returncode == 0
+
+    assert high == 1
+    assert await subjects(stream, 2) == ["public_users", "public_users"]
+    assert await owner.fetchval("select high from pgoutbox.progress") == 2
+
+
+async def test_a_table_of_the_filter_that_is_created_later_is_captured(
+    file: Path, empty_database: Database, stream: Stream, daemon: StartDaemon
+) -> None:
+    owner = await empty_database.connect()
+    await owner.execute("create table users (id int)")
+    relay = await daemon("relay", "--install", "-c", file)
+    await relay.line("orders: the filter names it, but no schema has such a table")
+
+    await owner.execute("create table orders (id int)")
+    await relay.line("public.orders: captured", timeout=60)
+    await owner.execute("insert into orders values (1)")
+
+    assert await subjects(stream, 1) == ["public_orders"]
 
 
 async def test_a_drain_that_cant_install_says_so(file: Path, empty_database: Database) -> None:

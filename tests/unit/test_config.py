@@ -92,6 +92,7 @@ def test_every_setting_has_a_flag_a_variable_and_a_key(file: Path) -> None:
     ("key", "value"),
     [
         ("listener.serverPort", "8080"),
+        ("listener.slotName", "myslot_1"),
         ("logger.level", "warn"),
         ("logger.fmt", "json"),
         ("database.host", "here"),
@@ -167,14 +168,15 @@ monitoring: {sentryDSN: "", promAddr: ":2112"}
     assert found.publisher.topics_map == {"public_users": "notifier"}
     assert found.install.tables == {"users": ("INSERT", "UPDATE"), "Orders": ("DELETE",)}
     assert (found.log_level, found.log_format) == ("warning", "json")
+    assert found.relay.name == "myslot_1"
     assert found.monitoring.health_addr == Address("", 8080)
     assert found.monitoring.metrics_addr == Address("", 2112)
     assert found.monitoring.sentry_dsn is None
     assert found.database.ssl_mode is None
     (note,) = found.notes
     assert note == (
-        "without effect, for there is no replication slot: listener.slotName,"
-        " listener.refreshConnection, listener.heartbeatInterval, database.debug"
+        "without effect, for there is no replication slot: listener.refreshConnection,"
+        " listener.heartbeatInterval, database.debug"
     )
 
 
