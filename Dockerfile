@@ -12,11 +12,8 @@ RUN pip install --no-cache-dir --no-index --find-links /wheels 'pgoutbox[metrics
     && useradd --system --no-create-home pgoutbox
 # As in wal-listener's image: the configuration is /app/config.yml, the program /app/app.
 WORKDIR /app
-COPY docker/config.yml docker/app ./
+COPY docker/config.yml docker/app docker/entrypoint ./
 ENV PGOUTBOX_CONFIG=/app/config.yml
 USER pgoutbox
-# Healthy while the database can be reached and its schema fits this release; whether the relay
-# gets on is told by /healthz and /ready, where there is an address for them.
-HEALTHCHECK --interval=30s --timeout=10s --start-period=30s CMD ["pgoutbox", "status"]
-ENTRYPOINT ["pgoutbox"]
+ENTRYPOINT ["/app/entrypoint"]
 CMD ["relay", "--install"]

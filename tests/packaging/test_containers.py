@@ -36,9 +36,8 @@ def _instructions() -> Iterator[tuple[str, str]]:
 
 def _pgoutbox_commands() -> list[list[str]]:
     instructions = dict(_instructions())
-    health_check = instructions["HEALTHCHECK"].partition("CMD ")[2]
     services = [s["command"] for s in SERVICES.values() if "build" in s]
-    return [json.loads(instructions["CMD"]), json.loads(health_check)[1:], *services]
+    return [json.loads(instructions["CMD"]), *services]
 
 
 @pytest.mark.parametrize("arguments", _pgoutbox_commands(), ids=shlex.join)
@@ -52,7 +51,7 @@ def test_command_line_parses(arguments: list[str]) -> None:
 def test_image_runs_pgoutbox_as_an_ordinary_user() -> None:
     instructions = dict(_instructions())
 
-    assert json.loads(instructions["ENTRYPOINT"]) == ["pgoutbox"]
+    assert json.loads(instructions["ENTRYPOINT"]) == ["/app/entrypoint"]
     assert instructions["USER"] == "pgoutbox"
     assert "useradd" in instructions["RUN"]
 
@@ -81,7 +80,7 @@ def test_image_has_the_configuration_where_wal_listeners_has_it() -> None:
     instructions = dict(_instructions())
     assert instructions["WORKDIR"] == "/app"
     assert instructions["ENV"] == "PGOUTBOX_CONFIG=/app/config.yml"
-    assert ("COPY", "docker/config.yml docker/app ./") in _instructions()
+    assert ("COPY", "docker/config.yml docker/app docker/entrypoint ./") in _instructions()
 
     assert config.load({}, {}, ROOT / "docker/config.yml") == config.Config()
 
@@ -101,20 +100,32 @@ def test_example_in_the_images_configuration_is_valid(tmp_path: Path) -> None:
     )
 
 
-def test_program_of_wal_listeners_image_starts_the_relay(tmp_path: Path) -> None:
-    """With its own flag for the file."""
+@pytest.mark.parametrize(
+    ("command", "started"),
+    [
+        (["relay", "--install"], "relay --install"),
+        (["status", "--json"], "status --json"),
+        (["/app/app"], "relay --install"),
+        (["./app", "-c", "/etc/config file.yml"], "relay --install -c /etc/config file.yml"),
+    ],
+)
+def test_image_starts_pgoutboxs_commands_and_wal_listeners_program(
+    tmp_path: Path, command: list[str], started: str
+) -> None:
     (tmp_path / "pgoutbox").write_text('#!/bin/sh\necho "$@"\n')
     (tmp_path / "pgoutbox").chmod(0o755)
+    entry_point = (ROOT / "docker/entrypoint").read_text().replace("exec /app/app", "exec ./app")
 
     done = subprocess.run(
-        [ROOT / "docker/app", "-c", "/etc/config file.yml"],
+        ["/bin/sh", "-c", entry_point, "entrypoint", *command],
+        cwd=ROOT / "docker",
         env={"PATH": f"{tmp_path}:{os.environ['PATH']}"},
         capture_output=True,
         text=True,
         check=True,
     )
 
-    assert done.stdout == "relay --install -c /etc/config file.yml\n"
+    assert done.stdout == f"{started}\n"
 
 
 def test_files_that_services_mount_exist() -> None:
