@@ -493,8 +493,8 @@ SETTINGS = (
 
 _PUBLISHER_TYPE = _theirs("", "publisher.type", kinds.TEXT)
 
-# Keys of wal-listener's file that mean nothing without a replication slot, or only to the other
-# brokers that it knows. Those with underscores stand in its example, where it doesn't read them.
+# Keys of wal-listener's file that mean nothing without a replication slot, and those for the other
+# brokers that it knows; the ones with underscores stand in its example, where it doesn't read them.
 _IGNORED_KEYS = (
     "listener.refreshConnection",
     "listener.heartbeatInterval",
@@ -534,23 +534,30 @@ def load(
     problems += [said for key, said in unknown.items() if _is_refused(key)]
     problems += _other_publishers(environment, document)
     _put_into_maps(environment, document)
-    for variable, key in _LIBPQ_VARIABLES.items():
-        if environment.get(variable):
-            document.pop(key, None)
+    replaced = [
+        variable
+        for variable, key in _LIBPQ_VARIABLES.items()
+        if environment.get(variable) and document.pop(key, None) is not None
+    ]
     found: dict[str, object] = {}
-    for path, value in _read_all(flags, environment, document, problems):
+    warnings = [redact(said) for key, said in unknown.items() if not _is_refused(key)]
+    for path, value in _read_all(flags, environment, document, problems, warnings):
         found.setdefault(path, value)
+    if any(key.startswith("logger.") for key in document):
+        found.setdefault("log_format", "json")  # wal-listener's default
     problems += _wrong_subjects(found)
     problems += _half_credentials(found)
     if problems:
         raise _config_error(problems)
     if "database.dsn" in found:
-        for part in _DATABASE_PARTS:
-            found.pop(part.path, None)
+        parts = [found.pop(part.path) for part in _DATABASE_PARTS if part.path in found]
+        if parts or replaced:
+            replaced = ["the DSN"]
+    if replaced:
+        warnings.append(f"{', '.join(replaced)} comes before the database of the file")
     if found.get("database.enable_tls") is False:
         # wal-listener looks at sslMode only with enableTLS, and its example has both.
         found.pop("database.ssl_mode", None)
-    warnings = [redact(said) for key, said in unknown.items() if not _is_refused(key)]
     warnings += _unknown_actions(document)
     notes = _notes(environment, document)
     return _build({**found, "notes": tuple(notes), "warnings": tuple(warnings)})
@@ -561,6 +568,7 @@ def _read_all(
     environment: Mapping[str, str],
     document: Mapping[str, object],
     problems: list[str],
+    warnings: list[str],
 ) -> Iterator[tuple[str, object]]:
     """Yield the path and the value of each setting that is given."""
     for setting in SETTINGS:
@@ -568,7 +576,11 @@ def _read_all(
             try:
                 yield setting.path, setting.kind.read(value)
             except Wrong as wrong:
-                problems.append(f"{source} {wrong}")
+                # wal-listener takes any level and format of log lines for one that it has.
+                is_overlooked = (
+                    source.upper().replace(".", "_").startswith(("LOGGER_", "WAL_LOGGER_"))
+                )
+                (warnings if is_overlooked else problems).append(f"{source} {wrong}")
             break
 
 
@@ -607,10 +619,10 @@ def _put_into_maps(environment: Mapping[str, str], document: dict[str, object]) 
 
 
 def _notes(environment: Mapping[str, str], document: Mapping[str, object]) -> Iterator[str]:
-    ignored = [key for key in _IGNORED_KEYS if document.get(key.lower()) not in (None, "")]
-    ignored += [name for key in _IGNORED_KEYS if environment.get(name := _their_variable(key))]
-    if ignored:
-        yield f"without effect, for there is no replication slot: {', '.join(ignored)}"
+    given = [key for key in _IGNORED_KEYS if document.get(key.lower()) not in (None, "")]
+    given += [name for key in _IGNORED_KEYS if environment.get(name := _their_variable(key))]
+    if given:
+        yield f"without effect here: {', '.join(given)}"
 
 
 def _unknown_actions(document: Mapping[str, object]) -> Iterator[str]:
@@ -628,10 +640,11 @@ def _wrong_subjects(found: Mapping[str, Any]) -> Iterator[str]:
     if topic and needs_stream and not kinds.is_stream_name(topic):
         yield f"the topic {topic!r} can't be a stream's name, too: name the stream with --stream"
     template = found.get("publisher.subject")
-    if template and not prefix:
-        filled = template.replace("{prefix}", "").replace("{", "").replace("}", "")
+    if template:
+        varying = dict.fromkeys(("name", "schema", "table", "action", "key"), "x")
+        filled = template.format(topic=topic or "x", prefix=prefix, **varying)
         if not kinds.is_subject(filled):
-            yield f"--subject {template!r} has an empty part where there is no topic prefix"
+            yield f"--subject {template!r} with the topic prefix {prefix!r} makes no subject"
 
 
 def _half_credentials(found: Mapping[str, Any]) -> Iterator[str]:
@@ -669,8 +682,16 @@ def _read_file(file: Path, problems: list[str]) -> dict[str, object]:
     """Return the file as dotted lower-case keys; the spelling of keys doesn't count."""
     import yaml  # slow to import, and most commands have no file
 
+    class Loader(yaml.SafeLoader):
+        """Takes 12:34:56, 0123, yes and 1e3 for the texts they are; settings know their kind."""
+
+        yaml_implicit_resolvers = {  # noqa: RUF012 - as PyYAML has it
+            first: [(tag, form) for tag, form in resolvers if tag.endswith((":null", ":merge"))]
+            for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+        }
+
     try:
-        document = yaml.safe_load(file.read_text("utf-8"))
+        document = yaml.load(file.read_text("utf-8"), Loader)  # noqa: S506 - a safe one
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or "it isn't UTF-8"
         raise ConfigError(f"the configuration file {file} can't be read: {reason}") from error

@@ -175,9 +175,53 @@ monitoring: {sentryDSN: "", promAddr: ":2112"}
     assert found.database.ssl_mode is None
     (note,) = found.notes
     assert note == (
-        "without effect, for there is no replication slot: listener.refreshConnection,"
-        " listener.heartbeatInterval, database.debug"
+        "without effect here: listener.refreshConnection, listener.heartbeatInterval,"
+        " database.debug"
     )
+
+
+@pytest.mark.parametrize("word", ["12:34:56", "0123", "yes", "1e3", "2026-11-24", "1_000"])
+def test_what_looks_like_another_type_of_yaml_stays_the_text_it_is(file: Path, word: str) -> None:
+    file.write_text(f"database: {{password: {word}, user: ~}}")
+
+    found = load({}, {}, file).database
+
+    assert (found.password, found.user) == (word, None)
+
+
+def test_any_level_and_format_of_wal_listeners_logger_will_do(file: Path) -> None:
+    """As its own loader has it; ours are strict."""
+    file.write_text("logger: {level: trace, caller: true}")
+
+    found = load({}, {}, file)
+
+    assert (found.log_level, found.log_format) == ("info", "json")
+    assert found.warnings == ("logger.level must be one of debug, info, warning, error",)
+    assert "--log-level must be one of" in refusal({}, file, log_level="trace")
+
+
+@pytest.mark.parametrize(
+    ("environment", "warning"),
+    [
+        ({"DATABASE_URL": "postgresql://x@y/z"}, "the DSN comes before the database of the file"),
+        ({"PGHOST": "y"}, "PGHOST comes before the database of the file"),
+        ({"PGSSLMODE": "require", "WAL_DATABASE_HOST": "y"}, None),
+    ],
+)
+def test_a_database_of_the_environment_that_replaces_the_files_is_named(
+    file: Path, environment: dict[str, str], warning: str | None
+) -> None:
+    file.write_text("database: {host: here, name: shop}")
+
+    assert load({}, environment, file).warnings == ((warning,) if warning else ())
+
+
+def test_a_template_has_to_make_a_subject_with_the_prefix_that_it_has(file: Path) -> None:
+    template = "{topic}.{prefix}.{name}"
+
+    assert load({"subject": template, "topic_prefix": "a"}, {}).publisher.subject == template
+    for prefix in ("", "a."):
+        assert "makes no subject" in refusal(subject=template, topic_prefix=prefix)
 
 
 def test_a_dsn_replaces_the_files_database(file: Path) -> None:
@@ -431,7 +475,7 @@ def test_an_unknown_action_of_the_filter_gets_a_suggestion(file: Path) -> None:
 
 
 def test_a_table_of_the_filter_without_a_list_is_named(file: Path) -> None:
-    file.write_text("listener: {filter: {tables: {users: 3}}}")
+    file.write_text("listener: {filter: {tables: {users: {insert: true}}}}")
 
     assert "must have a list of the actions of users: insert" in refusal({}, file)
 
