@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from pgoutbox.embedded import free_port
 from tests.conftest import StartDaemon
 from tests.support import WRITER, Database, Stream, eventually, pgoutbox
+from tests.web import ask
 
 
 @pytest.fixture
@@ -36,6 +38,7 @@ def second_file(file: Path, tmp_path: Path) -> Path:
     settings = json.loads(file.read_text())
     settings["listener"] |= {"slotName": "slot_2", "filter": {"tables": {"users": ["update"]}}}
     settings["publisher"]["topicPrefix"] = "2_"
+    settings["monitoring"] = {"promAddr": f"127.0.0.1:{free_port()}"}
     second_file = tmp_path / "second.yml"
     second_file.write_text(json.dumps(settings))
     return second_file
@@ -96,12 +99,20 @@ async def test_two_files_serve_one_database_each_with_its_own_tables_and_actions
     first = await daemon("relay", "--install", "-c", file)
     await first.line("connected to NATS")
     second = await daemon("relay", "--install", "-c", second_file)
+    metrics = int(json.loads(await second.line("answering"))["addr"].rpartition(":")[2])
     await second.line("connected to NATS")
     await owner.execute("insert into users values (1); update users set id = 2")
     await owner.execute("insert into orders values (3)")
 
     published = await subjects(stream, 3)
     assert sorted(published) == ["2_public_users", "public_orders", "public_users"]
+
+    async def skipped() -> bool:
+        name, app = "filter_skipped_events_total", 'app="wal-listener"'
+        scraped = (await ask(metrics, "/metrics")).body
+        return all(f'{name}{{{app},table="{t}"}} 1.0' in scraped for t in ("users", "orders"))
+
+    await eventually(skipped)
     assert [await relay.stop() for relay in (first, second)] == [0, 0]
     status = json.loads(pgoutbox("status", "--json", "--dsn", empty_database.dsn).stdout)
     assert {relay["relay"]: relay["backlog"] for relay in status["relays"]} == {

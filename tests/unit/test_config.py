@@ -224,6 +224,14 @@ def test_a_template_has_to_make_a_subject_with_the_prefix_that_it_has(file: Path
         assert "makes no subject" in refusal(subject=template, topic_prefix=prefix)
 
 
+def test_a_tls_mode_alone_counts(file: Path) -> None:
+    file.write_text("database: {host: here, sslMode: require}")
+    assert load({}, {}, file).database.ssl_mode == "require"
+
+    file.write_text("database: {host: here, sslMode: require, enableTLS: false}")
+    assert load({}, {}, file).database.ssl_mode is None
+
+
 def test_a_dsn_replaces_the_files_database(file: Path) -> None:
     file.write_text("database: {host: elsewhere, password: other}")
 
