@@ -6,6 +6,7 @@ default. The file is wal-listener's, with pgoutbox's own settings under ``pgoutb
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
@@ -532,6 +533,7 @@ def load(
     document = _read_file(file, problems) if file else {}
     unknown = dict(_unknown_keys(document))
     problems += [said for key, said in unknown.items() if _is_refused(key)]
+    problems += _flat_sections(document)
     problems += _other_publishers(environment, document)
     _put_into_maps(environment, document)
     replaced = [
@@ -541,6 +543,7 @@ def load(
     ]
     found: dict[str, object] = {}
     warnings = [redact(said) for key, said in unknown.items() if not _is_refused(key)]
+    warnings += _misspelt_variables(environment)
     for path, value in _read_all(flags, environment, document, problems, warnings):
         found.setdefault(path, value)
     if any(key.startswith("logger.") for key in document):
@@ -742,6 +745,23 @@ def _unknown_keys(document: Mapping[str, object]) -> Iterator[tuple[str, str]]:
             yield key, f"the file has an unknown key {key}{_suggest_key(key, known)}"
 
 
+def _flat_sections(document: Mapping[str, object]) -> Iterator[str]:
+    sections = {key.partition(".")[0] for key in _known_keys()}
+    for key, value in document.items():
+        if key in sections and value is not None:
+            yield f"{key} in the file must hold keys and values"
+
+
+def _misspelt_variables(environment: Mapping[str, str]) -> Iterator[str]:
+    """Yield a sentence for each variable that is almost one of ours; others may be anything's."""
+    known = {variable for setting in (*SETTINGS, _PUBLISHER_TYPE) for variable in setting.variables}
+    for variable in environment:
+        if variable.startswith(("PGOUTBOX_", "WAL_")) and variable not in known:
+            meant = difflib.get_close_matches(variable, known, n=1, cutoff=0.9)
+            if meant:
+                yield f"there is no variable {variable}; did you mean {meant[0]}?"
+
+
 def _suggest_key(wrong: str, known: Mapping[str, str]) -> str:
     """Suggest a key that looks like it, or one that ends like it in another section."""
     for old, new in _VERSION_1.items():
@@ -759,7 +779,7 @@ def _other_publishers(
 ) -> Iterator[str]:
     for source, kind in _given(_PUBLISHER_TYPE, {}, environment, document):
         if str(kind).lower() != "nats":
-            yield f"{source} {kind} isn't there: pgoutbox publishes to nats only"
+            yield f"{source} {kind} isn't supported: pgoutbox publishes to nats only"
         break
 
 

@@ -291,11 +291,15 @@ class Daemon:
         try:
             await self._install()
         except InstallError as error:
-            if self._is_draining:
+            if self._is_draining or not await self._has_schema():
                 raise
             self._install_outage.begin(error)
             self._install_again()
         self._is_installed = True
+
+    async def _has_schema(self) -> bool:
+        async with database.session(self._config.database, purpose="install") as connection:
+            return (await schema.state(connection)).functions_version is not None
 
     def _install_again(self) -> None:
         """Capture beside the relay what wasn't there, or couldn't be captured, when it started."""
@@ -304,7 +308,13 @@ class Daemon:
 
     async def _install(self) -> None:
         async with database.session(self._config.database, purpose="install") as connection:
-            await install.install(connection, (), self._config.install, self._say_installing)
+            await install.install(
+                connection,
+                (),
+                self._config.install,
+                self._say_installing,
+                warn=self._say_installing if self._is_installed else log.warning,
+            )
 
     def _say_installing(self, words: str) -> None:
         if not self._is_installed:  # else the relay is at work beside it

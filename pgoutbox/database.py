@@ -64,8 +64,8 @@ _QUERY_PASSWORD = re.compile(r"(?<=[?&])\w*password=[^&]*")
 _ENCODE = "In a password, characters such as @ : / # ? % must be percent-encoded."
 _GIVE_ADDRESS = "Give the address with --dsn, PGOUTBOX_DSN, DATABASE_URL or the PG* variables."
 _SSLMODE = (
-    "sslmode decides, in the DSN, the file or PGSSLMODE:"
-    " prefer goes without TLS where the server has none."
+    "Is it PostgreSQL that listens there? sslmode in the DSN or PGSSLMODE, and enableTLS in the"
+    " file, insist on TLS; sslmode=prefer goes without where the server has none."
 )
 
 

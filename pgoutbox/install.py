@@ -78,17 +78,20 @@ async def install(
     *,
     actions: Sequence[str] | None = None,
     grant_relay: Sequence[str] = (),
+    warn: Say | None = None,
 ) -> None:
     """Bring the schema up to date and capture ``tables``, or else those of the filter.
 
     Actions and old values that aren't given stay as they are; those of the filter are added to
     what others have captured, for each relay picks what its own filter names. Nothing is changed
     where a name is wrong. A table that fails keeps no other from being captured; InstallError
-    then names what failed and what is done.
+    then names what failed and what is done. ``warn``, else ``say``, is told that something
+    in the filter has nothing to capture.
     """
+    warn = warn or say
     wanted = dict.fromkeys(await resolve(conn, tables), actions)
     if not tables:
-        wanted = await _filtered(conn, settings, say)
+        wanted = await _filtered(conn, settings, warn)
     roles = [await _role(conn, name) for name in grant_relay]
     await _install_schema(conn, settings, say)
 
@@ -99,7 +102,10 @@ async def install(
     if settings.tables and not tables:
         await _name_left_out(conn, {table.oid for table in wanted}, say)
     if not await conn.fetchval("select exists (select from pgoutbox.captured_table)"):
-        say("no table is captured; run: pgoutbox install --table NAME")
+        remedy = (
+            "check listener.filter" if settings.tables else "run: pgoutbox install --table NAME"
+        )
+        warn(f"no table is captured; {remedy}")
     for name, oid in roles:
         await conn.execute("select pgoutbox.grant_relay($1::oid::regrole)", oid)
         say(f"role {name}: may run the relay")
@@ -263,7 +269,7 @@ async def _similar(conn: Connection, name: str) -> str:
 
 
 async def _filtered(
-    conn: Connection, settings: InstallConfig, say: Say
+    conn: Connection, settings: InstallConfig, warn: Say
 ) -> dict[Table, Sequence[str] | None]:
     """Return the tables of wal-listener's filter, which names them without their schema."""
     named = settings.actions_by_name
@@ -275,7 +281,7 @@ async def _filtered(
     found = {row["relname"] for row in rows}
     for name in settings.tables:
         if not found & {name, name.lower()}:
-            say(f"{_said(name)}: the filter names it, but no schema has such a table")
+            warn(f"{_said(name)}: the filter names it, but no schema has such a table yet")
     return {
         Table(row["oid"], row["name"], row["kind"] == "p"): named[row["relname"]]
         for row in rows

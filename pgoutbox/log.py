@@ -14,7 +14,7 @@ from pgoutbox import __version__
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
-_LEVELS = {"WARNING": "WARN"}  # Go's name
+_LEVELS = {"WARNING": "WARN"}  # Go's name, and so wal-listener's
 
 
 def configure(level: str, format: Literal["text", "json"]) -> None:
@@ -42,7 +42,8 @@ class TextFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the record as a line."""
-        parts = [_time(record), record.levelname, _one_line(record.getMessage())]
+        level = _LEVELS.get(record.levelname, record.levelname)
+        parts = [_time(record), level, _one_line(record.getMessage())]
         parts += [f"{key}={_value(value)}" for key, value in _fields(record).items()]
         line = " ".join(parts)
         if record.exc_info:

@@ -2,7 +2,8 @@
 create role shop login password 'shop';
 create database shop owner shop;
 
-\connect shop shop
+\connect shop
+set role shop;
 
 create table users (
     id uuid primary key default gen_random_uuid(),

@@ -625,7 +625,7 @@ async def test_the_filter_names_tables_of_all_schemas(
     await install(conn, [], settings, said.append)
 
     assert await captured(owner) == ["billing.users", "public.users"]
-    assert "nope: the filter names it, but no schema has such a table" in said
+    assert "nope: the filter names it, but no schema has such a table yet" in said
 
 
 async def test_a_filter_adds_to_the_actions_that_others_want(

@@ -160,6 +160,26 @@ async def test_a_table_of_the_filter_that_is_created_later_is_captured(
     assert await subjects(stream, 1) == ["public_orders"]
 
 
+async def test_a_relay_that_cant_install_the_schema_ends_with_installs_own_words(
+    file: Path, empty_database: Database
+) -> None:
+    ended = pgoutbox("relay", "--install", "-c", file, "--dsn", empty_database.dsn_as(WRITER))
+
+    assert ended.returncode == 6
+    assert "error: the schema pgoutbox can't be installed: permission denied" in ended.stderr
+    assert "trying again" not in ended.stderr
+
+
+async def test_a_filter_that_names_no_table_is_a_warning(
+    file: Path, empty_database: Database, daemon: StartDaemon
+) -> None:
+    relay = await daemon("relay", "--install", "-c", file)
+
+    line = json.loads(await relay.line("no table is captured"))
+
+    assert (line["level"], line["msg"]) == ("WARN", "no table is captured; check listener.filter")
+
+
 async def test_a_drain_that_cant_install_says_so(file: Path, empty_database: Database) -> None:
     owner, application = [await empty_database.connect() for _ in range(2)]
     await owner.execute("create table users (id int); create table orders (id int)")

@@ -439,7 +439,7 @@ def test_all_problems_are_reported_together(file: Path) -> None:
     assert said.startswith("5 settings are wrong:\n")
     assert "unknown key pgoutbox.windw; did you mean pgoutbox.window?" in said
     assert "unknown key pgoutbx.name; did you mean pgoutbox.name?" in said
-    assert "publisher.type kafka isn't there" in said
+    assert "publisher.type kafka isn't supported" in said
     assert "PGOUTBOX_RETENTION must be" in said
     assert "--log-level must be one of debug, info, warning, error" in said
 
@@ -454,6 +454,21 @@ def test_an_unknown_key_of_wal_listeners_is_overlooked_but_gets_a_suggestion(fil
     assert found.warnings == (
         "the file has an unknown key publisher.topik; did you mean publisher.topic?",
         "the file has an unknown key x-anchor.a",
+    )
+
+
+def test_a_section_that_is_no_section_is_refused(file: Path) -> None:
+    file.write_text("publisher: nats")
+
+    assert refusal({}, file) == "publisher in the file must hold keys and values"
+
+
+def test_a_variable_that_is_almost_one_of_ours_gets_a_suggestion() -> None:
+    environment = {"PGOUTBOX_NATS_URI": "x", "WAL_DATABASE_PROT": "1", "PGOUTBOX_SERVICE_HOST": "y"}
+
+    assert load({}, environment).warnings == (
+        "there is no variable PGOUTBOX_NATS_URI; did you mean PGOUTBOX_NATS_URL?",
+        "there is no variable WAL_DATABASE_PROT; did you mean WAL_DATABASE_PORT?",
     )
 
 
