@@ -188,14 +188,17 @@ class Batch:
     has_long_transaction: bool  # one of several events, which a restart must not tear
     has_lazy_commit: bool  # visible, but perhaps not on disk yet
     oldest: float | None  # commit time of the first event, seconds since the epoch
-    is_all_skipped: bool = False  # empty, for the filter leaves out all that was read
+    read: int  # events, those included that the filter leaves out
 
     def __len__(self) -> int:
         return len(self.messages)
 
+    def __bool__(self) -> bool:
+        return self.read > 0
+
     def nothing_follows(self) -> Batch:
         """Return the empty batch after this one."""
-        return Batch([], [], self.after, self.after, False, False, None)
+        return Batch([], [], self.after, self.after, False, False, None, 0)
 
     def upto(self, count: int) -> Progress:
         """Return the progress when only the first ``count`` events are sent."""
@@ -364,15 +367,9 @@ class Outbox:
         """
         if before.gaps:
             before = before.noting(await self._gap_holders())
-        batch = await self._next(before)
-        while batch.is_all_skipped:
-            batch = await self._next(batch.after)
-        return batch
-
-    async def _next(self, before: Progress) -> Batch:
         if self._replay is not None:
             batch = await self._read(before, _NOTHING_ABOVE, before.towards(self._replay))
-            if batch or batch.is_all_skipped:
+            if batch:
                 return batch
             self._replay = None
         return await self._read(before, before.high, before.gaps)
@@ -410,7 +407,7 @@ class Outbox:
             has_long_transaction or is_cut or before.partial is not None,
             any(row[7] for row in rows),
             oldest.timestamp() if oldest else None,
-            is_all_skipped=bool(rows) and not messages,
+            len(rows),
         )
 
     async def _messages(

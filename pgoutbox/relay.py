@@ -139,10 +139,7 @@ class Relay:
             await self._chores(self.progress)
 
     async def _settle(self, batch: Batch) -> None:
-        """Note that a transaction sent up to the end of a batch turned out to be complete.
-
-        And what the filter has passed over.
-        """
+        """Note that a transaction sent up to the end of a batch turned out to be complete."""
         self.progress = batch.after
         await self._outbox.advance(self.progress)
 
@@ -186,7 +183,7 @@ class Relay:
         writers a NOTIFY, and spares the relay four of its six questions to the database.
         """
         is_settled = not batch.after.gaps and batch.after.partial is None
-        return self._wake_up.is_asleep and is_settled and len(batch) <= _FEW
+        return self._wake_up.is_asleep and is_settled and batch.read <= _FEW
 
     async def _confirm(self, batch: Batch, publishing: Awaitable[None]) -> None:
         """Wait until ``batch`` is stored but for events that are parked."""
