@@ -145,25 +145,6 @@ async def test_what_the_filter_leaves_out_is_passed_over_for_good(
     assert await owner.fetchval("select high from pgoutbox.progress") == 2
 
 
-async def test_a_sleeping_relay_goes_on_behind_what_it_passes_over(
-    file: Path, empty_database: Database, stream: Stream, daemon: StartDaemon
-) -> None:
-    """One wake-up is for all that was committed with it, however much of it is left out."""
-    owner = await empty_database.connect()
-    await owner.execute("create table users (id int); create table notes (id int)")
-    assert pgoutbox("install", "--table", "notes", "--dsn", empty_database.dsn).returncode == 0
-    more = ("--batch-events", "10", "--poll-interval", "1h")
-    relay = await daemon("relay", "--install", "-c", file, *more)
-    await relay.line("connected to NATS")
-
-    await owner.execute(
-        "begin; insert into users values (1); insert into notes select generate_series(1, 100);"
-        "insert into users values (2); commit"
-    )
-
-    assert await subjects(stream, 2) == ["public_users", "public_users"]
-
-
 async def test_a_table_of_the_filter_that_is_created_later_is_captured(
     file: Path, empty_database: Database, stream: Stream, daemon: StartDaemon
 ) -> None:
