@@ -172,7 +172,9 @@ class Described:
             "time": event.transaction.time,
             "datacontenttype": "application/json",
         }
-        subject = ",".join(_encoded(value, _UNSAFE_IN_ATTRIBUTE) for value in event.key or ())
+        subject = _bounded(
+            ",".join(_encoded(value, _UNSAFE_IN_ATTRIBUTE) for value in event.key or ())
+        )
         if subject:
             attributes["subject"] = subject
         if event.transaction.traceparent:
@@ -224,7 +226,9 @@ _NO_CHARACTERS = "".join(f"{chr(n + 0xFFFE)}{chr(n + 0xFFFF)}" for n in range(0,
 _UNSAFE_IN_ATTRIBUTE = re.compile(f"[\x00-\x1f\x7f-\x9f,%\ufdd0-\ufdef{_NO_CHARACTERS}]")
 
 _NO_KEY = "_"
-_LONGEST_KEY = 512  # bytes; nats-server ends connections for lines of more than 4,096
+# Bytes. nats-server ends connections for lines of more than 4,096, and a stream refuses messages
+# with more than 64 KiB of headers.
+_LONGEST_KEY = 512
 # No value of PostgreSQL's has a NUL in it.
 _EMPTY_KEY = _DIGEST = "%00"
 
@@ -255,11 +259,14 @@ def key_token(key: Sequence[str] | None) -> str:
     """
     if key is None:
         return _NO_KEY
-    joined = ",".join(map(token, key))
-    encoded = joined.encode()
+    return _bounded(",".join(map(token, key))) or _EMPTY_KEY
+
+
+def _bounded(key: str) -> str:
+    encoded = key.encode()
     if len(encoded) > _LONGEST_KEY:
         return _DIGEST + hashlib.sha256(encoded).hexdigest()
-    return joined or _EMPTY_KEY
+    return key
 
 
 def header_value(text: str) -> str:

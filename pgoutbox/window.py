@@ -12,7 +12,7 @@ from pgoutbox.message import Message
 
 # Error codes of nats-server (server/errors.json).
 _WRONG_PLACE = {10070, 10071, 10164}  # the message before isn't the expected one
-_MESSAGE_TOO_LARGE = {10054}
+_TOO_LARGE = {10054, 10097}  # the message, its headers
 _STREAM_END = re.compile(r"wrong last sequence: (\d+)")
 
 
@@ -110,7 +110,7 @@ def _refusal(answer: bytes, subject: str) -> tuple[Interrupted, bool]:
     if answer.startswith(b'{"error":'):
         error = json.loads(answer)["error"]
         code, said = error.get("err_code", 0), error.get("description", "")
-        if code in _MESSAGE_TOO_LARGE:
+        if code in _TOO_LARGE:
             return Refused(f"the stream refuses it: {said}"), False
         return Interrupted(f"the stream refuses messages: {said}"), code in _WRONG_PLACE
     return Interrupted(

@@ -139,6 +139,17 @@ async def test_message_larger_than_the_stream_takes_is_refused(
     assert await stored_ids(stream) == ["id-0", "id-1"]
 
 
+async def test_message_with_more_headers_than_a_stream_takes_is_refused(stream: Stream) -> None:
+    messages = messages_of(stream, 5)
+    messages[2] = messages[2]._replace(headers=f"x: {'x' * 70_000}\r\n")
+    async with connect(config_of(stream)) as publisher:
+        with pytest.raises(Refused, match="header size") as refused:
+            await publisher.publish(messages)
+        assert refused.value.confirmed == 2
+        await publisher.publish(messages[3:])
+    assert await stored_ids(stream) == ["id-0", "id-1", "id-3", "id-4"]
+
+
 async def test_full_stream_interrupts_and_goes_on_when_there_is_room(
     stream: Stream, jetstream: JetStreamContext
 ) -> None:
