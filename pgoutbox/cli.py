@@ -43,6 +43,8 @@ class Cli(click.Group):
             return super().invoke(ctx)
         except PgoutboxError as error:
             click.secho(f"error: {error}", fg="red", err=True)
+            if error.subject:
+                click.echo(f"subject: {error.subject}", err=True)
             if error.hint:
                 click.echo(f"hint: {error.hint}", err=True)
             raise SystemExit(error.exit_code) from error

@@ -137,12 +137,12 @@ class Outage:
 
     def begin(self, error: Exception) -> None:
         """Log ``error`` if this is news."""
-        hint = getattr(error, "hint", None)
+        details = {name: getattr(error, name, None) for name in ("subject", "hint")}
         level = logging.DEBUG if self._since is not None else logging.WARNING
         log.log(
             level,
             f"{self._name} fails, trying again until it works",
-            extra={"error": str(error)} | ({"hint": hint} if hint else {}),
+            extra={"error": str(error)} | {name: said for name, said in details.items() if said},
         )
         if self._since is None:
             self._since = time.monotonic()

@@ -15,9 +15,12 @@ class PgoutboxError(Exception):
     """A failure that the user is told about in one sentence.
 
     ``hint`` says what to do about it; ``exit_code`` is that of the command that fails with it.
+    ``subject`` is that of the message it is about. It stands in no sentence, for a row's key may be
+    part of it, and sentences go to Sentry.
     """
 
     exit_code = 1
+    subject: str | None = None
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message)
@@ -51,9 +54,17 @@ class PublishError(PgoutboxError):
 class Interrupted(PublishError):
     """Publishing stopped; the first ``confirmed`` messages are stored, of the rest some may be."""
 
-    def __init__(self, message: str, *, confirmed: int = 0, hint: str | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        confirmed: int = 0,
+        hint: str | None = None,
+        subject: str | None = None,
+    ) -> None:
         super().__init__(message, hint=hint)
         self.confirmed = confirmed
+        self.subject = subject
 
 
 class Refused(Interrupted):

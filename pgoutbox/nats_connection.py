@@ -124,7 +124,7 @@ class NatsClient(Client):
         """
         if self.failed.done():
             failure = self.failed.result()
-            raise Interrupted(str(failure), hint=failure.hint)
+            raise Interrupted(str(failure), hint=failure.hint, subject=failure.subject)
 
     async def unless_failed(self, waiting: Awaitable[Answer]) -> Answer:
         """Wait, but no longer than the connection is good for.
@@ -216,9 +216,10 @@ class NatsClient(Client):
             return
         verb = "publish" if denial[1].lower() == "publish" else "subscribe"
         self._fail(
-            f"this user may not {verb} to {denial[2]}",
+            f"this user may not {verb} to a subject",
             hint="Allow it in the permissions of the user or its account; docs/nats.md lists"
             " what a relay needs. Until then events wait.",
+            subject=denial[2],
         )
 
     def _on_end(self, _: asyncio.Task[None]) -> None:
@@ -230,9 +231,9 @@ class NatsClient(Client):
             raise error  # or the client would try the same server again
         log.debug("the NATS client reports an error", extra={"error": words(error)})
 
-    def _fail(self, message: str, *, hint: str | None = None) -> None:
+    def _fail(self, message: str, *, hint: str | None = None, subject: str | None = None) -> None:
         if not self.failed.done():
-            self.failed.set_result(Interrupted(message, hint=hint))
+            self.failed.set_result(Interrupted(message, hint=hint, subject=subject))
 
 
 class _PlainServer(nats.errors.Error):

@@ -104,26 +104,31 @@ def _refusal(answer: bytes, subject: str) -> tuple[Interrupted, bool]:
     """Return why a message was refused, and whether only its place in the chain was wrong."""
     if not answer:
         return Interrupted(
-            f"no stream takes the messages on {subject}",
+            "no stream takes a message's subject",
             hint="Has the stream been deleted, or do its subjects leave out this one?",
+            subject=subject,
         ), False
-    if answer.startswith(b'{"error":'):
-        error = json.loads(answer)["error"]
-        code, said = error.get("err_code", 0), error.get("description", "")
-        if code in _TOO_LARGE:
-            return Refused(f"the stream refuses it: {said}"), False
-        return Interrupted(f"the stream refuses messages: {said}"), code in _WRONG_PLACE
+    match _parsed(answer):
+        case {"error": {"err_code": int(code), "description": str(said)}}:
+            if code in _TOO_LARGE:
+                return Refused(f"the stream refuses it: {said}", subject=subject), False
+            return Interrupted(f"the stream refuses messages: {said}"), code in _WRONG_PLACE
+        case {"stream": str(name), "domain": str(domain)}:
+            who = f": the stream {name!r} of the domain {domain!r}"
+        case {"stream": str(name)}:
+            who = f": the stream {name!r}"
+        case _:
+            who = ""
     return Interrupted(
-        f"somebody else than the stream answers the messages on {subject}{_who(answer)}",
-        hint="Does another stream, or a service that replies, listen to this subject?",
+        f"somebody else than the stream answers a message{who}",
+        hint="Does another stream, or a service that replies, listen to its subject?",
+        subject=subject,
     ), False
 
 
-def _who(answer: bytes) -> str:
-    """Return which stream answered, if it was one."""
+def _parsed(answer: bytes) -> object:
+    """Return an answer's JSON; None where it is none, for anybody may have answered."""
     try:
-        said = json.loads(answer)
-        where = f" of the domain {said['domain']!r}" if "domain" in said else ""
-        return f": the stream {said['stream']!r}{where}"
-    except (ValueError, KeyError, TypeError):
-        return ""
+        return json.loads(answer)
+    except (ValueError, RecursionError):
+        return None

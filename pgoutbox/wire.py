@@ -37,4 +37,5 @@ def too_large(message: Message, max_payload: int, *, confirmed: int = 0) -> Refu
         f"a payload of {len(message.payload)} bytes exceeds the server's max_payload"
         f" of {max_payload}",
         confirmed=confirmed,
+        subject=message.subject,
     )

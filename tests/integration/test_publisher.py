@@ -173,7 +173,7 @@ async def test_deleted_stream_interrupts(stream: Stream, jetstream: JetStreamCon
     async with connect(config_of(stream)) as publisher:
         await publisher.publish(messages_of(stream, 3))
         await jetstream.delete_stream(stream.topic)
-        with pytest.raises(Interrupted, match="no stream takes the messages"):
+        with pytest.raises(Interrupted, match="no stream takes"):
             await publisher.publish(messages_of(stream, 3, first=3))
 
 
@@ -232,13 +232,26 @@ async def test_late_answers_to_an_interrupted_window_are_ignored(
     assert [m.id for m in messages] == await stored_ids(stream)
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b'{"ok":true,"seq":1}',
+        b'{"error":"unknown request"}',
+        b'{"error":null}',
+        b'{"error":{"err_code":"10054"}}',
+        b'{"error":oops',
+        b"\xff",
+        b"[" * 100_000,
+    ],
+    ids=["no error", "text", "null", "no code", "no JSON", "no text", "no end"],
+)
 async def test_answers_of_others_confirm_nothing(
-    stream: Stream, jetstream: JetStreamContext, nats: Client
+    stream: Stream, jetstream: JetStreamContext, nats: Client, answer: bytes
 ) -> None:
     """A service that replies to the subjects is not the stream."""
 
     async def reply(request: Msg) -> None:
-        await request.respond(b'{"ok":true,"seq":1}')
+        await request.respond(answer)
 
     await jetstream.add_stream(StreamConfig(name=stream.topic, subjects=[f"{stream.topic}.other"]))
     await nats.subscribe(f"{stream.topic}.*", cb=reply)
@@ -247,3 +260,4 @@ async def test_answers_of_others_confirm_nothing(
         with pytest.raises(Interrupted, match="somebody else than the stream") as interrupted:
             await publisher.publish(messages_of(stream, 3))
     assert interrupted.value.confirmed == 0
+    assert interrupted.value.subject == f"{stream.topic}.t"

@@ -13,11 +13,20 @@ from threading import Thread
 from typing import Any
 
 import pytest
+from nats.js import JetStreamContext
 
 from pgoutbox import __version__
 from pgoutbox.embedded import HOST, free_port
 from tests.conftest import Servers, StartDaemon
-from tests.support import ROOT, Database, clean_environment, eventually, pgoutbox, unique
+from tests.support import (
+    ROOT,
+    Database,
+    Stream,
+    clean_environment,
+    eventually,
+    pgoutbox,
+    unique,
+)
 
 PASSWORD = "s3cr3t-of-mine"
 
@@ -89,6 +98,26 @@ async def test_parked_event_is_reported_without_its_data(
     for secret in ("4711", "a-customers-name", database.dsn, ".public_users", "sys.argv"):
         assert secret not in sentry.bodies[0]
     assert await relay.stop() == 0
+
+
+async def test_key_in_a_subject_is_for_the_operator_alone(
+    database: Database, stream: Stream, jetstream: JetStreamContext, sentry: Sentry
+) -> None:
+    await jetstream.add_stream(name=stream.topic, subjects=[f"{stream.topic}.users.1"])
+    owner = await database.connect()
+    await owner.execute("create table users (id int primary key)")
+    assert pgoutbox("install", "--dsn", database.dsn, "--table", "users").returncode == 0
+    await owner.execute("insert into users values (4711)")
+
+    done = pgoutbox(
+        *("relay", "--drain", "--dsn", database.dsn, "--sentry-dsn", sentry.dsn),
+        *("--nats-url", stream.url, "--topic", stream.topic, "--subject", "{topic}.{table}.{key}"),
+    )
+
+    assert done.returncode == 5
+    assert f"subject: {stream.topic}.users.4711\n" in done.stderr
+    assert len(sentry.events()) == 1
+    assert "4711" not in sentry.bodies[0]
 
 
 def test_what_ends_the_relay_is_reported_without_the_password(sentry: Sentry) -> None:

@@ -122,8 +122,9 @@ async def test_event_outside_the_streams_subjects_waits_with_all_behind_it(
     await jetstream.add_stream(name=topic, subjects=[f"{topic}.public_users"])
     messages = [*to(f"{topic}.public_users", 3), *to(f"{topic}.orders"), *to(f"{topic}.public_x")]
     async with connect(config_of(stream)) as publisher:
-        with pytest.raises(Interrupted, match=f"no stream takes the messages on {topic}.orders"):
+        with pytest.raises(Interrupted, match="no stream takes a message's subject") as interrupted:
             await publisher.publish(messages)
+    assert interrupted.value.subject == f"{topic}.orders"
     assert await stored_in(jetstream, topic) == 3
 
     await jetstream.update_stream(name=topic, subjects=[f"{topic}.*"])
@@ -139,7 +140,7 @@ async def test_stream_that_was_deleted_is_made_again_with_the_next_connection(
     async with connect(config_of(stream)) as publisher:
         await publisher.publish(messages)
         await jetstream.delete_stream(stream.topic)
-        with pytest.raises(Interrupted, match="no stream takes the messages"):
+        with pytest.raises(Interrupted, match="no stream takes"):
             await publisher.publish(messages)
     async with connect(config_of(stream)) as publisher:
         await publisher.publish(messages)
@@ -250,15 +251,15 @@ async def test_domain_of_another_server_is_published_into(servers: Servers, tmp_
 
 
 @pytest.mark.parametrize(
-    ("permissions", "sentence"),
+    ("permissions", "verb", "subject"),
     [
-        ('publish: {deny: "shop.Orders"}', "this user may not publish to shop.Orders"),
-        ('publish: {deny: "$JS.API.>"}', "may not publish to $JS.API.STREAM.INFO.shop"),
-        ('subscribe: "_INBOX_other.>"', "may not subscribe to _INBOX."),
+        ('publish: {deny: "shop.Orders"}', "publish", "shop.Orders"),
+        ('publish: {deny: "$JS.API.>"}', "publish", "$JS.API.STREAM.INFO.shop"),
+        ('subscribe: "_INBOX_other.>"', "subscribe", "_INBOX."),
     ],
 )
 async def test_denied_permission_is_named_at_once(
-    servers: Servers, permissions: str, sentence: str
+    servers: Servers, permissions: str, verb: str, subject: str
 ) -> None:
     """The server only reports it aside, and no answer ever comes."""
     server = servers.nats(
@@ -272,6 +273,7 @@ async def test_denied_permission_is_named_at_once(
     with pytest.raises(PublishError) as denied:
         async with connect(config, on_lost=lost.set) as publisher:
             await publisher.publish(messages)
-    assert sentence in str(denied.value)
+    assert str(denied.value) == f"this user may not {verb} to a subject"
+    assert str(denied.value.subject).startswith(subject)
     assert "docs/nats.md" in str(denied.value.hint)
     assert getattr(denied.value, "confirmed", 0) <= 3
