@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import socket
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
@@ -18,6 +19,8 @@ from typing import NamedTuple
 from pgoutbox.errors import ConfigError
 from pgoutbox.kinds import Address
 from pgoutbox.monitor import Monitor
+
+log = logging.getLogger("pgoutbox.web")
 
 _MAX_REQUEST = 8192  # bytes
 _MAX_CLIENTS = 64
@@ -128,7 +131,11 @@ async def _answer(reader: asyncio.StreamReader, routes: Mapping[str, Route]) -> 
         return _response(_refusal(HTTPStatus.NOT_FOUND, "404 page not found"), method)
     if method not in ("GET", "HEAD"):
         return _response(_refusal(HTTPStatus.METHOD_NOT_ALLOWED, "Method Not Allowed"), method)
-    return _response(route(_accepted(fields)), method)
+    try:
+        return _response(route(_accepted(fields)), method)
+    except Exception:  # maybe at each request, so no news for the log
+        log.debug("no answer", extra={"path": target}, exc_info=True)
+        return _response(_refusal(HTTPStatus.INTERNAL_SERVER_ERROR), method)
 
 
 def _accepted(fields: list[str]) -> str:

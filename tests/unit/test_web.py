@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import socket
 from collections.abc import AsyncIterator
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from pgoutbox import web
+from pgoutbox import metrics, web
 from pgoutbox.embedded import HOST, free_port
 from pgoutbox.errors import ConfigError
 from pgoutbox.kinds import Address
@@ -82,6 +83,19 @@ async def _send(port: int, request: bytes) -> bytes:
 )
 async def test_odd_requests_get_an_answer(port: int, request_: bytes, said: bytes) -> None:
     assert (await _send(port, request_)).startswith(said)
+
+
+async def test_an_answer_that_fails_is_a_500_and_no_news(
+    monitor: Monitor, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The library for metrics stumbles over a version that isn't a number."""
+    port = free_port()
+    async with web.serving(Address(HOST, port), {"/metrics": metrics.route(monitor)}):
+        answer = await ask(port, "/metrics", accept="text/plain; version=x")
+
+    assert (answer.status, answer.body) == (500, "500 Internal Server Error\n")
+    gc.collect()  # when asyncio complains of a failure that nobody looked at
+    assert {record.levelname for record in caplog.records} <= {"DEBUG"}
 
 
 async def test_a_client_that_leaves_at_once_is_no_news(
