@@ -25,7 +25,7 @@ class CorePublisher:
         self,
         client: NatsClient,
         config: PublisherConfig,
-        on_wait: Callable[[], None] = lambda: None,
+        on_wait: Callable[[float], None] = lambda _: None,
     ) -> None:
         self._client = client
         self._config = config
@@ -60,6 +60,6 @@ class CorePublisher:
 
     async def _send(self, messages: Sequence[Message]) -> None:
         lines = b"".join(chain.from_iterable(map(wire.hpub, messages)))
-        self._on_wait()
+        self._on_wait(2 * self._config.ack_timeout)  # until all is written, then read
         await self._client.send(lines)
         await self._client.round_trip(self._config.ack_timeout)

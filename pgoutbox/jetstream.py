@@ -36,7 +36,7 @@ class JetStreamPublisher:
         config: PublisherConfig,
         stream: StreamInfo,
         verify: Callable[[], Awaitable[None]],
-        on_wait: Callable[[], None] = lambda: None,
+        on_wait: Callable[[float], None] = lambda _: None,
     ) -> None:
         self._client = client
         self._config = config
@@ -152,7 +152,7 @@ class JetStreamPublisher:
         while not window.is_settled(count):
             self.check()
             before = window.confirmed
-            self._on_wait()
+            self._on_wait(self._config.ack_timeout)
             try:
                 await asyncio.wait_for(window.changed(count), self._config.ack_timeout)
             except TimeoutError:

@@ -54,14 +54,14 @@ async def connect(
     *,
     on_lost: Callable[[], None] = lambda: None,
     verify: Callable[[], Awaitable[None]] = _nothing,
-    on_wait: Callable[[], None] = lambda: None,
+    on_wait: Callable[[float], None] = lambda _: None,
 ) -> AsyncIterator[Connected]:
     """Connect to NATS, see to the stream, and give a publisher for as long as the connection lasts.
 
     ``verify`` raises what :meth:`Publisher.publish` is to fail with when this relay no longer
     leads; it is asked before a message goes behind somebody else's. A lost connection ends the
     publisher, and so does anything that the server denies; ``on_lost`` is then called. ``on_wait``
-    is called whenever it waits for the server, which takes ``ack_timeout`` at most.
+    is called whenever it waits for the server, with the seconds that this takes at most.
 
     What only the operators of NATS can mend is worth another try later: servers that are away
     or refuse our credentials or certificate, missing permissions, a stream that is missing or
@@ -83,7 +83,7 @@ async def _publisher(
     client: NatsClient,
     config: PublisherConfig,
     verify: Callable[[], Awaitable[None]],
-    on_wait: Callable[[], None],
+    on_wait: Callable[[float], None],
 ) -> Connected:
     if not config.jetstream:
         return CorePublisher(client, config, on_wait)

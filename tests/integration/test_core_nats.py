@@ -13,6 +13,7 @@ from pgoutbox.config import PublisherConfig
 from pgoutbox.embedded import NatsServer
 from pgoutbox.errors import PublishError
 from pgoutbox.message import Message
+from pgoutbox.monitor import Monitor
 from pgoutbox.publisher import Interrupted, Refused, connect
 from tests.conftest import Connect, Servers, StartDaemon
 from tests.proxy import proxy, through
@@ -127,6 +128,19 @@ async def test_server_that_does_not_answer_confirms_nothing(server: NatsServer, 
                 await publisher.publish(messages)
             assert silent.value.confirmed == 0
             network.flow()
+
+
+async def test_relay_that_waits_for_the_server_is_alive(server: NatsServer) -> None:
+    """First for the messages to be written, then for the server to have read them."""
+    now = 0.0
+    monitor = Monitor(clock=lambda: now)
+    config = config_of(server, ack_timeout=600.0)
+    async with connect(config, on_wait=monitor.step) as publisher:
+        await publisher.publish(messages_of(1))
+
+    now = 1200.0
+
+    assert monitor.is_alive
 
 
 async def test_server_that_goes_away_confirms_nothing_more(server: NatsServer) -> None:

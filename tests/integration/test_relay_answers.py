@@ -14,8 +14,10 @@ import pytest
 from pgoutbox.config import PublisherConfig
 from pgoutbox.jetstream import JetStreamPublisher
 from pgoutbox.message import Message
+from pgoutbox.monitor import Monitor
 from pgoutbox.publisher import Interrupted, Refused
 from pgoutbox.streams import StreamInfo
+from tests.support import eventually
 
 Answer = Callable[[list[str]], list[tuple[str, dict[str, Any]]]]
 
@@ -29,7 +31,14 @@ class Stream:
     max_payload = 1_000
 
     def __init__(
-        self, answers: list[Answer], *, name: str = "t", replicas: int = 1, window: int = 16
+        self,
+        answers: list[Answer],
+        *,
+        name: str = "t",
+        replicas: int = 1,
+        window: int = 16,
+        ack_timeout: float = 0.2,
+        on_wait: Callable[[float], None] = lambda _: None,
     ) -> None:
         self.stored: list[str] = []
         self.places: list[bytes] = []  # that messages said they must have
@@ -38,9 +47,10 @@ class Stream:
         self.failed: asyncio.Future[Interrupted] = asyncio.get_running_loop().create_future()
         self.publisher = JetStreamPublisher(
             self,  # type: ignore[arg-type]
-            PublisherConfig(topic=name, window=window, ack_timeout=0.2),
+            PublisherConfig(topic=name, window=window, ack_timeout=ack_timeout),
             StreamInfo(name, [f"{name}.*"], replicas, 0, None),
             self.verify,
+            on_wait,
         )
 
     def check(self) -> None:
@@ -130,6 +140,21 @@ async def test_oversized_event_may_be_the_first(replicas: int) -> None:
     assert refusal.value.confirmed == 0
     await stream.publisher.publish(_messages(1, 1, 1))
     assert stream.stored == ["m0", "m1", "m2"]
+
+
+async def test_relay_that_waits_for_acknowledgements_is_alive() -> None:
+    """A supervisor that restarted it would have everything go out again."""
+    now = 0.0
+    monitor = Monitor(clock=lambda: now)
+    stream = Stream([lambda _: []], ack_timeout=600.0, on_wait=monitor.step)
+    publishing = asyncio.create_task(stream.publisher.publish(_messages(1)))
+    await eventually(lambda: stream.places)
+
+    now = 600.0
+
+    assert monitor.is_alive
+    publishing.cancel()
+    await asyncio.gather(publishing, return_exceptions=True)
 
 
 @pytest.mark.parametrize("name", ["error", "duplicate", "seq"])
