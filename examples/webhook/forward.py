@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import urllib.error
+import urllib.parse
 import urllib.request
 import uuid
 
@@ -38,7 +39,7 @@ def post(url, message, event_id):
     headers = {
         "Content-Type": "application/json",
         "Idempotency-Key": event_id,
-        "X-Topic": message.subject,
+        "X-Topic": urllib.parse.quote(message.subject),  # no header has more than Latin-1
     }
     if authorization := os.environ.get("WEBHOOK_AUTHORIZATION"):
         headers["Authorization"] = authorization

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import unquote
 
 import pytest
 
@@ -118,6 +119,23 @@ async def test_refused_event_is_given_up_and_the_next_goes_on(
 
     assert webhook.taken == [taken]
     assert len(webhook.requests) == 4
+
+
+async def test_subject_in_any_script_arrives(
+    users: Users, program: StartProgram, webhook: Webhook
+) -> None:
+    await users.relay()
+    await users.write('alter table users rename to "größe_表"')
+    await users.write("insert into \"größe_表\" (name) values ('one')")
+    await users.events(1)
+
+    forwarder = await forward(program, users, webhook.url)
+    await forwarder.line("1 ")
+    await eventually(lambda: webhook.taken)
+
+    topic = webhook.requests[0].headers["X-Topic"]
+    assert topic == f"{users.stream.topic}.public_gr%C3%B6%C3%9Fe_%E8%A1%A8"
+    assert unquote(topic) == f"{users.stream.topic}.public_größe_表"
 
 
 async def test_wrong_url_gives_no_event_up(users: Users, program: StartProgram) -> None:
