@@ -38,6 +38,8 @@ _PROBE_INTERVAL = 30.0
 _COUNT_INTERVAL = 5.0
 _COUNT_SHARE = 0.02  # of the time, at most, goes into counting what is unsent
 _COUNT_AT_MOST = 1_000_000  # events, which takes a few seconds
+_COUNT_TIMEOUT = 5.0
+_COUNT_RETRY = _COUNT_TIMEOUT / _COUNT_SHARE
 _CHORE_RETRY = 60.0
 
 # Two plans are right for any size of the outbox: its indexes, in order. Statistics, which
@@ -540,10 +542,14 @@ class Chores:
             name = chore.__name__.strip("_")
             try:
                 self._due[chore] = now + await chore(progress)
-            except asyncpg.PostgresError as error:
+            except (asyncpg.PostgresError, TimeoutError) as error:
                 # It can wait, the events can't. What ends the connection shows elsewhere too.
-                self._due[chore] = now + _CHORE_RETRY
-                self._outages[name].begin(error)
+                reason: Exception = error
+                if isinstance(error, TimeoutError):
+                    await self._outbox.check()
+                    reason = DatabaseError("PostgreSQL takes too long for it")
+                self._due[chore] = now + (_COUNT_RETRY if name == "count" else _CHORE_RETRY)
+                self._outages[name].begin(reason)
             else:
                 self._outages[name].end()
             self._monitor.step(pause)
@@ -600,5 +606,6 @@ class Chores:
 
     async def _count(self, progress: Progress) -> float:
         began = time.monotonic()
-        self._monitor.counted(*await self._outbox.backlog(progress, _COUNT_AT_MOST))
+        counted = await self._outbox.backlog(progress, _COUNT_AT_MOST, _COUNT_TIMEOUT)
+        self._monitor.counted(*counted)
         return max(_COUNT_INTERVAL, (time.monotonic() - began) / _COUNT_SHARE)

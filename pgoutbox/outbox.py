@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import zlib
 from collections import Counter
@@ -505,10 +506,21 @@ class Outbox:
             timeout=_ANSWER_TIMEOUT,
         )
 
-    async def backlog(self, progress: Progress, at_most: int) -> tuple[int, float | None, int]:
+    async def check(self) -> None:
+        """Raise a TimeoutError unless the connection is good, also after a question timed out.
+
+        asyncpg cancels such a question, and asks the next one once that is over.
+        """
+        async with asyncio.timeout(_ANSWER_TIMEOUT):
+            await self._connection.execute("select")
+
+    async def backlog(
+        self, progress: Progress, at_most: int, timeout: float
+    ) -> tuple[int, float | None, int]:
         """Return the number of unsent events, when the oldest was committed, and of parked ones.
 
-        Counts no further than ``at_most``. The time is in seconds since the epoch.
+        Counts no further than ``at_most``, and raises a TimeoutError where that takes more than
+        ``timeout`` seconds. The time is in seconds since the epoch.
         """
         row = await self._connection.fetchrow(
             _BACKLOG,
@@ -518,7 +530,7 @@ class Outbox:
             *(progress.partial or (None, None)),
             at_most,
             self._relay,
-            timeout=_ANSWER_TIMEOUT,
+            timeout=timeout,
         )
         assert row is not None  # noqa: S101 - an aggregate returns one row
         return row["unsent"], row["oldest"], row["parked"]

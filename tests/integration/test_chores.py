@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import asyncpg
+import pytest
+
+from pgoutbox import outbox
+from pgoutbox.message import Subjects
+from pgoutbox.outbox import Outbox
 from tests.conftest import StartDaemon
+from tests.proxy import port_of, proxy, through
 from tests.support import ADMIN, Database, Stream, eventually, pgoutbox
 
 
@@ -33,6 +40,49 @@ async def test_change_freeze_keeps_drift_from_being_mended_and_nothing_else(
     assert await relay.stop() == 0
     assert relay.output.count("change freeze") == 1
     assert relay.output.count(" leading") == 1
+
+
+async def test_count_that_takes_too_long_is_given_up_and_keeps_no_event_back(
+    database: Database, stream: Stream, daemon: StartDaemon
+) -> None:
+    """As after an outage with a huge backlog; here somebody's lock makes it take for ever."""
+    owner, other = [await database.connect() for _ in range(2)]
+    await owner.execute("create table notes (id int primary key)")
+    await owner.execute("select pgoutbox.capture_table('notes')")
+
+    async with other.transaction():
+        await other.execute("lock table pgoutbox.parked in access exclusive mode")
+        relay = await daemon(
+            "relay", "--dsn", database.dsn, "--nats-url", stream.url, "--topic", stream.topic
+        )
+        failing = await relay.line("a chore of the relay (count) fails")
+        await owner.execute("insert into notes values (1)")
+        await eventually(lambda: _has(stream, 1))
+
+    assert "takes too long" in failing
+    assert await relay.stop() == 0
+    assert relay.output.count(" leading") == 1
+    assert relay.output.count("(count) fails") == 1
+
+
+async def test_connection_that_no_longer_answers_ends_the_session(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not every chore that takes too long can wait: another one may never be done again."""
+    monkeypatch.setattr(outbox, "_ANSWER_TIMEOUT", 0.2)
+    async with proxy(port_of(database.dsn)) as network:
+        connection = await asyncpg.connect(through(database.dsn, network))
+        asked = Outbox(
+            connection, Subjects("t", "", {}), relay="r", batch_events=1, batch_bytes=1024
+        )
+        await asked.check()
+        network.stall()
+        with pytest.raises(TimeoutError):
+            await asked.mend_drift()
+        with pytest.raises(TimeoutError):
+            await asked.check()
+        connection.terminate()
+        network.flow()
 
 
 async def _has(stream: Stream, count: int) -> bool:
