@@ -43,14 +43,13 @@ _COUNT_RETRY = _COUNT_TIMEOUT / _COUNT_SHARE
 _CHORE_RETRY = 60.0
 
 # Two plans are right for any size of the outbox: its indexes, in order. Statistics, which
-# lag behind tables that are filled and truncated all the time, shall not suggest others. The costs
-# that this makes up must not set off the JIT compiler, which takes seconds for each reading.
+# lag behind tables that are filled and truncated all the time, shall not suggest others.
 _PLANNER = """
 select pg_catalog.set_config(name, value, false)
 from (values
     ('enable_seqscan', 'off'), ('enable_bitmapscan', 'off'), ('enable_hashjoin', 'off'),
     ('enable_mergejoin', 'off'), ('max_parallel_workers_per_gather', '0'),
-    ('plan_cache_mode', 'force_generic_plan'), ('jit', 'off')
+    ('plan_cache_mode', 'force_generic_plan')
 ) setting (name, value)
 """
 

@@ -41,6 +41,7 @@ SESSION_SETTINGS = {
     "standard_conforming_strings": "on",
     "quote_all_identifiers": "off",
     "row_security": "on",
+    # The costs that the relay's planner settings make up would set it off, for seconds a reading.
     "jit": "off",
     "statement_timeout": "0",
     "lock_timeout": "0",

@@ -9,8 +9,11 @@ from typing import Any
 import asyncpg
 import pytest
 
+from pgoutbox.config import DatabaseConfig
 from pgoutbox.daemon import _PLANNER
+from pgoutbox.database import session
 from tests.conftest import Connect
+from tests.support import Database
 
 from .conftest import Capture
 
@@ -88,18 +91,20 @@ async def test_only_indexes_are_walked(
 
 @pytest.mark.parametrize("name", ["next_batch", "next_batch_described"])
 async def test_nothing_is_compiled_for_a_reading(
-    connection: asyncpg.Connection, connect: Connect, name: str
+    connection: asyncpg.Connection, database: Database, name: str
 ) -> None:
     """Up to PostgreSQL 17 the relay's settings make any cost look high; JIT takes seconds."""
     await write(connection, 10)
-    relay = await connect(jit="on", jit_above_cost="0")
-    await relay.execute(_PLANNER)
+    for setting in ("jit = on", "jit_above_cost = 0"):
+        await connection.execute(f"alter database {database.name} set {setting}")
     flag = ", true" if name == "next_batch_described" else ""
 
-    plan = await relay.fetchval(
-        "explain (analyze, format json)"
-        f" select * from pgoutbox.{name}(0, '{{}}', '{{}}', null, null, 10, 10000{flag})"
-    )
+    async with session(DatabaseConfig(dsn=database.dsn), purpose="test") as relay:
+        await relay.execute(_PLANNER)
+        plan = await relay.fetchval(
+            "explain (analyze, format json)"
+            f" select * from pgoutbox.{name}(0, '{{}}', '{{}}', null, null, 10, 10000{flag})"
+        )
 
     assert "JIT" not in json.loads(plan)[0]
 
