@@ -183,6 +183,8 @@ class Daemon:
         self._is_installed = not config.relay.install
         self._install_outage = Outage("install")
         self._installing: asyncio.Task[None] | None = None
+        self._said: set[str] = set()  # by this attempt to install
+        self._said_before: set[str] = set()  # by the one before
 
     async def serve(self) -> None:
         """Relay until a signal comes, or all is sent with ``drain``; see :func:`run`."""
@@ -308,6 +310,7 @@ class Daemon:
             self._installing = asyncio.create_task(self._keep_installing())
 
     async def _install(self) -> None:
+        self._said_before, self._said = self._said, set()
         async with database.session(self._config.database, purpose="install") as connection:
             await install.install(
                 connection,
@@ -320,7 +323,8 @@ class Daemon:
     def _say_installing(self, words: str) -> None:
         if not self._is_installed:  # else the relay is at work beside it
             self._monitor.step(self._config.install.lock_wait)
-        log.info(words)
+        log.log(logging.DEBUG if words in self._said_before else logging.INFO, words)
+        self._said.add(words)
 
     async def _keep_installing(self) -> None:
         while True:

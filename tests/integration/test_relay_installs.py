@@ -79,14 +79,19 @@ async def test_a_table_that_cant_be_locked_is_captured_later_and_keeps_nobody_wa
 
     async with application.transaction():
         await application.execute("insert into orders values (1)")
-        relay = await daemon("relay", "--install", "-c", file)
+        relay = await daemon("relay", "--install", "-c", file, "--log-level", "debug")
         await relay.line("install fails, trying again until it works")
         await owner.execute("insert into users values (1)")
         assert await subjects(stream, 1) == ["public_users"]
+        await eventually(lambda: relay.output.count("public.users: already captured") > 1)
     await relay.line("install works again")
     await owner.execute("insert into orders values (2)")
 
     assert await subjects(stream, 2) == ["public_users", "public_orders"]
+    lines = [json.loads(line) for line in relay.stderr]
+    news = [line["msg"] for line in lines if line["level"] == "INFO"]
+    assert news.count("public.users: already captured") == 1
+    assert news.count("public.orders: captured") == 1
 
 
 async def test_two_files_serve_one_database_each_with_its_own_tables_and_actions(
