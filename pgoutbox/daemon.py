@@ -194,10 +194,10 @@ class Daemon:
             await self._serve_until_stopped()
 
     async def _open_ports(self, stack: AsyncExitStack) -> None:
-        """Answer probes and scrapes from now on.
+        """Answer probes and scrapes from now on, on those addresses that are to be had.
 
         Raises:
-            ConfigError: an address isn't to be had, or the package for metrics is missing.
+            ConfigError: the package for metrics is missing.
         """
         config = self._config.monitoring
         routes: dict[Address, dict[str, web.Route]] = {}
@@ -206,7 +206,14 @@ class Daemon:
         if config.metrics_addr:
             routes.setdefault(config.metrics_addr, {})["/metrics"] = metrics.route(self._monitor)
         for address, paths in routes.items():
-            await stack.enter_async_context(web.serving(address, paths))
+            try:
+                await stack.enter_async_context(web.serving(address, paths))
+            except ConfigError as error:  # no reason to keep events back
+                log.error(
+                    "probes or metrics get no answer, the relay goes on without",
+                    extra={"error": str(error), "hint": error.hint},
+                )
+                continue
             log.info("answering", extra={"addr": str(address), "paths": " ".join(paths)})
 
     async def _serve_until_stopped(self) -> None:
