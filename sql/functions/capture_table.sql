@@ -58,6 +58,8 @@ begin
         join pgoutbox.captured_table c on c.relation = p.relid
         where p.relid <> capture_table.relation
     loop
+        -- Its function may be from when it was no partition, and know of no root.
+        perform pgoutbox.refresh_capture(leaf);
         perform pgoutbox.place_triggers(leaf);
     end loop;
     return is_changed

@@ -1,8 +1,8 @@
 -- All that a table's capture function is generated from, as text.
 --
 -- Compared with captured_table.shape to find drift: columns (name, type, generated or not),
--- replica identity where old values follow it; where it is partitioned its name, and its
--- partitions as far as these don't all go under that.
+-- replica identity where old values follow it; whether it is a partition; where it is partitioned
+-- its name, and its partitions as far as these don't all go under that.
 create or replace function pgoutbox.table_shape(relation regclass, old_values text) returns text
     language sql
     stable
@@ -19,6 +19,7 @@ as $$
         'attributes', c.relnatts,
         'identity', case when old_values = 'identity' then
             pg_catalog.jsonb_build_array(c.relreplident, pgoutbox.identity_columns(relation)) end,
+        'is_partition', c.relispartition,
         'root', case when c.relkind = 'p' then pg_catalog.jsonb_build_array(n.nspname, c.relname) end,
         'leaves', (
             select pg_catalog.jsonb_object_agg(coalesce(l.captured::text, ''), l.leaves::text)

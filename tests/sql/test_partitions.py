@@ -240,3 +240,33 @@ async def test_a_partition_that_comes_back_is_captured_once(
     await connection.execute("alter table m attach partition m_us for values in ('us')")
     await connection.execute("insert into m values (2, 'us', 'attached')")
     assert await names(outbox) == [("m_us", "INSERT", number) for number in (1, 2)]
+
+
+async def test_a_captured_table_that_becomes_a_partition_is_captured_once(
+    connection: asyncpg.Connection, capture: Capture, outbox: Outbox
+) -> None:
+    """Attached to a table that is captured only later."""
+    await connection.execute("create table m_au (v text, region text not null, id int not null)")
+    await capture("m_au")
+    await connection.execute("alter table m attach partition m_au for values in ('au')")
+    await capture("m")
+    await connection.execute("insert into m values (1, 'au', 'x')")
+
+    assert await names(outbox) == [("m_au", "INSERT", 1)]
+    assert await connection.fetchval("select count(problem) from pgoutbox.table_state") == 0
+
+
+@pytest.mark.parametrize(
+    "change", ["attach partition m_au for values in ('au')", "detach partition m_eu"]
+)
+async def test_attaching_and_detaching_is_drift_of_a_captured_partition(
+    connection: asyncpg.Connection, capture: Capture, change: str
+) -> None:
+    """What its function is generated from."""
+    await connection.execute("create table m_au (v text, region text not null, id int not null)")
+    await capture("m_au")
+    await capture("m_eu")
+    await connection.execute(f"alter table m {change}")
+
+    assert await connection.fetchval("select count(*) from pgoutbox.mend_drift()") == 1
+    assert await connection.fetchval("select count(problem) from pgoutbox.table_state") == 0
