@@ -20,6 +20,7 @@ create or replace function pgoutbox.capture_slowly(
 as $$
 declare
     captured pgoutbox.captured_table;
+    kind_of_old_values text;
     identity text[];
     is_key_unchanged boolean;
 begin
@@ -32,7 +33,14 @@ begin
         new_row := pgoutbox.render_row(relation, new_values);
     end if;
     if action <> 'INSERT' then
-        if captured.old_values = 'identity' then
+        -- Those of the outermost table that is captured for it: its trigger is the one that fires.
+        select c.old_values into kind_of_old_values
+        from pg_catalog.pg_partition_ancestors(relation) with ordinality a (relid, distance)
+        join pgoutbox.captured_table c on c.relation = a.relid
+        where action = any (c.actions)
+        order by a.distance desc
+        limit 1;
+        if coalesce(kind_of_old_values, captured.old_values) = 'identity' then
             identity := pgoutbox.identity_columns(relation);
             if action = 'UPDATE' and identity <> '{}'
                 and (select r.relreplident <> 'f' from pg_catalog.pg_class r where r.oid = relation)

@@ -31,6 +31,8 @@ as $$
 declare
     described pg_catalog.pg_class;
     relation_source text := 'tg_relid';
+    alone constant name := '00_pgoutbox_alone_' || (
+        select c.number from pgoutbox.captured_table c where c.relation = capture_source.relation);
     guards text[];
 begin
     select c.* into strict described from pg_catalog.pg_class c where c.oid = relation;
@@ -181,21 +183,28 @@ $body$,
                 when 'SQL_ASCII' then 'pgoutbox.as_utf8(%s), pgoutbox.as_utf8(%s)' else '%s, %s' end,
             case when described.relkind = 'p' then 'event_schema' else 'tg_table_schema' end,
             case when described.relkind = 'p' then 'event_table' else 'tg_table_name' end),
-        -- As long as a partition is attached, its root's trigger does the work. Other tables are
-        -- spared the question, which would cost them 2 us a row.
-        case when described.relkind <> 'p' and (described.relispartition or exists (
-            select from pg_catalog.pg_trigger t where t.tgrelid = relation and t.tgname = '00_pgoutbox_alone'
-        )) then $alone$
-    if tg_name operator(pg_catalog.=) '00_pgoutbox_alone' then
+        -- Of all triggers of ours that fire for a row of a partition the first by name does the
+        -- work: the root's, as long as the partition is attached. Other tables are spared the
+        -- question, which would cost them 2 us a row. Bits of tgtype: see place_triggers().
+        case when described.relispartition or exists (
+            select from pg_catalog.pg_trigger t where t.tgrelid = relation and t.tgname = alone
+        ) then pg_catalog.format($alone$
+    if tg_name operator(pg_catalog.=) %L then
         if exists (
             select from pg_catalog.pg_trigger t
             where t.tgrelid operator(pg_catalog.=) tg_relid
-              and t.tgname operator(pg_catalog.=) '00_pgoutbox'
+              and pg_catalog.starts_with(t.tgname::pg_catalog.text, '00_pgoutbox')
+              and t.tgname operator(pg_catalog.<) tg_name
               and t.tgenabled operator(pg_catalog.<>) 'D'
+              and t.tgtype operator(pg_catalog.&) 1 operator(pg_catalog.=) 1
+              and t.tgtype operator(pg_catalog.&) case
+                  when tg_op operator(pg_catalog.=) 'INSERT' then 4
+                  when tg_op operator(pg_catalog.=) 'DELETE' then 8
+                  else 16 end operator(pg_catalog.<>) 0
         ) then
             return null;
         end if;
-    end if;$alone$ end
+    end if;$alone$, alone) end
     );
 end
 $$;

@@ -8,8 +8,7 @@
 -- the event of a row must come before those of its foreign key's cascades. On a partitioned
 -- table PostgreSQL clones it to every partition, also those attached later. A partition that
 -- is captured under its own name shares its root's trigger, whose function knows its name,
--- and has one of its own for when it is detached; the partitions of a partitioned table that
--- is captured below another one share the upper one's, too.
+-- and has one of its own for what its root isn't captured for, and for when it is detached.
 create or replace function pgoutbox.capture_table(
     relation regclass,
     actions text[] default '{INSERT,UPDATE,DELETE,TRUNCATE}',
@@ -21,7 +20,6 @@ as $$
 declare
     described pg_catalog.pg_class;
     before_all text;
-    root regclass;
     leaf regclass;
     is_changed boolean;
 begin
@@ -36,7 +34,6 @@ begin
         raise exception '% belongs to PostgreSQL or to pgoutbox', relation
             using errcode = 'wrong_object_type', hint = 'Name a table of your own.';
     end if;
-    root := pgoutbox.captured_root(relation);
     actions := array(select distinct a from pg_catalog.unnest(actions) a order by a);
 
     select c::text into before_all from pgoutbox.captured_table c where c.relation = capture_table.relation;
@@ -49,9 +46,10 @@ begin
     where (c.schema_name, c.table_name, c.actions, c.old_values)
         is distinct from (excluded.schema_name, excluded.table_name, excluded.actions, excluded.old_values);
     perform pgoutbox.refresh_capture(relation);
-    if root is not null then
-        perform pgoutbox.refresh_capture(root);
-    end if;
+    perform pgoutbox.refresh_capture(c.relation)
+    from pg_catalog.pg_partition_ancestors(capture_table.relation) a
+    join pgoutbox.captured_table c on c.relation = a.relid
+    where c.relation <> capture_table.relation;
     is_changed := pgoutbox.place_triggers(relation);
     for leaf in
         select p.relid from pg_catalog.pg_partition_tree(relation) p

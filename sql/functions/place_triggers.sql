@@ -3,8 +3,10 @@
 -- True where a trigger was made or dropped. The comparison is by the trigger's definition, so
 -- nothing is locked where nothing is to do.
 --
--- A leaf of a captured root has the root's trigger, which DETACH takes away. So where it is
--- captured itself it has another one, which does nothing as long as the root's is there.
+-- A partition of a captured root has the root's trigger, which DETACH takes away. So where it is
+-- captured itself it has another one, which leaves to the root's what fires that. With the
+-- table's number in its name, since PostgreSQL clones it to the partition's own partitions, of
+-- which one can be captured, too.
 create or replace function pgoutbox.place_triggers(relation regclass) returns boolean
     language plpgsql
     set search_path = pg_catalog, pg_temp
@@ -12,8 +14,6 @@ as $$
 declare
     captured pgoutbox.captured_table;
     root constant regclass := pgoutbox.captured_root(relation);
-    is_partitioned constant boolean := (
-        select c.relkind = 'p' from pg_catalog.pg_class c where c.oid = relation);
     wanted record;
     is_changed boolean := false;
 begin
@@ -45,8 +45,8 @@ begin
         from (values
             ('00_pgoutbox', array['INSERT', 'UPDATE', 'DELETE'], 1, 'row',
              'pgoutbox.capture_' || captured.number, true),
-            ('00_pgoutbox_alone', array['INSERT', 'UPDATE', 'DELETE'], 1, 'row',
-             'pgoutbox.capture_' || captured.number, root is not null and not is_partitioned),
+            ('00_pgoutbox_alone_' || captured.number, array['INSERT', 'UPDATE', 'DELETE'], 1, 'row',
+             'pgoutbox.capture_' || captured.number, root is not null),
             ('00_pgoutbox_truncate', array['TRUNCATE'], 0, 'statement', 'pgoutbox.capture_truncate', true)
         ) kind (name, actions, base, level, function, is_wanted)
         where root is null or kind.name <> '00_pgoutbox'

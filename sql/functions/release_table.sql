@@ -18,12 +18,13 @@ begin
     end if;
     if exists (select from pg_catalog.pg_class c where c.oid = relation) then
         execute pg_catalog.format('drop trigger if exists "00_pgoutbox_truncate" on %s', relation);
-        execute pg_catalog.format('drop trigger if exists "00_pgoutbox_alone" on %s', relation);
+        execute pg_catalog.format('drop trigger if exists "00_pgoutbox_alone_%s" on %s', captured.number, relation);
         if root is null then
             execute pg_catalog.format('drop trigger if exists "00_pgoutbox" on %s', relation);
-        else
-            perform pgoutbox.refresh_capture(root);
         end if;
+        perform pgoutbox.refresh_capture(c.relation)
+        from pg_catalog.pg_partition_ancestors(release_table.relation) a
+        join pgoutbox.captured_table c on c.relation = a.relid;
         for leaf in
             select p.relid from pg_catalog.pg_partition_tree(relation) p
             join pgoutbox.captured_table c on c.relation = p.relid

@@ -13,7 +13,7 @@ select
         when r.oid is null then 'missing'
         when c.actions && '{INSERT,UPDATE,DELETE}' and not exists (
             select from pg_catalog.pg_trigger t
-            where t.tgrelid = c.relation and t.tgname in ('00_pgoutbox', '00_pgoutbox_alone') and t.tgenabled in ('O', 'A')
+            where t.tgrelid = c.relation and t.tgname in ('00_pgoutbox', '00_pgoutbox_alone_' || c.number) and t.tgenabled in ('O', 'A')
         ) or 'TRUNCATE' = any (c.actions) and not exists (
             select from pg_catalog.pg_trigger t
             where t.tgrelid = c.relation and t.tgname = '00_pgoutbox_truncate' and t.tgenabled in ('O', 'A')

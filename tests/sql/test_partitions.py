@@ -270,3 +270,67 @@ async def test_attaching_and_detaching_is_drift_of_a_captured_partition(
 
     assert await connection.fetchval("select count(*) from pgoutbox.mend_drift()") == 1
     assert await connection.fetchval("select count(problem) from pgoutbox.table_state") == 0
+
+
+@pytest.mark.parametrize("captured", [["m", "m_rest"], ["m_rest", "m"], ["m_asia", "m", "m_rest"]])
+async def test_a_captured_partitioned_partition_is_captured_once_wherever_it_is(
+    connection: asyncpg.Connection, capture: Capture, outbox: Outbox, captured: list[str]
+) -> None:
+    """With a partition that is captured, or isn't, and is detached in turn."""
+    for table in captured:
+        await capture(table)
+    row = "insert into {} (id, region) values ({}, 'asia')"
+    await connection.execute(row.format("m", 1))
+    await connection.execute("alter table m detach partition m_rest")
+    await connection.execute(row.format("m_rest", 2))
+    await connection.execute("alter table m attach partition m_rest default")
+    await connection.execute(row.format("m", 3))
+    await connection.execute("alter table m detach partition m_rest")
+    await capture("m_rest")
+    await connection.execute(row.format("m_rest", 4))
+    await connection.execute("alter table m_rest detach partition m_asia")
+    await connection.execute(row.format("m_asia", 5))
+
+    name = "m_asia" if "m_asia" in captured else "m_rest"
+    alone = [("m_asia", "INSERT", 5)] if "m_asia" in captured else []
+    expected = [(name, "INSERT", number) for number in (1, 2, 3, 4)]
+    assert await names(outbox) == expected + alone
+
+
+@pytest.mark.parametrize("between", [[], ["m_rest"]])
+async def test_a_partition_is_captured_for_its_own_actions(
+    connection: asyncpg.Connection, capture: Capture, outbox: Outbox, between: list[str]
+) -> None:
+    """Beside those of its root."""
+    await capture("m", actions=["INSERT"])
+    for table in between:
+        await capture(table, actions=["DELETE"])
+    await capture("m_asia", actions=["INSERT", "UPDATE", "DELETE"])
+    await connection.execute(ROWS)
+    await connection.execute("update m set v = 'x'; delete from m")
+
+    assert await names(outbox) == [
+        ("m", "INSERT", 1),
+        ("m", "INSERT", 2),
+        ("m_asia", "INSERT", 3),
+        ("m_asia", "UPDATE", 3),
+        ("m_asia", "DELETE", 3),
+    ]
+    assert await connection.fetchval("select count(problem) from pgoutbox.table_state") == 0
+
+
+@pytest.mark.parametrize("is_drifted", [False, True])
+async def test_old_values_are_those_of_the_trigger_that_fires(
+    connection: asyncpg.Connection, capture: Capture, outbox: Outbox, is_drifted: bool
+) -> None:
+    """The root's where that is captured for the action, else the partition's."""
+    await capture("m", actions=["INSERT", "DELETE"], old_values="full")
+    await capture("m_asia", actions=["UPDATE", "DELETE"], old_values="identity")
+    await connection.execute("insert into m values (1, 'asia', 'x')")
+    if is_drifted:
+        await connection.execute("alter table m add c int")
+    await connection.execute("update m set v = 'y'; delete from m")
+
+    _, update, delete = await outbox.events()
+    assert (update.table, update.action, update.old) == ("m_asia", "UPDATE", {})
+    assert delete.old == {"id": 1, "region": "asia", "v": "y"} | ({"c": None} if is_drifted else {})
