@@ -166,6 +166,21 @@ class Cluster:
             await admin.close()
         return Database(name, self)
 
+    async def create_encoded_database(self, encoding: str) -> Database:
+        """Return a new database whose text has that encoding, with pgoutbox's schema."""
+        database = Database(unique("pgoutbox_test_"), self)
+        admin = await asyncpg.connect(self._admin_dsn)
+        try:
+            await admin.execute(
+                f"create database {database.name} owner {OWNER} template template0"
+                f" encoding '{encoding}' lc_collate 'C' lc_ctype 'C'"
+            )
+            self._made.add(database.name)
+        finally:
+            await admin.close()
+        await schema.apply(await database.connect())
+        return database
+
     async def drop_database(self, database: Database) -> None:
         """Drop a database, with whoever is still connected to it."""
         await database.disconnect()

@@ -1,6 +1,7 @@
 -- What next_batch() returns, and what messages with headers or keys in their subjects need beside.
 --
--- `traceparent` is as the writer had set it, whatever that is. `key` holds the values of the key's
+-- `traceparent` is as the writer had set it, null where that can be none: in a database whose
+-- text can be any bytes those would fail the read. `key` holds the values of the key's
 -- columns as the JSON has them: of the row after the change, or before a DELETE. It is null where
 -- no key is known whose columns are all in the row, and without `with_keys`.
 create or replace function pgoutbox.next_batch_described(
@@ -26,7 +27,7 @@ as $$
     select
         b."position", b.seq, b.schema_name, b.table_name, b.action,
         b.id, b.payload, b.lazy, b.committed_at, b.is_full,
-        b.traceparent,
+        case when b.traceparent operator(pg_catalog.~) '^[0-9a-f-]*$' then b.traceparent end,
         (
             select v.key
             from known k

@@ -88,14 +88,20 @@ create or replace function pgoutbox.wal(value name) returns json
     language sql stable
 as $$ select pgoutbox.wal_text(value) $$;
 
--- Before PostgreSQL 16 a byte above 127 is written as it is, which is no text in UTF-8.
+-- Before PostgreSQL 15 a byte above 127 is written as it is: no text where a character takes
+-- several. No escape then but in UTF8: PostgreSQL can't read those back (next_batch_described.sql).
+-- In an SQL_ASCII database as_utf8() sees to it.
 create or replace function pgoutbox.wal(value "char") returns json
     language sql stable
 as $$
     select case
-        when value::pg_catalog.int4 operator(pg_catalog.<) 0
-            and pg_catalog.octet_length(pg_catalog.concat(value)) operator(pg_catalog.=) 1
-        then '"\ufffd"' else pgoutbox.wal_text(value) end
+        when value::pg_catalog.int4 operator(pg_catalog.>=) 0
+            or pg_catalog.octet_length(pg_catalog.concat(value)) operator(pg_catalog.<>) 1
+            or pg_catalog.pg_encoding_max_length(pg_catalog.pg_char_to_encoding(pg_catalog.getdatabaseencoding()))
+                operator(pg_catalog.=) 1
+        then pgoutbox.wal_text(value)
+        when pg_catalog.getdatabaseencoding() operator(pg_catalog.=) 'UTF8' then '"\ufffd"'
+        else '"?"' end
 $$;
 
 create or replace function pgoutbox.wal(value anyelement) returns json

@@ -19,9 +19,8 @@ from urllib.parse import unquote, urlsplit
 import asyncpg
 import yaml
 
-from pgoutbox import schema
 from tests.nursery import Nursery, open_nursery
-from tests.support import ADMIN, OWNER, Cluster, Database, Stored, Stream, nats_client, unique
+from tests.support import ADMIN, OWNER, Cluster, Database, Stored, Stream, nats_client
 
 from .cases import Case
 
@@ -151,15 +150,7 @@ class Desk:
     async def _create(self, encoding: str | None) -> Database:
         if encoding is None:
             return await self._cluster.create_database()
-        database = Database(unique("pgoutbox_test_"), self._cluster)
-        admin = await asyncpg.connect(self._cluster.admin_dsn)
-        await admin.execute(
-            f"create database {database.name} owner {OWNER} template template0"
-            f" encoding '{encoding}' lc_collate 'C' lc_ctype 'C'"
-        )
-        await admin.close()
-        await schema.apply(await database.connect())
-        return database
+        return await self._cluster.create_encoded_database(encoding)
 
 
 async def replay(case: Case, database: Database, nursery: Nursery, nats_url: str) -> Outcome:

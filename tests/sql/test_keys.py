@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import AsyncIterator
+
 import asyncpg
 import pytest
 
 from tests.conftest import Connect
-from tests.support import WRITER
+from tests.support import OWNER, WRITER, Cluster
 
 from .conftest import Capture
 
@@ -240,7 +243,67 @@ async def test_traceparent_takes_no_more_room_than_a_good_one(
     await writer.execute("select set_config('pgoutbox.traceparent', repeat('é', 1000000), false)")
     await writer.execute("insert into t values (1)")
 
-    assert await traces(connection) == ["é" * 56]
+    stored = await connection.fetchval("select traceparent from pgoutbox.transaction")
+    assert stored == "é" * 56
+    assert await traces(connection) == [None]
+
+
+@pytest.fixture
+async def encoded(cluster: Cluster, encoding: str) -> AsyncIterator[asyncpg.Connection]:
+    """A connection of the owner of a database with that encoding."""
+    database = await cluster.create_encoded_database(encoding)
+    yield await database.connect(OWNER)
+    await cluster.drop_database(database)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "trace"),
+    [
+        ("SQL_ASCII", r"E'\xff'"),
+        ("SQL_ASCII", r"repeat('0', 55) || E'\xc3\xa9'"),
+        ("LATIN1", "repeat('é', 56)"),
+    ],
+)
+async def test_a_traceparent_of_any_bytes_fails_no_read(
+    encoded: asyncpg.Connection, trace: str
+) -> None:
+    await encoded.execute("create table t (id int primary key)")
+    await encoded.fetchval("select pgoutbox.capture_table('t')")
+    await encoded.execute(f"""
+        do $$ begin perform set_config('pgoutbox.traceparent', {trace}, false); end $$;
+        insert into t values (1)
+    """)
+
+    assert await traces(encoded) == [None]
+
+
+# A column for each way in which a value becomes JSON.
+ODD = r"""
+create table t (
+    id text primary key, c "char", j json, b jsonb, a json[], d words, v text, k varchar[]);
+insert into t values (
+    '7', '-23'::int::"char", '{"a":"\u20ac \u00e9 \ud83d\ude00"}', '{"a":"\u0001"}',
+    array['"\u20ac"']::json[], '["\u20ac"]', E'\x01 \\u20ac', array[E'\\u20ac']);
+"""
+
+
+@pytest.mark.parametrize("encoding", ["UTF8", "SQL_ASCII", "LATIN1", "LATIN9", "EUC_JP"])
+async def test_no_column_fails_the_reading_of_a_key(
+    encoded: asyncpg.Connection, encoding: str
+) -> None:
+    """Where PostgreSQL can't turn an escape into a character of the database's."""
+    await encoded.execute("create domain words as json")
+    create, insert = ODD.split(";", 1)
+    await encoded.execute(create)
+    await encoded.fetchval("select pgoutbox.capture_table('t')")
+    await encoded.execute(insert)
+    await encoded.execute("update t set v = 'x'; delete from t")
+
+    assert await keys(encoded) == [["7"]] * 3
+    first = json.loads((await encoded.fetch(DESCRIBED, 0))[0]["payload"])["data"]
+    is_escaped = encoded.get_server_version().major >= 15
+    by_encoding = {"LATIN1": "é", "LATIN9": "é", "EUC_JP": "?"}
+    assert first["c"] == (r"\351" if is_escaped else by_encoding.get(encoding, "\ufffd"))
 
 
 async def test_events_are_counted(connection: asyncpg.Connection, capture: Capture) -> None:
