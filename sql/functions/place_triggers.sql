@@ -4,7 +4,7 @@
 -- nothing is locked where nothing is to do.
 --
 -- A partition of a captured root has the root's trigger, which DETACH takes away. So where it is
--- captured itself it has another one, which leaves to the root's what fires that. With the
+-- captured itself it has another one, which leaves to the root's what that fires for. With the
 -- table's number in its name, since PostgreSQL clones it to the partition's own partitions, of
 -- which one can be captured, too.
 create or replace function pgoutbox.place_triggers(relation regclass) returns boolean
