@@ -148,7 +148,7 @@ def main(ctx: click.Context, /, **flags: Any) -> None:
     pgoutbox status                    # see how far it is
 
     A flag comes before the environment, that before the configuration file. The database is
-    that of --dsn, PGOUTBOX_DSN, DATABASE_URL, the file, or libpq's PG* variables.
+    that of --dsn, PGOUTBOX_DSN or DATABASE_URL, else of libpq's PG* variables and the file.
     """
     ctx.obj = {key: value for key, value in flags.items() if value is not None}
 
