@@ -392,41 +392,33 @@ class Outbox:
         if self._replay is None:
             before = before.without_dead(keys, is_cut=is_cut)
         has_long_transaction = len({key.position for key in keys}) < len(keys)
-        messages = await self._messages(rows, keys, before.partial, is_cut=is_cut)
+        has_lazy_commit, read = any(row[7] for row in rows), len(rows)
         after = before.after(keys, is_cut=is_cut)
-        oldest = rows[0][8] if rows else None
+        places = [Place(0, 0)] * read
+        if isinstance(self._form, Described) and self._form.needs_places:
+            places = await self._places.of(keys, before.partial, is_cut=is_cut)
         if self._wanted is not None:
             wanted = [number for number, row in enumerate(rows) if self._wanted.passes(*row[3:5])]
-            messages = [messages[number] for number in wanted]
+            rows = [rows[number] for number in wanted]
             keys = [keys[number] for number in wanted]
-            oldest = rows[wanted[0]][8] if wanted else None
+            places = [places[number] for number in wanted]
         return Batch(
-            messages,
+            self._messages(rows, places),
             keys,
             before,
             after,
             has_long_transaction or is_cut or before.partial is not None,
-            any(row[7] for row in rows),
-            oldest.timestamp() if oldest else None,
-            len(rows),
+            has_lazy_commit,
+            rows[0][8].timestamp() if rows else None,
+            read,
         )
 
-    async def _messages(
-        self,
-        rows: Sequence[asyncpg.Record],
-        keys: Sequence[Key],
-        partial: Key | None,
-        *,
-        is_cut: bool,
-    ) -> list[Message]:
+    def _messages(self, rows: Sequence[asyncpg.Record], places: Sequence[Place]) -> list[Message]:
         form = self._form
         if isinstance(form, Subjects):
             # The default, which shall not pay for what it doesn't have.
             of = form.of
             return [Message(of(row[2], row[3]), row[5], row[6], "", row[3]) for row in rows]
-        places = [Place(0, 0)] * len(rows)
-        if form.needs_places:
-            places = await self._places.of(keys, partial, is_cut=is_cut)
         return [form.message(event) for event in _events(rows, places)]
 
     async def _gap_holders(self) -> frozenset[str]:
