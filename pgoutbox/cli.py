@@ -199,7 +199,7 @@ def install(
             dict.fromkeys(tables, wanted),
             settings.install.old_values,
             grant_relay,
-            filtered=None if tables else settings.install.tables,
+            filtered=None if tables else settings.install.actions_by_name,
         )
         click.echo(script, nl=False)
         return

@@ -296,12 +296,11 @@ def _capture(
 
 
 def _capture_filtered(name: str, actions: Sequence[str], old_values: str | None) -> str:
-    names = ", ".join(literal(spelling) for spelling in dict.fromkeys((name, name.lower())))
     return _perform(
         _capture("c.oid::pg_catalog.regclass", actions, old_values, widens=True)
         + "\n    from pg_catalog.pg_class c"
         " join pg_catalog.pg_namespace n on n.oid = c.relnamespace"
-        f"\n    where c.relname in ({names}) and c.relkind in ('r', 'p')"
+        f"\n    where c.relname = {literal(name)} and c.relkind in ('r', 'p')"
         " and c.relpersistence <> 't'\n    and n.nspname !~ '^pg_'"
         " and n.nspname not in ('information_schema', 'pgoutbox')\n    order by n.nspname"
     )
