@@ -580,9 +580,7 @@ def _read_all(
                 yield setting.path, setting.kind.read(value)
             except Wrong as wrong:
                 # wal-listener takes any level and format of log lines for one that it has.
-                is_overlooked = (
-                    source.upper().replace(".", "_").startswith(("LOGGER_", "WAL_LOGGER_"))
-                )
+                is_overlooked = source.startswith(("logger.", "WAL_LOGGER_"))
                 (warnings if is_overlooked else problems).append(f"{source} {wrong}")
             break
 
@@ -740,7 +738,7 @@ def _unknown_keys(document: Mapping[str, object]) -> Iterator[tuple[str, str]]:
     known = _known_keys()
     sections = {key.rpartition(".")[0] for key in known}
     for key, value in document.items():
-        is_empty_section = value is None and key in {*sections, "monitoring", "listener"}
+        is_empty_section = value is None and key in sections
         if key not in known and not is_empty_section:
             yield key, f"the file has an unknown key {key}{_suggest_key(key, known)}"
 

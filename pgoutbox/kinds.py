@@ -206,7 +206,7 @@ def _read_stream(value: object) -> str:
 
 def _read_topic(value: object) -> str:
     topic = read_text(value)
-    if not is_subject(topic) or re.search(r"[*>/\\]|[^\S ]", topic) or not topic.isprintable():
+    if not is_subject(topic) or re.search(r"[*>/\\]", topic) or not topic.isprintable():
         raise Wrong("must be the beginning of a subject: not empty, without spaces and * > / \\")
     return topic
 
