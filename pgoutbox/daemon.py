@@ -44,13 +44,15 @@ _CHORE_RETRY = 60.0
 
 # Two plans are right for any size of the outbox: its indexes, in order. Statistics, which
 # lag behind tables that are filled and truncated all the time, shall not suggest others.
+# PostgreSQL 13 doesn't have them all.
 _PLANNER = """
 select pg_catalog.set_config(name, value, false)
 from (values
     ('enable_seqscan', 'off'), ('enable_bitmapscan', 'off'), ('enable_hashjoin', 'off'),
-    ('enable_mergejoin', 'off'), ('max_parallel_workers_per_gather', '0'),
-    ('plan_cache_mode', 'force_generic_plan')
+    ('enable_mergejoin', 'off'), ('enable_memoize', 'off'),
+    ('max_parallel_workers_per_gather', '0'), ('plan_cache_mode', 'force_generic_plan')
 ) setting (name, value)
+where pg_catalog.current_setting(name, true) is not null
 """
 
 

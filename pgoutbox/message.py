@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import quote
+from uuid import UUID
 
 from pgoutbox.config import PublisherConfig
 
@@ -37,12 +38,10 @@ class Transaction(NamedTuple):
     traceparent: str | None  # W3C Trace Context
 
     @classmethod
-    def of(
-        cls, position: int, size: int, committed_at: datetime, traceparent: str | None
-    ) -> Transaction:
+    def of(cls, position: int, size: int, time: str, traceparent: str | None) -> Transaction:
         """Return it; ``traceparent`` is what the writer has set, which is dropped unless valid."""
         is_valid = traceparent is not None and _TRACEPARENT.fullmatch(traceparent)
-        return cls(position, size, _rfc3339(committed_at), traceparent if is_valid else None)
+        return cls(position, size, time, traceparent if is_valid else None)
 
 
 class Event(NamedTuple):
@@ -56,6 +55,72 @@ class Event(NamedTuple):
     payload: bytes  # wal-listener's JSON
     transaction: Transaction
     place: int  # in its transaction, from 1; 0 where nobody asks
+
+
+class Enveloped(NamedTuple):
+    """An event with wal-listener's JSON around its rows."""
+
+    id: str
+    payload: bytes
+    time: str  # of its commit, as the payload has it
+
+
+class Envelope:
+    """Puts id, names and commit time around rendered rows, as wal-listener's JSON has them.
+
+    Ids are made as ``sql/functions/event_id_prefix.sql`` says; ``installation`` goes into them.
+    """
+
+    def __init__(self, installation: UUID) -> None:
+        self._installation = installation.bytes
+        self._names: dict[tuple[str, str, str], bytes] = {}
+        self._second: int | None = None  # that the latest text below is of
+        self._second_text = ""
+
+    def around(self, rows: Iterable[Iterable[Any]]) -> Iterator[Enveloped]:
+        """Yield each of ``rows`` of ``pgoutbox.next_batch()`` in its envelope."""
+        source = None
+        for _, seq, schema, table, action, new_row, old_row, its_source, *_ in rows:
+            if its_source != source:
+                source = its_source
+                prefix, time = self._id_prefix(source), self._time(source)
+                end = f',"commitTime":"{time}"}}'.encode()
+            event_id = f"{prefix}{seq & 0xFFFFFFFFFFFF:012x}"
+            names = self._names.get((schema, table, action)) or self._named(schema, table, action)
+            payload = b'{"id":"%b",%b,"data":%b,"dataOld":%b%b' % (
+                event_id.encode(), names, new_row or b"{}", old_row or b"{}", end
+            )  # fmt: skip
+            yield Enveloped(event_id, payload, time)
+
+    def _id_prefix(self, source: bytes) -> str:
+        digits = hashlib.sha256(self._installation + source).hexdigest()
+        return f"{digits[:8]}-{digits[8:12]}-8{digits[13:16]}-8{digits[17:20]}-"
+
+    def _named(self, *names: str) -> bytes:
+        texts = (json.dumps(name, ensure_ascii=False) for name in names)
+        named = '"schema":{},"table":{},"action":{}'.format(*texts).encode()
+        self._names[names] = named  # type: ignore[index]
+        return named
+
+    def _time(self, source: bytes) -> str:
+        """Return the commit time as RFC 3339 has it: in UTC, without zeros at its end."""
+        second, fraction = divmod(_microseconds(source), 1_000_000)
+        if second != self._second:
+            moment = _EPOCH + timedelta(seconds=second)
+            self._second, self._second_text = second, f"{moment:%Y-%m-%dT%H:%M:%S}"
+        return f"{self._second_text}.{fraction:06}".rstrip("0").rstrip(".") + "Z"
+
+
+def commit_time(source: bytes) -> float:
+    """Return when the transaction of an ``id_source`` was committed: seconds, of Unix."""
+    return _EPOCH.timestamp() + _microseconds(source) / 1e6
+
+
+_EPOCH = datetime(2000, 1, 1, tzinfo=UTC)  # PostgreSQL's
+
+
+def _microseconds(source: bytes) -> int:
+    return int.from_bytes(source[16:], "big", signed=True)
 
 
 class Subjects:
@@ -283,9 +348,3 @@ def _encoded(text: str, unsafe: re.Pattern[str]) -> str:
 def _segment(name: str) -> str:
     """Return ``name`` as one segment of a URI's path."""
     return quote(name, safe="")
-
-
-def _rfc3339(time: datetime) -> str:
-    """Return a time as the payload has it: in UTC, without zeros at its end."""
-    fraction = f".{time.microsecond:06}".rstrip("0").rstrip(".")
-    return f"{time:%Y-%m-%dT%H:%M:%S}{fraction}Z"

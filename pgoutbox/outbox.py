@@ -13,7 +13,16 @@ from typing import Any, NamedTuple
 import asyncpg
 
 from pgoutbox.errors import PgoutboxError
-from pgoutbox.message import Described, Event, Message, Subjects, Transaction
+from pgoutbox.message import (
+    Described,
+    Envelope,
+    Enveloped,
+    Event,
+    Message,
+    Subjects,
+    Transaction,
+    commit_time,
+)
 
 LEADER_LOCK_CLASS = 1885826915
 
@@ -336,6 +345,7 @@ class Outbox:
         self._batch_events = batch_events
         self._batch_bytes = batch_bytes
         self._leadership = 0
+        self._envelope: Envelope
         self._place: object = None  # where the progress row lies; moves at every update
         self._plan: Progress | None = None  # noted in the database
         self._saved: dict[str, Any] = {}  # progress, as it is there
@@ -348,6 +358,11 @@ class Outbox:
         )
         assert row is not None  # noqa: S101 - lead() returns one row
         self._leadership = row["leadership"]
+        self._envelope = Envelope(
+            await self._connection.fetchval(
+                "select id from pgoutbox.installation", timeout=_ANSWER_TIMEOUT
+            )
+        )
         plan = json.loads(row["plan"])
         self._plan = self._replay = Progress.from_json(plan) if plan else None
         partial = row["partial_position"]
@@ -388,11 +403,11 @@ class Outbox:
             timeout=_ANSWER_TIMEOUT,
         )
         keys = [Key(row[0], row[1]) for row in rows]
-        is_cut = len(rows) == self._batch_events or (bool(rows) and rows[-1][9])
+        is_cut = len(rows) == self._batch_events or (bool(rows) and rows[-1]["is_full"])
         if self._replay is None:
             before = before.without_dead(keys, is_cut=is_cut)
         has_long_transaction = len({key.position for key in keys}) < len(keys)
-        has_lazy_commit, read = any(row[7] for row in rows), len(rows)
+        has_lazy_commit, read = any(row[8] for row in rows), len(rows)
         after = before.after(keys, is_cut=is_cut)
         places = [Place(0, 0)] * read
         if isinstance(self._form, Described) and self._form.needs_places:
@@ -409,17 +424,21 @@ class Outbox:
             after,
             has_long_transaction or is_cut or before.partial is not None,
             has_lazy_commit,
-            rows[0][8].timestamp() if rows else None,
+            commit_time(rows[0]["id_source"]) if rows else None,
             read,
         )
 
     def _messages(self, rows: Sequence[asyncpg.Record], places: Sequence[Place]) -> list[Message]:
         form = self._form
+        enveloped = self._envelope.around(rows)
         if isinstance(form, Subjects):
             # The default, which shall not pay for what it doesn't have.
             of = form.of
-            return [Message(of(row[2], row[3]), row[5], row[6], "", row[3]) for row in rows]
-        return [form.message(event) for event in _events(rows, places)]
+            return [
+                Message(of(row[2], row[3]), event_id, payload, "", row[3])
+                for row, (event_id, payload, _) in zip(rows, enveloped, strict=True)
+            ]
+        return [form.message(event) for event in _events(rows, enveloped, places)]
 
     async def _gap_holders(self) -> frozenset[str]:
         holders = await self._connection.fetchval(
@@ -559,11 +578,13 @@ class Outbox:
         return bool(await self._connection.fetchval("select pgoutbox.rotate($1)", slot))
 
 
-def _events(rows: Sequence[asyncpg.Record], places: Sequence[Place]) -> Iterator[Event]:
+def _events(
+    rows: Sequence[asyncpg.Record], enveloped: Iterable[Enveloped], places: Sequence[Place]
+) -> Iterator[Event]:
     """Yield what ``next_batch_described`` returned."""
     transaction = Transaction(0, 0, "", None)
-    for row, place in zip(rows, places, strict=True):
-        position, _, schema, table, action, event_id, payload, _, time, _, traceparent, key = row
+    for row, (event_id, payload, time), place in zip(rows, enveloped, places, strict=True):
+        position, _, schema, table, action, *_, traceparent, key = row
         if position != transaction.position:
             transaction = Transaction.of(position, place.size, time, traceparent)
         yield Event(event_id, schema, table, action, key, payload, transaction, place.number)
@@ -578,12 +599,11 @@ where c.relname = any ($1::text[]) and c.relkind in ('r', 'p') and c.relpersiste
 
 _NOTHING_ABOVE = 2**63 - 2
 
-# The function is inlined, so that nothing is rendered only to be counted.
 _BACKLOG = """
 select
     count(*) as unsent, extract(epoch from min(committed_at))::float8 as oldest,
     (select count(*) from pgoutbox.parked p where p.relay = $7) as parked
-from pgoutbox.next_batch($1, $2, $3, $4, $5, $6, 9223372036854775807)
+from pgoutbox.unsent($1, $2, $3, $4, $5, $6, 9223372036854775807)
 """
 
 _READ = "select * from pgoutbox.next_batch($1, $2, $3, $4, $5, $6, $7)"

@@ -19,7 +19,6 @@ begin
              pgoutbox.count_events(bigint, bigint, bigint, integer),
              pgoutbox.table_keys(text, text), pgoutbox.key_columns(regclass, text),
              pgoutbox.event_id_prefix(uuid, xid8, bigint, timestamptz),
-             pgoutbox.wal(timestamptz), pgoutbox.wal(timestamp), pgoutbox.wal_timestamp_beyond(timestamp),
              pgoutbox.gap_holders(), pgoutbox.lead(text), pgoutbox.backlog(text),
              pgoutbox.advance(tid, text, bigint, bigint, bigint[], bigint[], bigint, bigint, jsonb),
              pgoutbox.is_sent(pgoutbox.progress, bigint, bigint),

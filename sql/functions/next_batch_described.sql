@@ -10,7 +10,7 @@ create or replace function pgoutbox.next_batch_described(
     max_events integer, max_bytes bigint, with_keys boolean
 ) returns table (
     "position" bigint, seq bigint, schema_name text, table_name text, action text,
-    id text, payload bytea, lazy boolean, committed_at timestamptz, is_full boolean,
+    new_row bytea, old_row bytea, id_source bytea, lazy boolean, is_full boolean,
     traceparent text, key text[]
 )
     language sql
@@ -26,7 +26,11 @@ as $$
     )
     select
         b."position", b.seq, b.schema_name, b.table_name, b.action,
-        b.id, b.payload, b.lazy, b.committed_at, b.is_full,
+        pg_catalog.convert_to(b.new_row, 'UTF8'), pg_catalog.convert_to(b.old_row, 'UTF8'),
+        pg_catalog.xid8send(b.xid)
+            operator(pg_catalog.||) pg_catalog.int8send(b."position")
+            operator(pg_catalog.||) pg_catalog.timestamptz_send(b.committed_at),
+        b.lazy, b.is_full,
         case when b.traceparent operator(pg_catalog.~) '^[0-9a-f-]*$' then b.traceparent end,
         (
             select v.key

@@ -1,5 +1,4 @@
--- Unsent events, whole transactions in commit order: what next_batch() returns, and what it is
--- made from.
+-- Unsent events, whole transactions in commit order.
 --
 -- Sent is what the arguments say (see pgoutbox.progress); the relay, the only writer of its
 -- progress, has them in memory. First comes the transaction that is sent in part, then by
@@ -19,65 +18,37 @@ create or replace function pgoutbox.unsent(
     max_events integer, max_bytes bigint
 ) returns table (
     "position" bigint, seq bigint, schema_name text, table_name text, action text,
-    id text, payload bytea, lazy boolean, committed_at timestamptz, is_full boolean,
-    traceparent text, new_row text, old_row text
+    new_row text, old_row text, xid xid8, lazy boolean, committed_at timestamptz,
+    traceparent text, is_full boolean
 )
     language sql
     stable
 as $$
     select
-        e."position",
-        e.seq,
-        e.schema_name,
-        e.table_name,
-        e.action,
-        e.id::pg_catalog.text,
-        pg_catalog.convert_to(pg_catalog.concat(
-            '{"id":"', e.id,
-            '","schema":', pg_catalog.to_json(e.schema_name),
-            ',"table":', pg_catalog.to_json(e.table_name),
-            ',"action":"', e.action,
-            '","data":', coalesce(e.new_row, '{}'),
-            ',"dataOld":', coalesce(e.old_row, '{}'),
-            ',"commitTime":', pgoutbox.wal(e.committed_at), '}'
-        ), 'UTF8'),
-        e.lazy,
-        e.committed_at,
-        e.bytes operator(pg_catalog.>=) max_bytes,
-        e.traceparent,
-        e.new_row,
-        e.old_row
+        e."position", e.seq, e.schema_name, e.table_name, e.action,
+        e.new_row, e.old_row, e.xid, e.lazy, e.committed_at,
+        e.traceparent, e.bytes operator(pg_catalog.>=) max_bytes
     from (
         select
-            t."position", t.lazy, t.committed_at, t.traceparent,
-            e.seq, e.schema_name, e.table_name, e.action, e.new_row, e.old_row,
-            (t.id_prefix operator(pg_catalog.||) pg_catalog.lpad(
-                pg_catalog.to_hex(e.seq operator(pg_catalog.&) 281474976710655), 12, '0'
-            ))::pg_catalog.uuid as id,
-            e.own_bytes,
+            t."position", t.xid, t.lazy, t.committed_at, t.traceparent,
+            e.seq, e.schema_name, e.table_name, e.action, e.new_row, e.old_row, e.own_bytes,
             pg_catalog.sum(e.own_bytes) over (rows unbounded preceding) as bytes
         from (
-            select
-                unsent.*,
-                pgoutbox.event_id_prefix(i.id, unsent.xid, unsent."position", unsent.committed_at) as id_prefix
-            from (
-                -- The unsent positions as ascending ranges: what is sent in part, the gaps,
-                -- and all above `high`.
-                select t.*, case when t."position" operator(pg_catalog.=) partial_position then partial_seq else -1 end as after_seq
-                from rows from (
-                    pg_catalog.unnest(array[partial_position] operator(pg_catalog.||) gap_first operator(pg_catalog.||) (high operator(pg_catalog.+) 1)),
-                    pg_catalog.unnest(array[partial_position] operator(pg_catalog.||) gap_last operator(pg_catalog.||) 9223372036854775807)
-                ) with ordinality r (first, last, place)
-                cross join lateral (
-                    select t.*
-                    from pgoutbox.transaction t
-                    where t."position" operator(pg_catalog.>=) r.first
-                      and t."position" operator(pg_catalog.<=) r.last
-                      and (r.place operator(pg_catalog.=) 1 or t."position" operator(pg_catalog.<>) partial_position) is not false
-                    order by t."position" limit max_events
-                ) t
-            ) unsent
-            cross join pgoutbox.installation i
+            -- The unsent positions as ascending ranges: what is sent in part, the gaps, and
+            -- all above `high`.
+            select t.*, case when t."position" operator(pg_catalog.=) partial_position then partial_seq else -1 end as after_seq
+            from rows from (
+                pg_catalog.unnest(array[partial_position] operator(pg_catalog.||) gap_first operator(pg_catalog.||) (high operator(pg_catalog.+) 1)),
+                pg_catalog.unnest(array[partial_position] operator(pg_catalog.||) gap_last operator(pg_catalog.||) 9223372036854775807)
+            ) with ordinality r (first, last, place)
+            cross join lateral (
+                select t.*
+                from pgoutbox.transaction t
+                where t."position" operator(pg_catalog.>=) r.first
+                  and t."position" operator(pg_catalog.<=) r.last
+                  and (r.place operator(pg_catalog.=) 1 or t."position" operator(pg_catalog.<>) partial_position) is not false
+                order by t."position" limit max_events
+            ) t
         ) t
         cross join lateral (
             select

@@ -259,6 +259,7 @@ async def read(
         batch_events=5,
         batch_bytes=2**20,
     )
+    await outbox.lead()
     messages: list[Message] = []
     for _ in range(count):
         batch = await outbox.next_batch(progress)
@@ -294,6 +295,7 @@ async def test_a_batch_that_is_read_again_numbers_its_events_the_same(
         batch_events=5,
         batch_bytes=2**20,
     )
+    await outbox.lead()
     first = await outbox.next_batch(Progress())
     second = await outbox.next_batch(first.after)
     again = await outbox.next_batch(first.upto(3))

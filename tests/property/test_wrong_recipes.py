@@ -107,6 +107,7 @@ class Right(Reader):
             batch_events=self.batch_events,
             batch_bytes=2**20,
         )
+        await outbox.lead()
         while batch := await outbox.next_batch(self.progress):
             self.progress = batch.after
             for message in batch.messages:

@@ -7,7 +7,10 @@ from typing import Any, NamedTuple
 
 import asyncpg
 
+from pgoutbox.message import Envelope, Enveloped
+
 UNSENT = "select * from pgoutbox.next_batch($1, '{}', '{}', null, null, 1000000, 1000000000)"
+INSTALLATION = "select id from pgoutbox.installation"
 
 
 class Event(NamedTuple):
@@ -32,11 +35,17 @@ class Outbox:
         self._high = max([row["position"] for row in rows], default=self._high)
         return rows
 
+    async def enveloped(self) -> list[tuple[asyncpg.Record, Enveloped]]:
+        """Return what is unsent, each row with the message that the relay makes of it."""
+        envelope = Envelope(await self._connection.fetchval(INSTALLATION))
+        rows = await self.rows()
+        return list(zip(rows, envelope.around(rows), strict=True))
+
     async def transactions(self) -> list[list[Event]]:
         """Return the unsent events by transaction."""
         found: dict[int, list[Event]] = {}
-        for row in await self.rows():
-            message = json.loads(row["payload"])
+        for row, (_, payload, _) in await self.enveloped():
+            message = json.loads(payload)
             assert message["table"] == row["table_name"]
             event = Event(message["table"], message["action"], message["data"], message["dataOld"])
             found.setdefault(row["position"], []).append(event)
@@ -48,7 +57,7 @@ class Outbox:
 
     async def payloads(self) -> list[str]:
         """Return the unsent payloads from `data` to `dataOld`, byte for byte."""
-        texts = [row["payload"].decode() for row in await self.rows()]
+        texts = [payload.decode() for _, (_, payload, _) in await self.enveloped()]
         return [text[text.index('"data":') : text.rindex(',"commitTime":')] for text in texts]
 
 

@@ -300,7 +300,7 @@ async def test_no_column_fails_the_reading_of_a_key(
     await encoded.execute("update t set v = 'x'; delete from t")
 
     assert await keys(encoded) == [["7"]] * 3
-    first = json.loads((await encoded.fetch(DESCRIBED, 0))[0]["payload"])["data"]
+    first = json.loads((await encoded.fetch(DESCRIBED, 0))[0]["new_row"])
     is_escaped = encoded.get_server_version().major >= 15
     by_encoding = {"LATIN1": "é", "LATIN9": "é", "EUC_JP": "?"}
     assert first["c"] == (r"\351" if is_escaped else by_encoding.get(encoding, "\ufffd"))

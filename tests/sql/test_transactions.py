@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
+from datetime import datetime
 from itertools import chain
+from uuid import UUID
 
 import asyncpg
 import pytest
@@ -75,8 +78,8 @@ async def test_a_replaced_row_is_a_gap_without_holders(
     rows = await outbox.rows()
 
     assert {row["position"] for row in rows} == {2}
-    assert len({row["committed_at"] for row in rows}) == 1
-    assert len({row["id"] for row in rows}) == 2
+    assert len({row["id_source"] for row in rows}) == 1
+    assert len({row["seq"] for row in rows}) == 2
     assert await connection.fetchval("select pgoutbox.gap_holders()") == []
 
 
@@ -271,13 +274,22 @@ async def test_one_commit_time_and_ids_that_stay(
     )
     await connection.execute("insert into t values (4)")
 
-    first, again = await outbox.rows(), await Outbox(connection).rows()
+    events = [event for _, event in await outbox.enveloped()]
+    ids = [event.id for event in events]
 
-    assert [row["id"] for row in first] == [row["id"] for row in again]
-    assert len({row["id"] for row in first}) == 4
-    assert len({row["id"].replace("-", "")[:20] for row in first}) == 2
-    assert all(row["id"][14] == "8" and row["id"][19] == "8" for row in first)
-    assert len({row["committed_at"] for row in first}) == 2
+    assert ids == [event.id for _, event in await Outbox(connection).enveloped()]
+    assert ids == [json.loads(event.payload)["id"] for event in events]
+    assert len(set(ids)) == 4
+    assert len({event_id.replace("-", "")[:20] for event_id in ids}) == 2
+    assert {(UUID(event_id).version, event_id[19]) for event_id in ids} == {(8, "8")}
+    assert len({event.time for event in events}) == 2
+    in_view = await connection.fetch(
+        "select id, committed_at from pgoutbox.outbox order by position, seq"
+    )
+    assert ids == [str(row["id"]) for row in in_view]
+    assert [datetime.fromisoformat(event.time) for event in events] == [
+        row["committed_at"] for row in in_view
+    ]
 
 
 async def test_truncate_opens_and_follows_like_any_event(

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import unquote
+from uuid import UUID
 
 import pytest
 from cloudevents.core.bindings.http import HTTPMessage, from_http
@@ -18,10 +19,12 @@ from pgoutbox import kinds
 from pgoutbox.config import PublisherConfig
 from pgoutbox.message import (
     Described,
+    Envelope,
     Event,
     Message,
     Subjects,
     Transaction,
+    commit_time,
     form,
     header_value,
     key_token,
@@ -30,7 +33,8 @@ from pgoutbox.message import (
 
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 COMMITTED = datetime(2026, 2, 3, 4, 5, 6, 120_000, tzinfo=UTC)
-TRANSACTION = Transaction.of(42, 3, COMMITTED, TRACEPARENT)
+COMMITTED_TEXT = "2026-02-03T04:05:06.12Z"
+TRANSACTION = Transaction.of(42, 3, COMMITTED_TEXT, TRACEPARENT)
 EVENT = Event("1d", "public", "users", "UPDATE", ["7"], b'{"id":"1d"}', TRANSACTION, 2)
 
 texts = st.text(st.characters(exclude_characters="\x00", exclude_categories=["Cs"]), max_size=63)
@@ -210,7 +214,7 @@ def test_names_cannot_add_headers(schema: str, table: str) -> None:
     ],
 )
 def test_traceparent_that_is_none_is_dropped(text: str | None) -> None:
-    transaction = Transaction.of(1, 1, COMMITTED, text)
+    transaction = Transaction.of(1, 1, COMMITTED_TEXT, text)
 
     assert transaction.traceparent is None
     message = rendered(EVENT._replace(transaction=transaction), headers=True, content="cloudevents")
@@ -220,13 +224,22 @@ def test_traceparent_that_is_none_is_dropped(text: str | None) -> None:
 @pytest.mark.parametrize(
     ("time", "expected"),
     [
-        (COMMITTED, "2026-02-03T04:05:06.12Z"),
+        (COMMITTED, COMMITTED_TEXT),
         (COMMITTED.replace(microsecond=0), "2026-02-03T04:05:06Z"),
         (COMMITTED.replace(microsecond=1), "2026-02-03T04:05:06.000001Z"),
+        (datetime(1999, 12, 31, 23, 59, 59, 500_000, UTC), "1999-12-31T23:59:59.5Z"),
     ],
 )
 def test_time_has_no_needless_digits(time: datetime, expected: str) -> None:
-    assert Transaction.of(1, 1, time, None).time == expected
+    since_2000 = (time - datetime(2000, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
+    source = bytes(16) + since_2000.to_bytes(8, "big", signed=True)
+    row = (1, 1, "public", "users", "INSERT", b"{}", None, source, False, False)
+
+    [event] = Envelope(UUID(int=0)).around([row])
+
+    assert event.time == expected
+    assert json.loads(event.payload)["commitTime"] == expected
+    assert commit_time(source) == time.timestamp()
 
 
 def parse(message: Message) -> Any:
