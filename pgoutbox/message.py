@@ -83,22 +83,21 @@ class Envelope:
         for _, seq, schema, table, action, new_row, old_row, its_source, *_ in rows:
             if its_source != source:
                 source = its_source
-                prefix, time = self._id_prefix(source), self._time(source)
+                digits = hashlib.sha256(self._installation + source).hexdigest()
+                prefix = f"{digits[:8]}-{digits[8:12]}-8{digits[13:16]}-8{digits[17:20]}-"
+                time = self._time(source)
                 end = f',"commitTime":"{time}"}}'.encode()
             event_id = f"{prefix}{seq & 0xFFFFFFFFFFFF:012x}"
             names = self._names.get((schema, table, action)) or self._named(schema, table, action)
-            payload = b'{"id":"%b",%b,"data":%b,"dataOld":%b%b' % (
-                event_id.encode(), names, new_row or b"{}", old_row or b"{}", end
-            )  # fmt: skip
+            payload = b"".join((
+                b'{"id":"', event_id.encode(), names, new_row or b"{}",
+                b',"dataOld":', old_row or b"{}", end,
+            ))  # fmt: skip
             yield Enveloped(event_id, payload, time)
-
-    def _id_prefix(self, source: bytes) -> str:
-        digits = hashlib.sha256(self._installation + source).hexdigest()
-        return f"{digits[:8]}-{digits[8:12]}-8{digits[13:16]}-8{digits[17:20]}-"
 
     def _named(self, *names: str) -> bytes:
         texts = (json.dumps(name, ensure_ascii=False) for name in names)
-        named = '"schema":{},"table":{},"action":{}'.format(*texts).encode()
+        named = '","schema":{},"table":{},"action":{},"data":'.format(*texts).encode()
         self._names[names] = named  # type: ignore[index]
         return named
 
@@ -108,6 +107,8 @@ class Envelope:
         if second != self._second:
             moment = _EPOCH + timedelta(seconds=second)
             self._second, self._second_text = second, f"{moment:%Y-%m-%dT%H:%M:%S}"
+        if fraction % 10:  # as it mostly is
+            return f"{self._second_text}.{fraction:06}Z"
         return f"{self._second_text}.{fraction:06}".rstrip("0").rstrip(".") + "Z"
 
 
