@@ -36,7 +36,10 @@ as $$
         from (
             -- The unsent positions as ascending ranges: what is sent in part, the gaps, and
             -- all above `high`.
-            select t.*, case when t."position" operator(pg_catalog.=) partial_position then partial_seq else -1 end as after_seq
+            select
+                t.*,
+                case when t."position" operator(pg_catalog.=) partial_position
+                    then partial_seq operator(pg_catalog.+) 1 else t.first_seq end as next_seq
             from rows from (
                 pg_catalog.unnest(array[partial_position] operator(pg_catalog.||) gap_first operator(pg_catalog.||) (high operator(pg_catalog.+) 1)),
                 pg_catalog.unnest(array[partial_position] operator(pg_catalog.||) gap_last operator(pg_catalog.||) 9223372036854775807)
@@ -58,9 +61,8 @@ as $$
             from pgoutbox.event e
             where e.slot operator(pg_catalog.=) t.slot
               and e.xid operator(pg_catalog.=) t.xid
-              and e.seq operator(pg_catalog.>=) t.first_seq
+              and e.seq operator(pg_catalog.>=) t.next_seq
               and e.seq operator(pg_catalog.<=) t.last_seq
-              and e.seq operator(pg_catalog.>) t.after_seq
             order by e.seq
             limit max_events
         ) e
