@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from pgoutbox.message import Message
 from pgoutbox.streams import StreamInfo
@@ -13,6 +13,8 @@ log = logging.getLogger("pgoutbox.publisher")
 
 _MAX_ALONE = 1_024  # messages one at a time, after the chain broke again and again
 _BREAKS_WORTH_A_WARNING = 3
+_BYTES_AN_ACK = 64 * 1024
+_BYTES_OF_HEADERS = 200  # of a message, about
 _MAX_MISSES = 8  # of the stream's sequence, by a message that begins a chain
 
 
@@ -48,8 +50,18 @@ class Chain:
         """Yield the header for what each of ``messages[first:end]`` of a window has to follow."""
         raise NotImplementedError
 
+    def asking(self, messages: Sequence[Message], first: int, end: int) -> Iterable[int]:
+        """Return which of ``messages[first:end]`` of a window are to ask for an acknowledgement.
+
+        The last one always is.
+        """
+        return range(first, end)
+
     def learn(self, window: Window, messages: Sequence[Message]) -> None:
         """Note what the next window is chained to, and whether it had better be a single one."""
+        if window.is_unclear:
+            self._look_closer(window, messages)
+            return
         is_whole = window.confirmed == len(messages)
         is_stored_last = is_whole and not window.is_repeat
         if is_stored_last:
@@ -76,6 +88,10 @@ class Chain:
         """Note the ``last`` message if all before it are stored, and it was not there before."""
         raise NotImplementedError
 
+    def _look_closer(self, window: Window, messages: Sequence[Message]) -> None:
+        """Have each message ask, of those that were sent and aren't confirmed."""
+        raise NotImplementedError
+
     def _at_end(self) -> str:
         return "" if self.end is None else _after(self.end)
 
@@ -84,6 +100,16 @@ class Chain:
             "somebody else publishes into the stream; messages go one at a time",
             extra={"stream": self._stream.name},
         )
+
+
+def _some(messages: Sequence[Message], first: int, end: int, closely: int) -> Iterator[int]:
+    """Yield indexes with so few bytes in between that a slow line doesn't look like a dead one."""
+    size = 0
+    for index in range(first, end):
+        size += len(messages[index].payload) + _BYTES_OF_HEADERS
+        if size > _BYTES_AN_ACK or index < closely or index == end - 1:
+            yield index
+            size = 0
 
 
 def _after(sequence: int) -> str:
@@ -95,6 +121,10 @@ class ChainById(Chain):
 
     nats-server must not be asked for that on a replicated stream, which a change of leader could
     then break for good.
+
+    An acknowledgement costs the server half as much as the message, and us more than all else. As
+    a message is taken only where the one before is the stream's last, one acknowledgement covers
+    many. When it doesn't come, the messages are sent again, each to be answered for itself.
     """
 
     way = "pipelined, chained by message id"
@@ -103,6 +133,7 @@ class ChainById(Chain):
         super().__init__(stream, end=end, is_single=is_single)
         self._last: Message | None = None
         self._breaks = 0  # since a window was stored whole
+        self._closely = 0  # messages of the next window that all have to ask
 
     @property
     def _is_begun(self) -> bool:
@@ -119,8 +150,19 @@ class ChainById(Chain):
             yield f"Nats-Expected-Last-Msg-Id: {previous.id}\r\n" if previous else self._at_end()
             previous = message
 
+    def asking(self, messages: Sequence[Message], first: int, end: int) -> Iterable[int]:
+        """Return some, and the last; see :meth:`Chain.asking`."""
+        return _some(messages, first, end, self._closely)
+
+    def _look_closer(self, window: Window, messages: Sequence[Message]) -> None:
+        self._closely = len(window) - window.confirmed
+        self.end = window.sequence
+        if window.confirmed:
+            self._last = messages[window.confirmed - 1]
+
     def _go_on(self, window: Window, last: Message | None, *, is_whole: bool) -> None:
         self._last = last
+        self._closely = 0
         if is_whole and len(window) > 1:
             self._breaks = 0
         elif not is_whole and window.is_chain_broken:

@@ -90,7 +90,9 @@ class JetStreamPublisher:
             if self._chain.is_missed:
                 await self._verify()
             following = messages[done : done + 1] if self._chain.goes_alone else messages[done:]
-            window = Window(self._window.end, self._stream.confirmations, following)
+            window = Window(
+                self._window.end, self._stream.confirmations, following, self._chain.end
+            )
             self._window = window
             try:
                 await self._send(window, following)
@@ -123,23 +125,26 @@ class JetStreamPublisher:
                 return
             chunk = messages[first : first + size]
             count = wire.fitting(chunk, self._client.max_payload)
-            lines = self._lines(messages, first, first + count, window.start)
-            window.end += count
-            await self._client.send(lines)
+            asking = list(self._chain.asking(messages, first, first + count))
+            window.extend(count, asking)
+            await self._client.send(self._lines(messages, first, first + count, asking))
             if count < len(chunk):
                 await self._settle(window, len(window))
                 if window.refusal is not None:
                     return
                 raise wire.too_large(chunk[count], self._client.max_payload)
 
-    def _lines(self, messages: Sequence[Message], first: int, end: int, start: int) -> bytes:
-        """Return ``messages[first:end]`` in NATS's protocol; the window's numbers begin there."""
+    def _lines(
+        self, messages: Sequence[Message], first: int, end: int, asking: Sequence[int]
+    ) -> bytes:
+        """Return ``messages[first:end]`` in NATS's protocol."""
+        replies = [""] * (end - first)
+        for index in asking:
+            replies[index - first] = f"{self._inbox}.{self._window.start + index}"
         parts: list[bytes] = []
         places = self._chain.places(messages, first, end)
-        for number, (message, place) in enumerate(
-            zip(messages[first:end], places, strict=True), start + first
-        ):
-            parts += wire.hpub(message, f"{self._inbox}.{number}", place)
+        for message, reply, place in zip(messages[first:end], replies, places, strict=True):
+            parts += wire.hpub(message, reply, place)
         return b"".join(parts)
 
     async def _settle(self, window: Window, count: int) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from pgoutbox.errors import Interrupted, Refused
 from pgoutbox.message import Message
@@ -22,22 +24,32 @@ class Window:
     Messages are numbered through the publisher's life, so that late answers to an earlier
     window are recognised. ``confirmations`` are how the stream's word begins; whoever hears our
     messages can answer them, and only the stream's word counts.
+
+    Not every message asks for an answer. Where each names the one before, an acknowledgement
+    covers those before it that didn't ask, if the stream's sequence has moved by as many since
+    the last one, whose sequence is ``sequence`` at the beginning. A refusal, or any other count,
+    says of them only that one is missing.
     """
 
     def __init__(
-        self, start: int, confirmations: tuple[bytes, ...], messages: Sequence[Message]
+        self,
+        start: int,
+        confirmations: tuple[bytes, ...],
+        messages: Sequence[Message],
+        sequence: int | None = None,
     ) -> None:
         self._confirmations = confirmations
         self._messages = messages
         self.start = start
         self.end = start
         self.confirmed = 0  # messages stored, counted from the first without a hole
-        self.sequence: int | None = None  # in the stream, of the last message
-        self.is_repeat = False  # the stream had the last message already
         self.refusal: Interrupted | None = None  # of the lowest message refused
-        self.is_chain_broken = False
         self.stream_end: int | None = None  # its last sequence, where that is why it refused
+        self._before = sequence
+        self._ack: bytes | None = None  # of the last message confirmed
+        self._asking: deque[int] = deque()  # messages that ask for an answer and aren't confirmed
         self._refused = -1
+        self._is_misplaced = False  # the refused message doesn't follow the one that it named
         self._early: dict[int, bytes] = {}  # acknowledged before one of their predecessors
         self._waiter: asyncio.Future[None] | None = None
         self._awaited = 0
@@ -45,17 +57,42 @@ class Window:
     def __len__(self) -> int:
         return self.end - self.start
 
+    def extend(self, count: int, asking: Iterable[int]) -> None:
+        """Note that ``count`` more messages are sent, and which of the window's ask for answers."""
+        self.end += count
+        self._asking.extend(asking)
+
+    @property
+    def sequence(self) -> int | None:
+        """In the stream, of the last message confirmed."""
+        return self._before if self._ack is None else _answer(self._ack)["seq"]
+
+    @property
+    def is_repeat(self) -> bool:
+        """Whether the stream had the last message confirmed already."""
+        return self._ack is not None and _answer(self._ack).get("duplicate", False)
+
     def is_settled(self, count: int) -> bool:
         """Tell whether the first ``count`` messages are stored, or as many as will be."""
         return self.confirmed >= count or self.is_refused_next
 
     @property
     def is_refused_next(self) -> bool:
-        """Whether the message after the confirmed ones is the one refused.
+        """Whether the next answer is a refusal.
 
         A refusal can overtake the acknowledgements of earlier messages.
         """
-        return self.confirmed == self._refused
+        return bool(self._asking) and self._asking[0] == self._refused
+
+    @property
+    def is_unclear(self) -> bool:
+        """Whether one is refused without a word, among the messages that didn't ask."""
+        return self.is_refused_next and self._refused > self.confirmed
+
+    @property
+    def is_chain_broken(self) -> bool:
+        """Whether messages are refused for their place alone, as far as we know."""
+        return self._is_misplaced or self.is_unclear
 
     def changed(self, count: int) -> asyncio.Future[None]:
         """Return a future that is done when :meth:`is_settled` has something new to say."""
@@ -73,31 +110,43 @@ class Window:
         index = number - self.start
         if index < self.confirmed:
             return
-        if not ack.startswith(self._confirmations):
-            self._refuse(index, ack)
-        elif index > self.confirmed:
+        if ack.startswith(self._confirmations):
             self._early[index] = ack
-            return
+            self._confirm()
         else:
-            while True:
-                self.confirmed += 1
-                if self.confirmed == len(self):
-                    answer = json.loads(ack)
-                    self.sequence = answer["seq"]
-                    self.is_repeat = answer.get("duplicate", False)
-                if self.confirmed not in self._early:
-                    break
-                ack = self._early.pop(self.confirmed)
+            self._refuse(index, ack)
         if self.confirmed >= self._awaited or self.is_refused_next:
             self.wake()
+
+    def _confirm(self) -> None:
+        while self._asking and self._asking[0] in self._early:
+            index = self._asking[0]
+            ack = self._early.pop(index)
+            if index > self.confirmed and not self._covers(ack, index + 1 - self.confirmed):
+                self._refused, self._is_misplaced = index, True
+                return
+            self._ack = ack
+            self.confirmed = index + 1
+            self._asking.popleft()
+
+    def _covers(self, ack: bytes, count: int) -> bool:
+        """Tell whether ``ack`` says that the last ``count`` messages are stored, one by one."""
+        answer, before = _answer(ack), self.sequence
+        is_new = not answer.get("duplicate", False)
+        return is_new and before is not None and answer["seq"] == before + count
 
     def _refuse(self, index: int, answer: bytes) -> None:
         if 0 <= self._refused <= index:
             return
         self._refused = index
-        self.refusal, self.is_chain_broken = _refusal(answer, self._messages[index].subject)
+        self.refusal, self._is_misplaced = _refusal(answer, self._messages[index].subject)
         found = _STREAM_END.search(str(self.refusal))
         self.stream_end = int(found[1]) if found else None
+
+
+def _answer(ack: bytes) -> dict[str, Any]:
+    answer: dict[str, Any] = json.loads(ack)
+    return answer
 
 
 def _refusal(answer: bytes, subject: str) -> tuple[Interrupted, bool]:

@@ -67,6 +67,25 @@ async def test_messages_are_stored_once_and_in_order(stream: Stream, window: int
     ]
 
 
+async def test_one_acknowledgement_stands_for_many_messages(stream: Stream, nats: Client) -> None:
+    answers = 0
+
+    async def count(_: Msg) -> None:
+        nonlocal answers
+        answers += 1
+
+    async with connect(config_of(stream, window=4_000)) as publisher:
+        await publisher.publish(messages_of(stream, 1))  # the one that begins the chain
+        await nats.subscribe("_INBOX.>", cb=count)
+        await nats.flush()
+        await publisher.publish(messages_of(stream, 1_000, first=1))
+        await nats.flush()
+        # A thousand of about 11 bytes, and as many headers: 200 KiB.
+        assert 1 <= answers <= 4
+        await publisher.publish(messages_of(stream, 1, first=1_001))
+    assert [f"id-{n}" for n in range(1_002)] == await stored_ids(stream)
+
+
 async def test_repeats_are_dropped_and_what_follows_is_stored(stream: Stream) -> None:
     async with connect(config_of(stream)) as publisher:
         await publisher.publish(messages_of(stream, 40))
@@ -130,13 +149,16 @@ async def test_message_larger_than_the_stream_takes_is_refused(
     await jetstream.add_stream(
         StreamConfig(name=stream.topic, subjects=[f"{stream.topic}.*"], max_msg_size=200)
     )
-    messages = messages_of(stream, 5)
+    messages = messages_of(stream, 90)
     messages[2] = messages[2]._replace(payload=b"x" * 300)
+    messages[50] = messages[50]._replace(payload=b"x" * 300)
     async with connect(config_of(stream)) as publisher:
-        with pytest.raises(Refused) as refused:
-            await publisher.publish(messages)
-    assert refused.value.confirmed == 2
-    assert await stored_ids(stream) == ["id-0", "id-1"]
+        for first, refused_one in ((0, 2), (3, 50)):
+            with pytest.raises(Refused, match="message size exceeds") as refused:
+                await publisher.publish(messages[first:])
+            assert refused.value.confirmed == refused_one - first
+        await publisher.publish(messages[51:])
+    assert [f"id-{n}" for n in range(90) if n not in (2, 50)] == await stored_ids(stream)
 
 
 async def test_message_with_more_headers_than_a_stream_takes_is_refused(stream: Stream) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import re
 from collections.abc import Callable
@@ -61,22 +62,27 @@ class Stream:
 
     async def send(self, lines: bytes) -> None:
         self.places += re.findall(rb"Nats-(Expected-\S+: \S+)", lines)
-        numbers = dict(
-            (name.decode(), int(number))
+        numbers = {
+            name.decode(): number
             for number, name in re.findall(
-                rb"HPUB \S+ \.(\d+) .*\r\nNATS/1.0\r\nNats-Msg-Id: (\S+)\r\n", lines
+                rb"HPUB \S+ (?:\.(\d+))? .*\r\nNATS/1.0\r\nNats-Msg-Id: (\S+)\r\n", lines
             )
-        )
+        }
         answer_to = self._answers.pop(0) if self._answers else self.all_stored
         for name, values in answer_to(list(numbers)):
-            if "error" not in values:
+            if "error" not in values and "duplicate" not in values:
                 self.stored.append(name)
             answer = json.dumps(values, separators=(",", ":"))  # as nats-server writes it
-            self.publisher._on_ack(b".%d" % numbers[name], answer.encode())
+            if numbers[name]:
+                self.publisher._on_ack(b"." + numbers[name], answer.encode())
 
     def all_stored(self, names: list[str]) -> list[tuple[str, dict[str, Any]]]:
-        first = len(self.stored) + 1
-        return [(name, {"stream": self._name, "seq": first + n}) for n, name in enumerate(names)]
+        known = {name: {"seq": n, "duplicate": True} for n, name in enumerate(self.stored, 1)}
+        sequence = itertools.count(len(self.stored) + 1)
+        return [
+            (name, {"stream": self._name, **(known.get(name) or {"seq": next(sequence)})})
+            for name in names
+        ]
 
 
 def _messages(*sizes: int) -> list[Message]:
@@ -97,6 +103,22 @@ async def test_break_of_the_chain_before_an_oversized_event_refuses_only_that_ev
 
     assert refusal.value.confirmed == 3
     assert stream.stored == ["m0", "m1", "m2"]
+
+
+@pytest.mark.parametrize("is_repeat", [False, True])
+async def test_acknowledgement_covers_no_message_that_the_stream_lacks(is_repeat: bool) -> None:
+    """A message that a dead relay left in the network came in front of one that asks for none."""
+
+    def one_is_missing(names: list[str]) -> list[tuple[str, dict[str, Any]]]:
+        taken = [name for name in names if name != "m2"]
+        *before, (last, values) = stream.all_stored(taken)
+        return [*before, (last, values | {"duplicate": True} if is_repeat else values)]
+
+    stream = Stream([lambda names: stream.all_stored(names), one_is_missing])
+
+    await stream.publisher.publish(_messages(1, 1, 1, 1))
+
+    assert sorted(stream.stored) == ["m0", "m1", "m2", "m3"]
 
 
 async def test_refusal_that_overtakes_acknowledgements_is_of_its_own_message() -> None:
@@ -172,9 +194,9 @@ async def test_refusal_for_another_reason_confirms_what_came_before() -> None:
     def fills_up(names: list[str]) -> list[tuple[str, dict[str, Any]]]:
         return [*stream.all_stored(names[:1]), *((name, full) for name in names[1:])]
 
-    stream = Stream([lambda names: stream.all_stored(names), fills_up])
+    stream = Stream([lambda names: stream.all_stored(names), fills_up, fills_up])
 
-    with pytest.raises(Interrupted) as interruption:
+    with pytest.raises(Interrupted, match="maximum messages exceeded") as interruption:
         await stream.publisher.publish(_messages(1, 1, 1))
 
     assert not isinstance(interruption.value, Refused)
