@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 
+from pgoutbox.config import Mode
 from pgoutbox.message import Message
 from pgoutbox.streams import StreamInfo
 from pgoutbox.window import Window
@@ -27,6 +28,7 @@ class Chain:
     """
 
     way: str  # in words, for the log
+    in_batches = False  # of fast ingest, what isn't published alone
 
     def __init__(self, stream: StreamInfo, *, end: int | None, is_single: bool) -> None:
         self._stream = stream
@@ -216,7 +218,21 @@ class ChainBySequence(Chain):
         self._is_single = True
 
 
-def chain_for(stream: StreamInfo, *, end: int | None, is_single: bool) -> Chain:
-    """Return the chain for a stream that ends at the sequence ``end``."""
-    kind = ChainBySequence if stream.replicas > 1 else ChainById
-    return kind(stream, end=end, is_single=is_single)
+class BatchesBySequence(ChainBySequence):
+    """By the stream's sequence, in fast-ingest batches (see :mod:`pgoutbox.ingest`).
+
+    A refused message ends its batch, so nobody else's can take its place.
+    """
+
+    way = "fast-ingest batches, chained by sequence"
+    in_batches = True
+
+    def _go_single(self) -> None:
+        pass
+
+
+def kind_of_chain(stream: StreamInfo, mode: Mode) -> type[Chain]:
+    """Return the cheapest kind that keeps the order in the stream; ``mode`` may name another."""
+    if mode == "fast" or (mode == "auto" and stream.replicas > 1 and stream.takes_batches):
+        return BatchesBySequence
+    return ChainBySequence if stream.replicas > 1 else ChainById

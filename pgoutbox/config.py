@@ -17,6 +17,8 @@ from pgoutbox import kinds
 from pgoutbox.errors import ConfigError, one_a_line
 from pgoutbox.kinds import Address, Kind, Wrong, suggest
 
+Mode = Literal["auto", "window", "fast"]
+
 # Seconds. A slot of the outbox's ring rests for an hour before it is used again; it has to be
 # found and emptied within that.
 LONGEST_RETENTION = 3_300.0
@@ -61,6 +63,7 @@ class PublisherConfig:
     subject: str | None = None  # template; else wal-listener's subjects
     headers: bool = False
     content: Literal["wal-listener", "cloudevents", "cloudevents-structured"] = "wal-listener"
+    mode: Mode = "auto"  # how messages go to the stream; see pgoutbox.chain
     window: int = 4_000  # messages that may be unacknowledged
     ack_timeout: float = 5.0  # seconds without any acknowledgement, then publish again
 
@@ -429,6 +432,14 @@ RELAY_SETTINGS = (
         "--grace-period",
         kinds.duration(0, 3600),
         "How long to wait for acknowledgements at a stop.",
+    ),
+    _own(
+        "publisher.mode",
+        "--mode",
+        kinds.choice("auto", "window", "fast"),
+        "How messages go to the stream: with a window of unacknowledged ones, or in fast-ingest"
+        " batches (nats-server 2.14); else what is cheaper.",
+        keys=("publisher.mode",),
     ),
     _own(
         "publisher.window",

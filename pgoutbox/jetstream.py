@@ -10,9 +10,10 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 import nats.errors
 
 from pgoutbox import streams, wire
-from pgoutbox.chain import chain_for
+from pgoutbox.chain import Chain, kind_of_chain
 from pgoutbox.config import PublisherConfig
 from pgoutbox.errors import Interrupted
+from pgoutbox.ingest import Answer, Batch
 from pgoutbox.message import Message
 from pgoutbox.nats_connection import NatsClient, server_of
 from pgoutbox.streams import StreamInfo
@@ -46,8 +47,12 @@ class JetStreamPublisher:
         self._inbox = ""
         self._window = Window(0, stream.confirmations, ())
         self._looked_at = time.monotonic()
-        self._chain = chain_for(stream, end=stream.end, is_single=config.window == 1)
+        self._chain = self._chain_for(stream, stream.end)
         client.failed.add_done_callback(lambda _: self._window.wake())
+
+    def _chain_for(self, stream: StreamInfo, end: int | None) -> Chain:
+        kind = kind_of_chain(stream, self._config.mode)
+        return kind(stream, end=end, is_single=self._config.window == 1)
 
     async def start(self) -> None:
         """Subscribe to acknowledgements.
@@ -57,7 +62,7 @@ class JetStreamPublisher:
         """
         self._inbox = self._client.new_inbox()
         try:
-            answers = await self._client.subscribe(f"{self._inbox}.*")
+            answers = await self._client.subscribe(f"{self._inbox}.>")
         except (OSError, nats.errors.Error) as error:
             raise Interrupted("the connection was lost") from error
         self._client.on_answer = self._on_ack
@@ -105,44 +110,55 @@ class JetStreamPublisher:
                 self._chain.learn(window, following)
 
     async def _look_again(self) -> None:
-        """Go over to the other kind of chain where the stream was given, or lost, its replicas."""
+        """Go over to another kind of chain where the stream has changed; say, its replicas."""
         stream = await streams.look_at(self._client, self._config, self._stream.name)
         self._looked_at = time.monotonic()
         if stream is None:
             raise Interrupted(f"the stream {self._stream.name!r} has been deleted")
-        if (stream.replicas > 1) != (self._stream.replicas > 1):
-            end, is_single = self._chain.end, self._config.window == 1
-            self._chain = chain_for(stream, end=end, is_single=is_single)
-            log.info("the stream's replicas have changed", extra=self.description)
         self._stream = stream
+        if kind_of_chain(stream, self._config.mode) is not type(self._chain):
+            self._chain = self._chain_for(stream, self._chain.end)
+            log.info("the stream has changed", extra=self.description)
 
     async def _send(self, window: Window, messages: Sequence[Message]) -> None:
         """Hand ``messages`` to the client, as far as the window lets, until one is refused."""
         size = max(1, self._config.window // 4)
+        unsettled = 0 if self._chain.in_batches else self._config.window - size
         for first in range(0, len(messages), size):
-            await self._settle(window, len(window) + size - self._config.window)
-            if window.refusal is not None:
+            await self._settle(window, len(window) - unsettled)
+            if window.is_broken:
                 return
             chunk = messages[first : first + size]
             count = wire.fitting(chunk, self._client.max_payload)
-            asking = list(self._chain.asking(messages, first, first + count))
-            window.extend(count, asking)
-            await self._client.send(self._lines(messages, first, first + count, asking))
+            replies = self._replies(window, messages, first, first + count)
+            await self._client.send(self._lines(messages, first, replies))
             if count < len(chunk):
                 await self._settle(window, len(window))
-                if window.refusal is not None:
+                if window.is_broken:
                     return
                 raise wire.too_large(chunk[count], self._client.max_payload)
 
-    def _lines(
-        self, messages: Sequence[Message], first: int, end: int, asking: Sequence[int]
-    ) -> bytes:
-        """Return ``messages[first:end]`` in NATS's protocol."""
+    def _replies(
+        self, window: Window, messages: Sequence[Message], first: int, end: int
+    ) -> list[str]:
+        """Return the subjects for answers to ``messages[first:end]``, and have them expected."""
+        number = window.start + first
+        if self._chain.in_batches and end - first > 1:
+            batch = Batch(first, end - first)
+            window.begin(batch)
+            return batch.replies(self._inbox, number, messages[first:end])
+        asking = list(self._chain.asking(messages, first, end))
+        window.extend(end - first, asking)
         replies = [""] * (end - first)
         for index in asking:
-            replies[index - first] = f"{self._inbox}.{self._window.start + index}"
-        parts: list[bytes] = []
+            replies[index - first] = f"{self._inbox}.{window.start + index}"
+        return replies
+
+    def _lines(self, messages: Sequence[Message], first: int, replies: Sequence[str]) -> bytes:
+        """Return as many messages as there are ``replies``, from ``first``, in NATS's protocol."""
+        end = first + len(replies)
         places = self._chain.places(messages, first, end)
+        parts: list[bytes] = []
         for message, reply, place in zip(messages[first:end], replies, places, strict=True):
             parts += wire.hpub(message, reply, place)
         return b"".join(parts)
@@ -156,12 +172,12 @@ class JetStreamPublisher:
         """
         while not window.is_settled(count):
             self.check()
-            before = window.confirmed
+            before = window.confirmed, window.signs
             self._on_wait(self._config.ack_timeout)
             try:
                 await asyncio.wait_for(window.changed(count), self._config.ack_timeout)
             except TimeoutError:
-                if window.confirmed == before:
+                if (window.confirmed, window.signs) == before:
                     raise Interrupted(
                         f"no acknowledgement came within {self._config.ack_timeout:g} s",
                         hint="Is the stream's leader up, and its disk not full?",
@@ -170,4 +186,8 @@ class JetStreamPublisher:
             raise window.refusal
 
     def _on_ack(self, subject: bytes, data: bytes) -> None:
-        self._window.on_ack(int(subject[subject.rindex(b".") + 1 :]), data)
+        tokens = subject[len(self._inbox) + 1 :].split(b".")
+        if len(tokens) == 1:
+            self._window.on_ack(int(tokens[0]), data)
+        else:
+            self._window.on_batch(Answer.of(tokens), data)

@@ -34,6 +34,7 @@ class StreamInfo(NamedTuple):
     replicas: int
     end: int  # its last sequence
     domain: str | None  # that its acknowledgements name
+    takes_batches: bool = False  # fast-ingest ones (allow_batched)
 
     @property
     def confirmations(self) -> tuple[bytes, ...]:
@@ -93,6 +94,7 @@ async def look_at(client: NatsClient, config: PublisherConfig, name: str) -> Str
         settings.get("num_replicas") or 1,
         info["state"]["last_seq"],
         info.get("domain"),
+        bool(settings.get("allow_batched")),
     )
 
 

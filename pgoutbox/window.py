@@ -10,10 +10,12 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from pgoutbox.errors import Interrupted, Refused
+from pgoutbox.ingest import Answer, Batch
 from pgoutbox.message import Message
 
 # Error codes of nats-server (server/errors.json).
-_WRONG_PLACE = {10070, 10071, 10164}  # the message before isn't the expected one
+# The message before isn't the expected one; its batch has ended.
+_WRONG_PLACE = {10070, 10071, 10164, 10208}
 _TOO_LARGE = {10054, 10097}  # the message, its headers
 _STREAM_END = re.compile(r"wrong last sequence: (\d+)")
 
@@ -45,11 +47,14 @@ class Window:
         self.confirmed = 0  # messages stored, counted from the first without a hole
         self.refusal: Interrupted | None = None  # of the lowest message refused
         self.stream_end: int | None = None  # its last sequence, where that is why it refused
+        self.signs = 0  # of life, for messages that aren't confirmed
         self._before = sequence
         self._ack: bytes | None = None  # of the last message confirmed
         self._asking: deque[int] = deque()  # messages that ask for an answer and aren't confirmed
         self._refused = -1
         self._is_misplaced = False  # the refused message doesn't follow the one that it named
+        self._batch: Batch | None = None
+        self._refusals: dict[int, bytes] = {}  # by their places in the batch
         self._early: dict[int, bytes] = {}  # acknowledged before one of their predecessors
         self._waiter: asyncio.Future[None] | None = None
         self._awaited = 0
@@ -61,6 +66,11 @@ class Window:
         """Note that ``count`` more messages are sent, and which of the window's ask for answers."""
         self.end += count
         self._asking.extend(asking)
+
+    def begin(self, batch: Batch) -> None:
+        """Note that the messages of ``batch`` are sent, and all before them confirmed."""
+        self.extend(batch.size, [batch.first + batch.size - 1])
+        self._batch, self._refusals = batch, {}
 
     @property
     def sequence(self) -> int | None:
@@ -83,6 +93,11 @@ class Window:
         A refusal can overtake the acknowledgements of earlier messages.
         """
         return bool(self._asking) and self._asking[0] == self._refused
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether one of the messages is refused, maybe none of the next."""
+        return self._refused >= 0
 
     @property
     def is_unclear(self) -> bool:
@@ -128,6 +143,46 @@ class Window:
             self._ack = ack
             self.confirmed = index + 1
             self._asking.popleft()
+
+    def on_batch(self, answer: Answer, data: bytes) -> None:
+        """Take an answer to a message of a batch."""
+        batch = self._batch
+        if batch is None or answer.number != self.start + batch.first:
+            return
+        if data.startswith(self._confirmations):
+            self._end_batch(batch, _answer(data)["count"], data)
+            return
+        match _parsed(data):
+            case {"type": "ack", "seq": int(count)}:
+                self.signs = batch.first + count
+            case {"type": "gap"}:
+                pass  # the answer to the batch as a whole follows
+            case {"type": "err", "seq": int(place)}:
+                self._refusals.setdefault(place, data)
+            case _:
+                self._refusals.setdefault(answer.place, data)
+                if answer.place == batch.size:
+                    self._end_batch(batch, 0, data)
+
+    def _end_batch(self, batch: Batch, count: int, answer: bytes) -> None:
+        """Note that the first ``count`` messages of ``batch`` are stored, and no others."""
+        self._batch = None
+        if count and self._covers(answer, count):
+            self._ack = answer
+            self.confirmed += count
+        if self.confirmed == len(self):
+            self._asking.clear()
+        else:
+            self._asking = deque([self.confirmed])
+            self._refuse_in(batch)
+        self.wake()
+
+    def _refuse_in(self, batch: Batch) -> None:
+        place = self.confirmed - batch.first + 1
+        if place in self._refusals:
+            self._refuse(self.confirmed, self._refusals[place])
+        else:
+            self._refused, self._is_misplaced = self.confirmed, True
 
     def _covers(self, ack: bytes, count: int) -> bool:
         """Tell whether ``ack`` says that the last ``count`` messages are stored, one by one."""
