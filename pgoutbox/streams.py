@@ -88,6 +88,11 @@ async def look_at(client: NatsClient, config: PublisherConfig, name: str) -> Str
             f"the stream {name!r} acknowledges nothing, so nothing would ever count as sent",
             hint="Set its no_ack to false, or do without a stream, with --no-jetstream.",
         )
+    if config.mode == "fast" and not settings.get("allow_batched"):
+        raise Interrupted(
+            f"the stream {name!r} takes no fast-ingest batches",
+            hint="Set its allow_batched to true (nats-server 2.14 and later), or leave --mode out.",
+        )
     return StreamInfo(
         name,
         settings.get("subjects") or [],
@@ -153,7 +158,7 @@ async def _create(client: NatsClient, config: PublisherConfig, name: str) -> Str
         "name": name,
         "subjects": subjects(config),
         "num_replicas": config.stream_replicas,
-    }
+    } | ({"allow_batched": True} if config.mode == "fast" else {})
     await _ask(client, config, f"STREAM.CREATE.{name}", wanted)
     created = await look_at(client, config, name)
     if created is None:

@@ -13,7 +13,7 @@ from nats.aio.client import Client
 from nats.js import JetStreamContext
 from nats.js.api import StreamConfig
 
-from pgoutbox.config import PublisherConfig
+from pgoutbox.config import Mode, PublisherConfig
 from pgoutbox.embedded import free_port
 from pgoutbox.errors import PublishError
 from pgoutbox.message import Message
@@ -44,7 +44,9 @@ async def replicated(cluster_urls: list[str]) -> AsyncIterator[Stream]:
     """A stream of three replicas on that cluster."""
     async with nats_client(cluster_urls[0]) as client:
         jetstream = client.jetstream(timeout=5)
-        config = StreamConfig(name=TOPIC, subjects=[f"{TOPIC}.*"], num_replicas=3)
+        config = StreamConfig(
+            name=TOPIC, subjects=[f"{TOPIC}.*"], num_replicas=3, allow_batched=True
+        )
 
         async def made() -> bool:
             with contextlib.suppress(Exception):  # until the cluster has chosen a leader
@@ -67,12 +69,24 @@ async def change_leaders(
         await asyncio.sleep(chance.uniform(0.1, 0.4))
 
 
-async def publish_all(config: PublisherConfig, messages: list[Message]) -> None:
-    """Publish as a relay does: from the first unconfirmed message on, until all are stored."""
+async def publish_foreign(client: Client, chance: random.Random) -> None:
+    """Publish into the same stream, again and again."""
+    while True:
+        await client.publish(f"{TOPIC}.foreign", b"")
+        await asyncio.sleep(chance.choice([0, 0.001, 0.01, 0.05]))
+
+
+async def publish_all(config: PublisherConfig, messages: list[Message]) -> set[str]:
+    """Publish as a relay does: from the first unconfirmed message on, until all are stored.
+
+    Returns the ways in which it did.
+    """
+    ways = set()
     done = 0
     while done < len(messages):
         try:
             async with connect(config) as publisher:
+                ways.add(str(publisher.description["way"]))
                 while done < len(messages):
                     batch = messages[done : done + 500]
                     await publisher.publish(batch)
@@ -82,25 +96,34 @@ async def publish_all(config: PublisherConfig, messages: list[Message]) -> None:
         except PublishError as error:
             print(f"after {done} messages: {error}")
         await asyncio.sleep(0.02)  # a relay's shortest backoff
+    return ways
 
 
+@pytest.mark.parametrize(("mode", "way"), [("window", "pipelined"), ("auto", "fast-ingest")])
 async def test_no_message_gets_behind_its_successor_while_leaders_change(
-    replicated: Stream, cluster_urls: list[str]
+    replicated: Stream, cluster_urls: list[str], mode: Mode, way: str
 ) -> None:
+    """In batches not even while somebody else publishes."""
     seed = random.randrange(2**32)
     print(f"seed {seed}")
+    chance = random.Random(seed)
     messages = [Message(f"{TOPIC}.t", f"id-{number}", b"x" * 300) for number in range(20_000)]
-    config = PublisherConfig(nats_url=",".join(cluster_urls), topic=TOPIC, ack_timeout=2.0)
+    config = PublisherConfig(
+        nats_url=",".join(cluster_urls), topic=TOPIC, mode=mode, ack_timeout=2.0
+    )
     async with nats_client(cluster_urls[1]) as client:
-        changing = asyncio.create_task(
-            change_leaders(client, replicated.jetstream, random.Random(seed))
-        )
-        await publish_all(config, messages)
-        changing.cancel()
-        await asyncio.gather(changing, return_exceptions=True)
+        disturbing = [
+            asyncio.create_task(change_leaders(client, replicated.jetstream, chance)),
+            *([asyncio.create_task(publish_foreign(client, chance))] if mode == "auto" else []),
+        ]
+        ways = await publish_all(config, messages)
+        for task in disturbing:
+            task.cancel()
+        await asyncio.gather(*disturbing, return_exceptions=True)
 
-    stored = [s.headers["Nats-Msg-Id"] for s in await replicated.messages()]
-    assert list(dict.fromkeys(stored)) == [message.id for message in messages]
+    ours = [s.headers["Nats-Msg-Id"] for s in await replicated.messages() if s.headers]
+    assert list(dict.fromkeys(ours)) == [message.id for message in messages]
+    assert all(said.startswith(way) for said in ways)
 
 
 async def test_stream_that_is_created_has_the_replicas_that_were_asked_for(

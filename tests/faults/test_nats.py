@@ -24,6 +24,9 @@ FAILS = "NATS fails, trying again"
 WORKS = "NATS works again"
 
 
+each_mode = pytest.mark.parametrize("mode", ["window", "fast"])
+
+
 class Own(Scene):
     """A scene on a nats-server of its own."""
 
@@ -152,7 +155,8 @@ async def test_started_before_nats_is_there(own: Own) -> None:
     await _check(own)
 
 
-async def test_acknowledgements_and_messages_get_lost(scene: Scene) -> None:
+@each_mode
+async def test_acknowledgements_and_messages_get_lost(scene: Scene, mode: str) -> None:
     """One in a hundred, each alone: repeats carry the same ids, nothing stands out of order."""
     draw = random.Random(scene.seed)
     is_over = False
@@ -167,7 +171,7 @@ async def test_acknowledgements_and_messages_get_lost(scene: Scene) -> None:
     ):
         watcher = await Watcher.of(client, scene.stream.topic)
         scene.nats_url = through(scene.stream.url, lossy)
-        relay = await scene.relay("--ack-timeout", "200ms")
+        relay = await scene.relay("--mode", mode, "--ack-timeout", "200ms")
         await relay.line("leading")
         async with scene.load(writers=2):
             await scene.pause(5, 6)
@@ -181,11 +185,12 @@ async def test_acknowledgements_and_messages_get_lost(scene: Scene) -> None:
     assert watcher.changed == []
 
 
-async def test_connection_cut_again_and_again(scene: Scene) -> None:
+@each_mode
+async def test_connection_cut_again_and_again(scene: Scene, mode: str) -> None:
     """In the middle of windows; what was buffered is thrown away, not sent after a hole."""
     async with proxy(port_of(scene.stream.url)) as network:
         scene.nats_url = through(scene.stream.url, network)
-        relay = await scene.relay("--ack-timeout", "500ms", "--window", "200")
+        relay = await scene.relay("--mode", mode, "--ack-timeout", "500ms", "--window", "200")
         await relay.line("leading")
         async with scene.load():
             for _ in range(12):
@@ -201,21 +206,24 @@ async def test_connection_cut_again_and_again(scene: Scene) -> None:
     assert said(relay.lines, FAILS) == said(relay.lines, WORKS) > 0
 
 
-async def test_stream_is_full_for_a_while(scene: Scene) -> None:
+@each_mode
+async def test_stream_is_full_for_a_while(scene: Scene, mode: str) -> None:
     """With ``discard: new`` the relay waits, and goes on when there is room."""
     topic, jetstream = scene.stream.topic, scene.stream.jetstream
-    full = StreamConfig(name=topic, subjects=[f"{topic}.*"], max_msgs=40, discard=DiscardPolicy.NEW)
+    full = StreamConfig(
+        name=topic,
+        subjects=[f"{topic}.*"],
+        max_msgs=40,
+        discard=DiscardPolicy.NEW,
+        allow_batched=True,
+    )
     await jetstream.add_stream(full)
-    relay = await scene.relay()
+    relay = await scene.relay("--mode", mode)
     async with scene.load():
         for room in (200, 400, -1):
             await relay.line(FAILS)
             await scene.pause(0.2, 0.5)
-            await jetstream.update_stream(
-                StreamConfig(
-                    name=topic, subjects=[f"{topic}.*"], max_msgs=room, discard=DiscardPolicy.NEW
-                )
-            )
+            await jetstream.update_stream(full.evolve(max_msgs=room))
             await scene.pause(0.2, 0.5)
     await scene.all_sent()
     assert await relay.stop() == 0
@@ -225,9 +233,10 @@ async def test_stream_is_full_for_a_while(scene: Scene) -> None:
     assert len(relay.lines) == 4 + 2 * 3, relay.output
 
 
-async def test_somebody_else_publishes_into_the_stream(scene: Scene) -> None:
+@each_mode
+async def test_somebody_else_publishes_into_the_stream(scene: Scene, mode: str) -> None:
     """The order of ours is kept, and so is theirs."""
-    relay = await scene.relay()
+    relay = await scene.relay("--mode", mode)
     await relay.line("leading")
     is_over = False
 
@@ -307,8 +316,9 @@ async def test_event_above_max_payload_stops_a_relay_that_is_told_to(
     assert [message["data"]["body"] for message in messages] == ["before"]
 
 
+@each_mode
 async def test_what_a_dead_relay_left_in_the_network_arrives_late(
-    scene: Scene, connect: Connect
+    scene: Scene, connect: Connect, mode: str
 ) -> None:
     """Its message reaches the server while its successor is in the middle of a transaction."""
     owner, preparing = [await connect(**{"pgoutbox.notify": "off"}) for _ in range(2)]
@@ -324,7 +334,7 @@ async def test_what_a_dead_relay_left_in_the_network_arrives_late(
 
     async with proxy(port_of(scene.stream.url)) as network:
         direct, scene.nats_url = scene.nats_url, through(scene.stream.url, network)
-        dead = await scene.relay("--poll-interval", "20ms")
+        dead = await scene.relay("--mode", mode, "--poll-interval", "20ms")
         await dead.line("stream created")
         network.stall()
         scene.book.issue(small)
@@ -339,7 +349,7 @@ async def test_what_a_dead_relay_left_in_the_network_arrives_late(
         await preparing.execute("commit prepared 'large'")
         scene.book.confirm(large)
         scene.nats_url = direct
-        relay = await scene.relay("--batch-events", "20", "--window", "4")
+        relay = await scene.relay("--mode", mode, "--batch-events", "20", "--window", "4")
 
         async def is_in_the_middle() -> bool:
             return await scene.stream.count() > 100

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from typing import Any
 
 import pytest
 from nats.aio.client import Client
@@ -11,7 +12,7 @@ from nats.aio.msg import Msg
 from nats.js import JetStreamContext
 from nats.js.api import StreamConfig
 
-from pgoutbox.config import PublisherConfig
+from pgoutbox.config import Mode, PublisherConfig
 from pgoutbox.errors import PublishError
 from pgoutbox.message import Message
 from pgoutbox.publisher import Interrupted, Refused, connect
@@ -19,9 +20,21 @@ from tests.conftest import Servers
 from tests.support import Stream, eventually
 
 
-def config_of(stream: Stream, *, window: int = 100, ack_timeout: float = 5.0) -> PublisherConfig:
-    return PublisherConfig(
-        nats_url=stream.url, topic=stream.topic, window=window, ack_timeout=ack_timeout
+@pytest.fixture(params=["window", "fast"])
+def mode(request: pytest.FixtureRequest) -> Mode:
+    """Each way of publishing several messages at once."""
+    mode: Mode = request.param
+    return mode
+
+
+def config_of(stream: Stream, mode: Mode = "auto", *, window: int = 100) -> PublisherConfig:
+    return PublisherConfig(nats_url=stream.url, topic=stream.topic, mode=mode, window=window)
+
+
+def limited(stream: Stream, **limits: Any) -> StreamConfig:
+    """Return the settings of a stream that both ways can publish into."""
+    return StreamConfig(
+        name=stream.topic, subjects=[f"{stream.topic}.*"], allow_batched=True, **limits
     )
 
 
@@ -56,9 +69,11 @@ async def test_existing_stream_is_left_as_it_is(
 
 
 @pytest.mark.parametrize("window", [1, 2, 7, 100, 4_000])
-async def test_messages_are_stored_once_and_in_order(stream: Stream, window: int) -> None:
+async def test_messages_are_stored_once_and_in_order(
+    stream: Stream, mode: Mode, window: int
+) -> None:
     messages = messages_of(stream, 250)
-    async with connect(config_of(stream, window=window)) as publisher:
+    async with connect(config_of(stream, mode, window=window)) as publisher:
         await publisher.publish(messages[:100])
         await publisher.publish(messages[100:])
     stored = await stream.messages()
@@ -86,29 +101,31 @@ async def test_one_acknowledgement_stands_for_many_messages(stream: Stream, nats
     assert [f"id-{n}" for n in range(1_002)] == await stored_ids(stream)
 
 
-async def test_repeats_are_dropped_and_what_follows_is_stored(stream: Stream) -> None:
-    async with connect(config_of(stream)) as publisher:
+async def test_repeats_are_dropped_and_what_follows_is_stored(stream: Stream, mode: Mode) -> None:
+    async with connect(config_of(stream, mode)) as publisher:
         await publisher.publish(messages_of(stream, 40))
-    async with connect(config_of(stream)) as publisher:
+    async with connect(config_of(stream, mode)) as publisher:
         await publisher.publish(messages_of(stream, 60, first=20))
     assert [f"id-{n}" for n in range(80)] == await stored_ids(stream)
 
 
-async def test_message_between_repeats_is_stored_before_its_successors(stream: Stream) -> None:
+async def test_message_between_repeats_is_stored_before_its_successors(
+    stream: Stream, mode: Mode
+) -> None:
     """A relay died before its progress moved, and a transaction between became visible since.
 
     Others depend on that one, so it must not come last.
     """
     first, between, repeat, *successors = messages_of(stream, 5)
-    async with connect(config_of(stream)) as publisher:
+    async with connect(config_of(stream, mode)) as publisher:
         await publisher.publish([first, repeat])
-    async with connect(config_of(stream)) as publisher:
+    async with connect(config_of(stream, mode)) as publisher:
         await publisher.publish([first, between, repeat, *successors])
     assert await stored_ids(stream) == ["id-0", "id-2", "id-1", "id-3", "id-4"]
 
 
 async def test_order_is_kept_while_somebody_else_publishes(
-    stream: Stream, nats: Client, caplog: pytest.LogCaptureFixture
+    stream: Stream, mode: Mode, nats: Client, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The chain of sequences breaks again and again, and no message gets behind its successor."""
     is_done = asyncio.Event()
@@ -118,7 +135,7 @@ async def test_order_is_kept_while_somebody_else_publishes(
             await nats.publish(f"{stream.topic}.foreign", b"")
             await nats.flush()
 
-    async with connect(config_of(stream)) as publisher:
+    async with connect(config_of(stream, mode)) as publisher:
         disturbing = asyncio.create_task(disturb())
         with caplog.at_level(logging.WARNING, "pgoutbox.publisher"):
             for first in range(0, 600, 100):
@@ -127,15 +144,16 @@ async def test_order_is_kept_while_somebody_else_publishes(
         await disturbing
     ours = [s.headers["Nats-Msg-Id"] for s in await stream.messages() if s.headers]
     assert [f"id-{n}" for n in range(600)] == ours
-    assert [record.message for record in caplog.records] == [
-        "somebody else publishes into the stream; messages go one at a time"
-    ]
+    said = ["somebody else publishes into the stream; messages go one at a time"]
+    assert [record.message for record in caplog.records] == (said if mode == "window" else [])
 
 
-async def test_oversized_message_is_refused_after_those_before_it(stream: Stream) -> None:
+async def test_oversized_message_is_refused_after_those_before_it(
+    stream: Stream, mode: Mode
+) -> None:
     messages = messages_of(stream, 5)
     messages[3] = messages[3]._replace(payload=b"x" * (1024 * 1024 + 1))
-    async with connect(config_of(stream)) as publisher:
+    async with connect(config_of(stream, mode)) as publisher:
         with pytest.raises(Refused, match="exceeds the server's max_payload of 1048576") as refused:
             await publisher.publish(messages)
         assert refused.value.confirmed == 3
@@ -144,15 +162,13 @@ async def test_oversized_message_is_refused_after_those_before_it(stream: Stream
 
 
 async def test_message_larger_than_the_stream_takes_is_refused(
-    stream: Stream, jetstream: JetStreamContext
+    stream: Stream, mode: Mode, jetstream: JetStreamContext
 ) -> None:
-    await jetstream.add_stream(
-        StreamConfig(name=stream.topic, subjects=[f"{stream.topic}.*"], max_msg_size=200)
-    )
+    await jetstream.add_stream(limited(stream, max_msg_size=200))
     messages = messages_of(stream, 90)
     messages[2] = messages[2]._replace(payload=b"x" * 300)
     messages[50] = messages[50]._replace(payload=b"x" * 300)
-    async with connect(config_of(stream)) as publisher:
+    async with connect(config_of(stream, mode)) as publisher:
         for first, refused_one in ((0, 2), (3, 50)):
             with pytest.raises(Refused, match="message size exceeds") as refused:
                 await publisher.publish(messages[first:])
@@ -161,10 +177,12 @@ async def test_message_larger_than_the_stream_takes_is_refused(
     assert [f"id-{n}" for n in range(90) if n not in (2, 50)] == await stored_ids(stream)
 
 
-async def test_message_with_more_headers_than_a_stream_takes_is_refused(stream: Stream) -> None:
+async def test_message_with_more_headers_than_a_stream_takes_is_refused(
+    stream: Stream, mode: Mode
+) -> None:
     messages = messages_of(stream, 5)
     messages[2] = messages[2]._replace(headers=f"x: {'x' * 70_000}\r\n")
-    async with connect(config_of(stream)) as publisher:
+    async with connect(config_of(stream, mode)) as publisher:
         with pytest.raises(Refused, match="header size") as refused:
             await publisher.publish(messages)
         assert refused.value.confirmed == 2
@@ -173,26 +191,24 @@ async def test_message_with_more_headers_than_a_stream_takes_is_refused(stream: 
 
 
 async def test_full_stream_interrupts_and_goes_on_when_there_is_room(
-    stream: Stream, jetstream: JetStreamContext
+    stream: Stream, mode: Mode, jetstream: JetStreamContext
 ) -> None:
-    await jetstream.add_stream(
-        StreamConfig(name=stream.topic, subjects=[f"{stream.topic}.*"], max_msgs=10, discard="new")
-    )
+    await jetstream.add_stream(limited(stream, max_msgs=10, discard="new"))
     messages = messages_of(stream, 25)
-    async with connect(config_of(stream)) as publisher:
+    async with connect(config_of(stream, mode)) as publisher:
         with pytest.raises(Interrupted, match="maximum messages exceeded") as interrupted:
             await publisher.publish(messages)
         assert not isinstance(interrupted.value, Refused)
         assert interrupted.value.confirmed == 10
-        await jetstream.update_stream(
-            name=stream.topic, subjects=[f"{stream.topic}.*"], max_msgs=-1
-        )
+        await jetstream.update_stream(limited(stream))
         await publisher.publish(messages[10:])
     assert [f"id-{n}" for n in range(25)] == await stored_ids(stream)
 
 
-async def test_deleted_stream_interrupts(stream: Stream, jetstream: JetStreamContext) -> None:
-    async with connect(config_of(stream)) as publisher:
+async def test_deleted_stream_interrupts(
+    stream: Stream, mode: Mode, jetstream: JetStreamContext
+) -> None:
+    async with connect(config_of(stream, mode)) as publisher:
         await publisher.publish(messages_of(stream, 3))
         await jetstream.delete_stream(stream.topic)
         with pytest.raises(Interrupted, match="no stream takes"):
@@ -239,12 +255,12 @@ async def test_server_without_jetstream_is_one_sentence(servers: Servers) -> Non
 
 
 async def test_late_answers_to_an_interrupted_window_are_ignored(
-    stream: Stream, jetstream: JetStreamContext
+    stream: Stream, mode: Mode, jetstream: JetStreamContext
 ) -> None:
     """Messages are numbered through the publisher's life, so no answer counts for another."""
-    await jetstream.add_stream(StreamConfig(name=stream.topic, subjects=[f"{stream.topic}.*"]))
+    await jetstream.add_stream(limited(stream))
     messages = messages_of(stream, 300)
-    async with connect(config_of(stream)) as publisher:
+    async with connect(config_of(stream, mode)) as publisher:
         for _ in range(5):
             publishing = asyncio.create_task(publisher.publish(messages))
             await eventually(stream.count)
@@ -268,17 +284,17 @@ async def test_late_answers_to_an_interrupted_window_are_ignored(
     ids=["no error", "text", "null", "no code", "no JSON", "no text", "no end"],
 )
 async def test_answers_of_others_confirm_nothing(
-    stream: Stream, jetstream: JetStreamContext, nats: Client, answer: bytes
+    stream: Stream, mode: Mode, jetstream: JetStreamContext, nats: Client, answer: bytes
 ) -> None:
     """A service that replies to the subjects is not the stream."""
 
     async def reply(request: Msg) -> None:
         await request.respond(answer)
 
-    await jetstream.add_stream(StreamConfig(name=stream.topic, subjects=[f"{stream.topic}.other"]))
+    await jetstream.add_stream(limited(stream).evolve(subjects=[f"{stream.topic}.other"]))
     await nats.subscribe(f"{stream.topic}.*", cb=reply)
     await nats.flush()
-    async with connect(config_of(stream)) as publisher:
+    async with connect(config_of(stream, mode)) as publisher:
         with pytest.raises(Interrupted, match="somebody else than the stream") as interrupted:
             await publisher.publish(messages_of(stream, 3))
     assert interrupted.value.confirmed == 0
