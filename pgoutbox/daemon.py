@@ -9,6 +9,7 @@ import signal
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from typing import TYPE_CHECKING
 
 import asyncpg
 
@@ -28,6 +29,9 @@ from pgoutbox.monitor import Monitor, Server
 from pgoutbox.outbox import Filter, LeadershipLost, Outbox, Progress
 from pgoutbox.relay import Relay
 from pgoutbox.wakeup import WakeUp
+
+if TYPE_CHECKING:
+    Connection = asyncpg.Connection[asyncpg.Record]
 
 log = logging.getLogger("pgoutbox.daemon")
 
@@ -55,6 +59,10 @@ from (values
 where pg_catalog.current_setting(name, true) is not null
 """
 
+
+_NOTE_WAY = """
+update pgoutbox.progress set way = $2 where relay = $1 and way is distinct from $2
+"""
 
 _THIS_SESSION = """
 select pid, backend_start::text as began from pg_catalog.pg_stat_activity
@@ -269,8 +277,8 @@ class Daemon:
             try:
                 if not self._is_installed:
                     await self._install_first()
-                async with self._session() as (outbox, wake_up):
-                    await self._relay_on(outbox, wake_up)
+                async with self._session() as (outbox, wake_up, working):
+                    await self._relay_on(outbox, wake_up, working)
                     return
             except (ConfigError, SchemaError, PublishError, InstallError, AlreadyRunning):
                 raise
@@ -345,7 +353,7 @@ class Daemon:
             await asyncio.sleep(max(1.0, self._config.install.lock_wait))
 
     @asynccontextmanager
-    async def _session(self) -> AsyncIterator[tuple[Outbox, WakeUp]]:
+    async def _session(self) -> AsyncIterator[tuple[Outbox, WakeUp, Connection]]:
         """Connect twice, check the schema, and wait until this relay leads."""
         config = self._config
         async with AsyncExitStack() as stack:
@@ -372,11 +380,9 @@ class Daemon:
                 batch_bytes=config.relay.batch_bytes,
                 wanted=self._wanted,
             )
-            yield outbox, wake_up
+            yield outbox, wake_up, working
 
-    async def _connect(
-        self, stack: AsyncExitStack, purpose: str
-    ) -> asyncpg.Connection[asyncpg.Record]:
+    async def _connect(self, stack: AsyncExitStack, purpose: str) -> Connection:
         connection = await database.connect(
             self._config.database, purpose=f"{purpose} {self._config.relay.name}", primary=True
         )
@@ -389,7 +395,7 @@ class Daemon:
         stack.push_async_callback(close)
         return connection
 
-    async def _end_predecessor(self, listening: asyncpg.Connection[asyncpg.Record]) -> None:
+    async def _end_predecessor(self, listening: Connection) -> None:
         """End our earlier listening session if the server still believes in it.
 
         After a connection was cut without a word it may, for hours, and with it hold the leader
@@ -420,7 +426,7 @@ class Daemon:
             await asyncio.sleep(_STANDBY_INTERVAL)
         self._is_standing_by = False
 
-    async def _relay_on(self, outbox: Outbox, wake_up: WakeUp) -> None:
+    async def _relay_on(self, outbox: Outbox, wake_up: WakeUp, working: Connection) -> None:
         """Keep a connection to NATS, and relay until told to stop or drained."""
         progress = await outbox.lead()
         self._monitor.take_lead()
@@ -445,6 +451,9 @@ class Daemon:
                 ) as connected:
                     self._monitor.nats.connections += 1
                     self._say_connected(connected.description)
+                    await working.execute(
+                        _NOTE_WAY, self._config.relay.name, connected.description["way"]
+                    )
                     relay = self._relay_to(connected, outbox, wake_up, progress, chores)
                     return await self._run(relay)
             except publisher.Refused:

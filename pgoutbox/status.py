@@ -59,6 +59,7 @@ class Leader:
     pid: int
     application: str
     leading_s: float
+    way: str | None  # how it publishes, in words
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +203,7 @@ def _remedy(name: str, problem: str | None) -> str | None:
 # Before any relay has run, what `pgoutbox relay` would find.
 _RELAYS = """
 select
-    r.relay, r.high, b.events as backlog,
+    r.relay, r.high, r.way, b.events as backlog,
     extract(epoch from pg_catalog.clock_timestamp() - b.oldest)::float8 as oldest_unsent_s,
     coalesce((
         select sum(g.last - g.first + 1)
@@ -211,9 +212,9 @@ select
     (select count(*) from pgoutbox.parked k where k.relay = r.relay) as parked,
     extract(epoch from pg_catalog.clock_timestamp() - r.started_at)::float8 as leading_s
 from (
-    select p.relay, p.high, p.gap_first, p.gap_last, p.started_at from pgoutbox.progress p
+    select p.relay, p.high, p.gap_first, p.gap_last, p.way, p.started_at from pgoutbox.progress p
     union all
-    select 'default', 0, '{}', '{}', null where not exists (select from pgoutbox.progress)
+    select 'default', 0, '{}', '{}', null, null where not exists (select from pgoutbox.progress)
 ) r
 cross join lateral pgoutbox.backlog(r.relay) b
 order by r.relay
@@ -236,7 +237,7 @@ async def _relays(conn: Connection) -> tuple[RelayStatus, ...]:
     for row in await conn.fetch(_RELAYS):
         classid, objid = leader_lock(row["relay"])
         lock = _find(locks, classid, objid)
-        leader = Leader(lock["pid"], lock["application"] or "", row["leading_s"]) if lock else None
+        leader = _leader(lock, row) if lock else None
         found.append(
             RelayStatus(
                 relay=row["relay"],
@@ -250,6 +251,10 @@ async def _relays(conn: Connection) -> tuple[RelayStatus, ...]:
             )
         )
     return tuple(found)
+
+
+def _leader(lock: asyncpg.Record, row: asyncpg.Record) -> Leader:
+    return Leader(lock["pid"], lock["application"] or "", row["leading_s"], row["way"])
 
 
 def _find(locks: Iterable[asyncpg.Record], classid: int, objid: int) -> asyncpg.Record | None:
@@ -316,7 +321,8 @@ def _relay_row(relay: RelayStatus) -> tuple[str, ...]:
         leader += f" --name {shlex.quote(relay.relay)}"
     if relay.leader:
         doing = ", idle" if relay.is_idle else ""
-        leader = f"pid {relay.leader.pid} for {_age(relay.leader.leading_s)}{doing}"
+        way = f"; {relay.leader.way}" if relay.leader.way else ""
+        leader = f"pid {relay.leader.pid} for {_age(relay.leader.leading_s)}{doing}{way}"
     return (
         relay.relay,
         f"{relay.backlog:,}",

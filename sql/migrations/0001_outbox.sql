@@ -135,11 +135,14 @@ create table pgoutbox.progress (
     partial_position bigint,
     partial_seq bigint,
     plan jsonb not null default 'null',
+    way text,
     started_at timestamptz not null default pg_catalog.clock_timestamp()
 ) with (fillfactor = 10);
 
 comment on table pgoutbox.progress is 'What each relay has sent.';
 comment on column pgoutbox.progress.plan is 'Progress as it will be after the batch now being published, or null: a relay that was killed in the middle of it goes on in the same order.';
+
+comment on column pgoutbox.progress.way is 'How the leader publishes, in words.';
 
 -- Events that can never be published, set aside with the reason.
 create table pgoutbox.parked (
