@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from pgoutbox.errors import PublishError
 from pgoutbox.message import Message
 from pgoutbox.publisher import Interrupted, Refused, connect
 from tests.conftest import Servers
+from tests.proxy import port_of, proxy, through
 from tests.support import Stream, eventually
 
 
@@ -146,6 +148,48 @@ async def test_order_is_kept_while_somebody_else_publishes(
     assert [f"id-{n}" for n in range(600)] == ours
     said = ["somebody else publishes into the stream; messages go one at a time"]
     assert [record.message for record in caplog.records] == (said if mode == "window" else [])
+
+
+async def test_what_was_held_up_in_the_network_is_not_stored_behind_others(
+    stream: Stream, mode: Mode, nats: Client
+) -> None:
+    """A relay is dead or frozen, and its successor publishes what doesn't follow its messages."""
+    seen: set[str] = set()
+
+    async def see(message: Msg) -> None:
+        assert message.headers is not None
+        seen.add(message.headers["Nats-Msg-Id"])
+
+    await nats.subscribe(f"{stream.topic}.*", cb=see)
+    await nats.flush()
+    first, *held, other, last = messages_of(stream, 103)
+    async with proxy(port_of(stream.url)) as network:
+        config = config_of(stream, mode, window=4_000)
+        late_config = replace(config, nats_url=through(stream.url, network))
+        async with connect(late_config) as late, connect(config) as successor:
+            await late.publish([first])
+            network.stall()
+            publishing = asyncio.create_task(late.publish(held))
+            await eventually(lambda: network.held > 0)
+            await successor.publish([other])
+            publishing.cancel()
+            await asyncio.gather(publishing, return_exceptions=True)
+            network.flow()
+            await eventually(lambda: len(seen) == 102)
+            await successor.publish([last])
+    assert await stored_ids(stream) == [first.id, other.id, last.id]
+
+
+async def test_batches_are_asked_for_by_name(stream: Stream, jetstream: JetStreamContext) -> None:
+    await jetstream.add_stream(name=stream.topic, subjects=[f"{stream.topic}.*"])
+    with pytest.raises(PublishError, match="takes no fast-ingest batches"):
+        async with connect(config_of(stream, "fast")):
+            pass
+    await jetstream.update_stream(limited(stream))
+    async with connect(config_of(stream, "fast")) as publisher:
+        assert publisher.description["way"] == "fast-ingest batches, chained by sequence"
+    async with connect(config_of(stream)) as publisher:
+        assert publisher.description["way"] == "pipelined, chained by message id"
 
 
 async def test_oversized_message_is_refused_after_those_before_it(
