@@ -33,10 +33,13 @@ def config_of(stream: Stream, mode: Mode = "auto", *, window: int = 100) -> Publ
     return PublisherConfig(nats_url=stream.url, topic=stream.topic, mode=mode, window=window)
 
 
-def limited(stream: Stream, **limits: Any) -> StreamConfig:
-    """Return the settings of a stream that both ways can publish into."""
+def limited(stream: Stream, mode: Mode, **limits: Any) -> StreamConfig:
+    """Return the settings of a stream that takes what this mode publishes."""
     return StreamConfig(
-        name=stream.topic, subjects=[f"{stream.topic}.*"], allow_batched=True, **limits
+        name=stream.topic,
+        subjects=[f"{stream.topic}.*"],
+        allow_batched=mode == "fast" or None,
+        **limits,
     )
 
 
@@ -185,7 +188,7 @@ async def test_batches_are_asked_for_by_name(stream: Stream, jetstream: JetStrea
     with pytest.raises(PublishError, match="takes no fast-ingest batches"):
         async with connect(config_of(stream, "fast")):
             pass
-    await jetstream.update_stream(limited(stream))
+    await jetstream.update_stream(limited(stream, "fast"))
     async with connect(config_of(stream, "fast")) as publisher:
         assert publisher.description["way"] == "fast-ingest batches, chained by sequence"
     async with connect(config_of(stream)) as publisher:
@@ -208,7 +211,7 @@ async def test_oversized_message_is_refused_after_those_before_it(
 async def test_message_larger_than_the_stream_takes_is_refused(
     stream: Stream, mode: Mode, jetstream: JetStreamContext
 ) -> None:
-    await jetstream.add_stream(limited(stream, max_msg_size=200))
+    await jetstream.add_stream(limited(stream, mode, max_msg_size=200))
     messages = messages_of(stream, 90)
     messages[2] = messages[2]._replace(payload=b"x" * 300)
     messages[50] = messages[50]._replace(payload=b"x" * 300)
@@ -237,14 +240,14 @@ async def test_message_with_more_headers_than_a_stream_takes_is_refused(
 async def test_full_stream_interrupts_and_goes_on_when_there_is_room(
     stream: Stream, mode: Mode, jetstream: JetStreamContext
 ) -> None:
-    await jetstream.add_stream(limited(stream, max_msgs=10, discard="new"))
+    await jetstream.add_stream(limited(stream, mode, max_msgs=10, discard="new"))
     messages = messages_of(stream, 25)
     async with connect(config_of(stream, mode)) as publisher:
         with pytest.raises(Interrupted, match="maximum messages exceeded") as interrupted:
             await publisher.publish(messages)
         assert not isinstance(interrupted.value, Refused)
         assert interrupted.value.confirmed == 10
-        await jetstream.update_stream(limited(stream))
+        await jetstream.update_stream(limited(stream, mode))
         await publisher.publish(messages[10:])
     assert [f"id-{n}" for n in range(25)] == await stored_ids(stream)
 
@@ -302,7 +305,7 @@ async def test_late_answers_to_an_interrupted_window_are_ignored(
     stream: Stream, mode: Mode, jetstream: JetStreamContext
 ) -> None:
     """Messages are numbered through the publisher's life, so no answer counts for another."""
-    await jetstream.add_stream(limited(stream))
+    await jetstream.add_stream(limited(stream, mode))
     messages = messages_of(stream, 300)
     async with connect(config_of(stream, mode)) as publisher:
         for _ in range(5):
@@ -335,7 +338,7 @@ async def test_answers_of_others_confirm_nothing(
     async def reply(request: Msg) -> None:
         await request.respond(answer)
 
-    await jetstream.add_stream(limited(stream).evolve(subjects=[f"{stream.topic}.other"]))
+    await jetstream.add_stream(limited(stream, mode).evolve(subjects=[f"{stream.topic}.other"]))
     await nats.subscribe(f"{stream.topic}.*", cb=reply)
     await nats.flush()
     async with connect(config_of(stream, mode)) as publisher:
