@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from itertools import chain
 
 from pgoutbox import wire
 from pgoutbox.config import PublisherConfig
@@ -59,7 +58,7 @@ class CorePublisher:
                 raise wire.too_large(chunk[count], limit, confirmed=first + count)
 
     async def _send(self, messages: Sequence[Message]) -> None:
-        lines = b"".join(chain.from_iterable(map(wire.hpub, messages)))
+        lines = wire.hpubs(messages)
         self._on_wait(2 * self._config.ack_timeout)  # until all is written, then read
         await self._client.send(lines)
         await self._client.round_trip(self._config.ack_timeout)

@@ -130,8 +130,10 @@ class JetStreamPublisher:
                 return
             chunk = messages[first : first + size]
             count = wire.fitting(chunk, self._client.max_payload)
-            replies = self._replies(window, messages, first, first + count)
-            await self._client.send(self._lines(messages, first, replies))
+            end = first + count
+            replies = self._replies(window, messages, first, end)
+            places = self._chain.places(messages, first, end)
+            await self._client.send(wire.hpubs(messages[first:end], replies, places))
             if count < len(chunk):
                 await self._settle(window, len(window))
                 if window.is_broken:
@@ -153,15 +155,6 @@ class JetStreamPublisher:
         for index in asking:
             replies[index - first] = f"{self._inbox}.{window.start + index}"
         return replies
-
-    def _lines(self, messages: Sequence[Message], first: int, replies: Sequence[str]) -> bytes:
-        """Return as many messages as there are ``replies``, from ``first``, in NATS's protocol."""
-        end = first + len(replies)
-        places = self._chain.places(messages, first, end)
-        parts: list[bytes] = []
-        for message, reply, place in zip(messages[first:end], replies, places, strict=True):
-            parts += wire.hpub(message, reply, place)
-        return b"".join(parts)
 
     async def _settle(self, window: Window, count: int) -> None:
         """Wait until the first ``count`` messages of ``window`` are stored, or one is refused.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import repeat
 
 from pgoutbox.errors import Refused
 from pgoutbox.message import Message
@@ -10,16 +11,25 @@ from pgoutbox.message import Message
 _HEADER_ROOM = 130  # bytes: version 10, id 51, id or sequence to follow 65, empty line 2
 
 
-def hpub(message: Message, reply: str = "", place: str = "") -> tuple[bytes, bytes, bytes]:
-    """Return the parts of one HPUB: its line with the headers, the payload, the end.
+def hpubs(
+    messages: Sequence[Message],
+    replies: Iterable[str] = repeat(""),
+    places: Iterable[str] = repeat(""),
+) -> bytes:
+    """Return an HPUB for each of ``messages``, in one piece.
 
-    ``place`` is the header, if any, that says what the message has to follow.
+    ``replies`` are the subjects for answers to each, empty where it asks for none; ``places`` the
+    headers, if any, that say what each has to follow.
     """
-    subject, name, payload, more, _ = message
-    headers = f"NATS/1.0\r\nNats-Msg-Id: {name}\r\n{place}{more}\r\n"
-    size = len(headers) if headers.isascii() else len(headers.encode())
-    line = f"HPUB {subject} {reply} {size} {size + len(payload)}\r\n{headers}"
-    return line.encode(), payload, b"\r\n"
+    parts: list[bytes] = []
+    for (subject, name, payload, more, _), reply, place in zip(
+        messages, replies, places, strict=False
+    ):
+        headers = f"NATS/1.0\r\nNats-Msg-Id: {name}\r\n{place}{more}\r\n"
+        size = len(headers) if headers.isascii() else len(headers.encode())
+        line = f"HPUB {subject} {reply} {size} {size + len(payload)}\r\n{headers}"
+        parts += line.encode(), payload, b"\r\n"
+    return b"".join(parts)
 
 
 def fitting(messages: Sequence[Message], max_payload: int) -> int:
