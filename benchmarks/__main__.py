@@ -8,18 +8,49 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import click
+import nats.errors
+import psutil
 
 import pgoutbox
-from benchmarks import drain, latency, writers
-from benchmarks.rig import Failed, Rig, rig
+from benchmarks import conditions, drain, growth, idle, latency, load, plots, writers
+from benchmarks.report import Report, Table, text_table
+from benchmarks.rig import Failed, Rig, cores, rig
 from pgoutbox.errors import PgoutboxError
 
-BENCHMARKS = {"drain": drain.run, "writers": writers.run, "latency": latency.run}
+BENCHMARKS: Mapping[str, Callable[[Rig], Awaitable[list[Table]]]] = {
+    "drain": drain.run,
+    "transaction": drain.run_transaction,
+    "load": load.run,
+    "latency": latency.run,
+    "writers": writers.run,
+    "sizes": writers.run_sizes,
+    "snapshot": conditions.run_snapshot,
+    "history": conditions.run_history,
+    "tables": conditions.run_tables,
+    "columns": conditions.run_columns,
+    "large-rows": conditions.run_large_rows,
+    "idle": idle.run,
+    "growth": growth.run,
+}
+
+# What a measurement can fail with, and what its message then says enough of.
+FAILURES = (
+    Failed,
+    PgoutboxError,
+    OSError,
+    TimeoutError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    nats.errors.Error,
+    psutil.Error,
+    ExceptionGroup,
+)
 
 
 @click.command()
@@ -29,33 +60,62 @@ BENCHMARKS = {"drain": drain.run, "writers": writers.run, "latency": latency.run
 @click.option(
     "--json", "json_file", type=click.Path(path_type=Path), help="Write every run's figures there."
 )
-def main(names: Sequence[str], scale: float, runs: int, json_file: Path | None) -> None:
+@click.option("--markdown", type=click.Path(path_type=Path), help="Write the tables there.")
+@click.option(
+    "--plots", "folder", type=click.Path(path_type=Path), help="Draw plots there, as SVG."
+)
+def main(
+    names: Sequence[str],
+    scale: float,
+    runs: int,
+    json_file: Path | None,
+    markdown: Path | None,
+    folder: Path | None,
+) -> None:
     """Measure throughput, latency, and what a write costs; all without a name.
+
+    The full run takes one and a half hours and 30 GB of disk.
 
     \b
     python -m benchmarks
     python -m benchmarks drain latency --scale 0.1 --runs 3 --json figures.json
+    python -m benchmarks --json docs/performance/figures.json && make docs
     """
     try:
         with rig(scale, runs) as servers:
-            report = asyncio.run(_measure(servers, names or tuple(BENCHMARKS)))
+            report = Report(_setting(servers))
+            asyncio.run(_measure(servers, report, names or tuple(BENCHMARKS)))
     except (Failed, PgoutboxError) as error:
         sys.exit(f"error: {error}")
     if json_file:
-        json_file.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+        json_file.write_text(json.dumps(report.to_json(), indent=1, ensure_ascii=False) + "\n")
+    if markdown:
+        markdown.write_text(report.to_markdown())
+    if folder:
+        plots.write(report, folder)
+    sys.exit(bool(report.failures))
 
 
-async def _measure(servers: Rig, names: Sequence[str]) -> dict[str, Any]:
-    """Run the benchmarks one after another, printing each as it is done."""
-    setting = _setting(servers)
-    click.echo(_headline(setting))
+async def _measure(servers: Rig, report: Report, names: Sequence[str]) -> None:
+    """Run the benchmarks one after another, printing each as it is done, and the goals."""
+    click.echo(report.headline())
     await servers.prepare()
-    tables = []
     for name in names:
-        for table in await BENCHMARKS[name](servers):
+        try:
+            report.tables[name] = await BENCHMARKS[name](servers)
+        except FAILURES as error:
+            report.failures[name] = _sentence(error)
+            click.echo(f"\nerror: {name}: {report.failures[name]}", err=True)
+            continue
+        for table in report.tables[name]:
             click.echo(f"\n{table.to_text()}")
-            tables.append(table.to_json())
-    return {**setting, "tables": tables}
+    click.echo(f"\n{text_table(report.goals())}")
+
+
+def _sentence(error: BaseException) -> str:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _setting(servers: Rig) -> dict[str, Any]:
@@ -69,19 +129,11 @@ def _setting(servers: Rig) -> dict[str, Any]:
             **{name: importlib.metadata.version(name) for name in ("asyncpg", "nats-py")},
         },
         "system": f"{platform.system()} {platform.machine()}",
-        "cores": len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count(),
+        "cores": cores(),
         "load": round(os.getloadavg()[0], 1),
         "scale": servers.scale,
         "runs": servers.runs,
     }
-
-
-def _headline(setting: dict[str, Any]) -> str:
-    versions = ", ".join(f"{name} {version}" for name, version in setting["versions"].items())
-    return (
-        f"{versions}\n{setting['system']}, {setting['cores']} cores, load {setting['load']} before;"
-        f" medians of {setting['runs']} runs, side by side; scale {setting['scale']:g}"
-    )
 
 
 if __name__ == "__main__":

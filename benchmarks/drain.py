@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 
 from nats.aio.client import Client
 
-from benchmarks.report import Column, Table
+from benchmarks.fill import ITEMS, fill
+from benchmarks.report import Column, Goal, Table
 from benchmarks.rig import (
     NOTE,
     TOPIC,
@@ -18,23 +18,31 @@ from benchmarks.rig import (
     connect,
     delete_stream,
     nats_client,
-    stored_per_second,
+    stored,
 )
 
-EVENTS = 200_000
+EVENTS = 400_000
+LARGE = 1_000_000  # rows of one transaction
 BASELINE = 20_000  # messages; its rate doesn't depend on how many
-WRITERS = 8
 
 Message = tuple[str, bytes, dict[str, str]]
 
-_FILL = """
-do $$ begin
-    for i in 1..{count} loop
-        insert into item_pgoutbox (name, note) values ('row {writer} ' || i, '{note}');
-        commit;
-    end loop;
-end $$
-"""
+CPU_COLUMNS = (
+    Column("relay µs", "relay_us"),
+    Column("PostgreSQL µs", "postgres_us"),
+    Column("nats-server µs", "nats_us"),
+)
+COLUMNS = (
+    Column("js.publish/s", "baseline_per_s", digits=0),
+    Column("pgoutbox/s", "per_s", digits=0),
+    Column("ratio", "per_s", per="baseline_per_s"),
+    *CPU_COLUMNS,
+    Column("relay MiB", "relay_mib"),
+)
+NOTE_ON_CPU = (
+    "js.publish: one awaited after another; µs: CPU time of each process per event, the relay's"
+    " with its start; MiB: resident at the peak"
+)
 
 
 async def run(rig: Rig) -> list[Table]:
@@ -45,50 +53,93 @@ async def run(rig: Rig) -> list[Table]:
     the relay's CPU time is that of the whole process, its start included.
     """
     count = rig.scaled(EVENTS)
-    table = Table(
-        "drain",
-        (
-            Column("js.publish/s", "baseline_per_s", digits=0),
-            Column("pgoutbox/s", "per_s", digits=0),
-            Column("ratio", "per_s", per="baseline_per_s"),
-            Column("relay µs", "relay_us"),
-            Column("PostgreSQL µs", "postgres_us"),
-            Column("nats-server µs", "nats_us"),
-        ),
-        note="µs: CPU time of each process per event; js.publish: one awaited after another",
-    )
+    label = f"{count:,} single-row transactions"
+    table = Table("drain", COLUMNS, NOTE_ON_CPU)
     for _ in range(rig.runs):
         async with rig.database() as database:
-            await _fill(database, count)
-            figures, messages = await _relay(rig, database, count)
-        figures |= await _publish_one_by_one(rig, messages)
-        table.add(f"{count:,} single-row transactions", **figures)
+            await fill(database, ITEMS, count)
+            table.add(label, **await _beside_baseline(rig, database, count))
+    table.goals = [_rate(label, goal=12, beyond=20)]
     return [table]
 
 
-async def _fill(database: Database, count: int) -> None:
-    """Commit ``count`` transactions, from several sessions as in real life."""
-    shares = [count // WRITERS + (writer < count % WRITERS) for writer in range(WRITERS)]
+async def run_transaction(rig: Rig) -> list[Table]:
+    """Drain one transaction of many rows; against the same as :func:`run`.
 
-    async def write(writer: int, share: int) -> None:
-        async with connect(database.dsn) as connection:
-            await connection.execute(_FILL.format(count=share, writer=writer, note=NOTE))
+    Until the first event is stored it takes the interpreter's start and imports, then the
+    relay's own start, from its line "relay starts" on: connecting, leading, reading, publishing.
+    The goal is about the latter; both are shown. Memory is the most that was resident (VmHWM).
+    """
+    count = rig.scaled(LARGE)
+    label = f"one transaction of {count:,} rows"
+    columns = (
+        *COLUMNS,
+        Column("first event ms", "first_ms", digits=0),
+        Column("from launch ms", "first_from_launch_ms", digits=0),
+    )
+    note = "first event: stored so long after the relay's line 'relay starts', and after the launch"
+    table = Table("drain of a large transaction", columns, f"{NOTE_ON_CPU}; {note}")
+    for _ in range(rig.runs):
+        async with rig.database() as database:
+            await _one_transaction(database, count)
+            table.add(label, **await _beside_baseline(rig, database, count))
+    table.goals = [
+        _rate(label, goal=14, beyond=20),
+        Goal(
+            "its relay's memory", label, "relay_mib", 80, at_most=True, unit=" MiB", has_cpu=False
+        ),
+        Goal(
+            "its first event",
+            label,
+            "first_ms",
+            100,
+            at_most=True,
+            unit=" ms",
+            digits=0,
+            has_cpu=False,
+        ),
+    ]
+    return [table]
 
-    await asyncio.gather(*(write(writer, share) for writer, share in enumerate(shares)))
+
+def _rate(label: str, goal: float, beyond: float) -> Goal:
+    per = "baseline_per_s"
+    return Goal(f"drain, {label}", label, "per_s", goal, beyond, per, unit="/s", digits=0)
 
 
-async def _relay(rig: Rig, database: Database, count: int) -> tuple[dict[str, float], list]:
-    """Drain the outbox; return the figures, and messages for the baseline to publish again."""
+async def _one_transaction(database: Database, count: int) -> None:
+    async with connect(database.dsn) as connection:
+        await connection.execute(
+            "insert into item_pgoutbox (name, note)"
+            f" select 'row ' || i, '{NOTE}' from generate_series(1, {count}) i"
+        )
+
+
+async def _beside_baseline(rig: Rig, database: Database, count: int) -> dict[str, float]:
+    figures = await drain(rig, database, count)
+    async with nats_client(rig.nats) as client:
+        messages = await _read(client, min(count, BASELINE))
+    return figures | await _publish_one_by_one(rig, messages)
+
+
+async def drain(rig: Rig, database: Database, count: int) -> dict[str, float]:
+    """Drain ``count`` events into an empty stream; return rates, CPU time per event, memory."""
     async with nats_client(rig.nats) as client:
         await delete_stream(client)
     clock = CpuClock(postgres_us=rig.postgres.pid, nats_us=rig.nats.pid)
-    began = time.monotonic()
-    relay_us = rig.drain(database) * 1e6 / count
-    seconds = time.monotonic() - began
-    figures = {**clock.us_per(count), "relay_us": relay_us, "seconds_with_start": seconds}
+    drained = rig.drain(database)
+    figures = {**clock.us_per(count), "relay_us": drained.cpu_seconds * 1e6 / count}
     async with nats_client(rig.nats) as client:
-        figures["per_s"] = await stored_per_second(client, count)
-        return figures, await _read(client, min(count, BASELINE))
+        result = await stored(client, count)
+    return figures | {
+        "per_s": result.per_second,
+        "with_reading_per_s": count / (result.last - drained.connected),
+        "bytes_per_s": result.per_second * result.bytes / count,
+        "message_bytes": result.bytes / count,
+        "relay_mib": drained.peak_mib,
+        "first_ms": (result.first - drained.started) * 1e3,
+        "first_from_launch_ms": (result.first - drained.launched) * 1e3,
+    }
 
 
 async def _read(client: Client, count: int) -> list[Message]:
@@ -116,6 +167,6 @@ async def _publish_one_by_one(rig: Rig, messages: list[Message]) -> dict[str, fl
             await jetstream.publish(subject, payload, headers=headers)
         client_us = (time.process_time() - began) * 1e6 / len(messages)
         figures = {**clock.us_per(len(messages)), "baseline_client_us": client_us}
-        figures["baseline_per_s"] = await stored_per_second(client, len(messages))
+        figures["baseline_per_s"] = (await stored(client, len(messages))).per_second
         await delete_stream(client)
     return figures

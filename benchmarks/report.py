@@ -1,13 +1,27 @@
-"""Results: one row for each thing measured, for people as a table and for machines as JSON."""
+"""Results: rows of figures and the goals they are to reach; as text, as Markdown, as JSON."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
-from typing import Any
+from typing import Any, Self
 
-LABEL_WIDTH = 38
+GOALS_HEAD = (
+    "goal",
+    "baseline",
+    "measured",
+    "ratio",
+    "goal",
+    "beyond",
+    "reached",
+    "CPU µs an event",
+)
+CPU = ("relay_us", "postgres_us", "nats_us")  # what a row calls the CPU time of each process
+
+Cells = Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -20,6 +34,43 @@ class Column:
     digits: int = 1
 
 
+@dataclass(frozen=True)
+class Goal:
+    """What a row is to reach: a figure, or with ``per`` its ratio to another one.
+
+    At least ``goal``, or at most where ``at_most``; ``beyond`` is more than is asked for.
+    ``beside`` is a baseline that is shown, and not what the goal is about.
+    """
+
+    what: str
+    row: str
+    figure: str
+    goal: float
+    beyond: float | None = None
+    per: str | None = None
+    beside: str | None = None
+    at_most: bool = False
+    unit: str = ""
+    digits: int = 1
+    has_cpu: bool = True  # that the row's CPU time belongs to it
+
+    def reached(self, value: float) -> str:
+        """Return in a word whether ``value`` is good enough."""
+        if self.beyond is not None and self._is_met(value, self.beyond):
+            return "beyond"
+        return "yes" if self._is_met(value, self.goal) else "no"
+
+    def limit(self, bound: float | None) -> str:
+        """Return how one writes a bound: ``≥ 12x``."""
+        if bound is None:
+            return ""
+        unit = "x" if self.per else self.unit
+        return f"{'≤' if self.at_most else '≥'} {bound:,g}{unit}"
+
+    def _is_met(self, value: float, bound: float) -> bool:
+        return value <= bound if self.at_most else value >= bound
+
+
 @dataclass
 class Table:
     """Rows of figures, each measured in several runs."""
@@ -28,6 +79,7 @@ class Table:
     columns: Sequence[Column]
     note: str = ""
     rows: dict[str, list[dict[str, float]]] = field(default_factory=dict)
+    goals: list[Goal] = field(default_factory=list)
 
     def add(self, label: str, **figures: float) -> None:
         """Add what one run measured."""
@@ -37,47 +89,154 @@ class Table:
         """Return the median of all runs."""
         return median(run[figure] for run in self.rows[label])
 
-    def value(self, label: str, column: Column) -> float | None:
-        """Return what stands in a cell; None where a ratio would mean nothing."""
-        value = self.median(label, column.figure)
-        if column.per is None:
+    def value(self, label: str, figure: str, per: str | None = None) -> float | None:
+        """Return a median or a ratio of two; None where a ratio would mean nothing."""
+        value = self.median(label, figure)
+        if per is None:
             return value
-        base = self.median(label, column.per)
+        base = self.median(label, per)
         return value / base if base > 0 else None
+
+    def cells(self) -> Iterator[Cells]:
+        """Yield the heading and then each row."""
+        yield [self.title, *(column.heading for column in self.columns)]
+        for label in self.rows:
+            values = (self.value(label, c.figure, c.per) for c in self.columns)
+            yield [
+                label,
+                *(
+                    _cell(value, column.digits, "x" if column.per else "")
+                    for value, column in zip(values, self.columns, strict=True)
+                ),
+            ]
+
+    def goal_cells(self) -> Iterator[Cells]:
+        """Yield a row of the table of goals for each of its goals."""
+        for goal in self.goals:
+            value = self.value(goal.row, goal.figure, goal.per)
+            per = goal.per or goal.beside
+            yield [
+                goal.what,
+                _cell(self.median(goal.row, per), goal.digits, goal.unit) if per else "",
+                _cell(self.median(goal.row, goal.figure), goal.digits, goal.unit),
+                _cell(self.value(goal.row, goal.figure, per), 2, "x") if per else "",
+                goal.limit(goal.goal),
+                goal.limit(goal.beyond),
+                "-" if value is None else goal.reached(value),
+                self._cpu(goal.row) if goal.has_cpu else "",
+            ]
+
+    def _cpu(self, label: str) -> str:
+        if not set(CPU) <= set(self.rows[label][0]):
+            return ""
+        return " + ".join(f"{self.median(label, figure):.0f}" for figure in CPU)
 
     def to_text(self) -> str:
         """Return it for people."""
-        widths = [max(len(column.heading), 9) for column in self.columns]
-        lines = [_line(self.title, (column.heading for column in self.columns), widths)]
-        for label in self.rows:
-            cells = (_cell(self.value(label, column), column) for column in self.columns)
-            lines.append(_line(f"  {label}", cells, widths))
-        return "\n".join([*lines, *([f"  {self.note}"] if self.note else [])])
+        note = textwrap.wrap(self.note, 100, initial_indent="  ", subsequent_indent="  ")
+        return "\n".join([text_table(list(self.cells())), *note])
+
+    def to_markdown(self) -> str:
+        """Return it for a document."""
+        note = f"\n{self.note[0].upper()}{self.note[1:]}.\n" if self.note else ""
+        return f"{markdown_table(list(self.cells()))}{note}"
 
     def to_json(self) -> dict[str, Any]:
-        """Return it for machines: every run, the medians, and the ratios between them."""
-        return {"title": self.title, "note": self.note, "rows": [*map(self._row, self.rows)]}
+        """Return it for machines: every run, beside the medians."""
+        medians = {
+            label: {figure: self.median(label, figure) for figure in runs[0]}
+            for label, runs in self.rows.items()
+        }
+        return {**dataclasses.asdict(self), "medians": medians}
 
-    def _row(self, label: str) -> dict[str, Any]:
-        runs = self.rows[label]
+    @classmethod
+    def from_json(cls, written: Mapping[str, Any]) -> Self:
+        """Return what :meth:`to_json` wrote."""
+        return cls(
+            title=written["title"],
+            columns=[Column(**column) for column in written["columns"]],
+            note=written["note"],
+            rows=written["rows"],
+            goals=[Goal(**goal) for goal in written["goals"]],
+        )
+
+
+@dataclass
+class Report:
+    """All that one run of the benchmarks measured, and on what."""
+
+    setting: Mapping[str, Any]
+    tables: dict[str, list[Table]] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
+
+    def headline(self) -> str:
+        """Return the versions, the machine, and how much was measured."""
+        names = ", ".join(f"{name} {version}" for name, version in self.setting["versions"].items())
+        return (
+            f"{names}\n{self.setting['system']}, {self.setting['cores']} cores,"
+            f" load {self.setting['load']} before; runs: {self.setting['runs']},"
+            f" medians, side by side; scale {self.setting['scale']:g}"
+        )
+
+    def goals(self) -> list[Cells]:
+        """Return the table of goals, its heading first."""
+        cells = [row for table in self.all_tables() for row in table.goal_cells()]
+        failed = [[name, *[""] * 5, "failed", ""] for name in self.failures]
+        return [GOALS_HEAD, *cells, *failed]
+
+    def all_tables(self) -> list[Table]:
+        """Return the tables in the order in which they were measured."""
+        return [table for tables in self.tables.values() for table in tables]
+
+    def find(self, name: str, title: str) -> Table | None:
+        """Return a benchmark's table whose title begins so, if it was measured."""
+        return next((t for t in self.tables.get(name, ()) if t.title.startswith(title)), None)
+
+    def to_markdown(self) -> str:
+        """Return the goals, and all tables after them, for a document."""
+        versions, machine = self.headline().split("\n")
+        parts = [f"{versions}.\n{machine}.\n", markdown_table(self.goals())]
+        parts += [table.to_markdown() for table in self.all_tables()]
+        return "\n".join(parts)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all of it for machines."""
         return {
-            "what": label,
-            "medians": {figure: self.median(label, figure) for figure in runs[0]},
-            "ratios": {
-                f"{column.figure} / {column.per}": self.value(label, column)
-                for column in self.columns
-                if column.per
-            },
-            "runs": runs,
+            **self.setting,
+            "tables": {name: [t.to_json() for t in tables] for name, tables in self.tables.items()},
+            "failures": self.failures,
         }
 
+    @classmethod
+    def from_json(cls, written: Mapping[str, Any]) -> Self:
+        """Return what :meth:`to_json` wrote."""
+        setting = {k: v for k, v in written.items() if k not in ("tables", "failures")}
+        tables = {
+            name: [Table.from_json(table) for table in tables]
+            for name, tables in written["tables"].items()
+        }
+        return cls(setting, tables, dict(written["failures"]))
 
-def _cell(value: float | None, column: Column) -> str:
-    if value is None:
-        return "-"
-    return f"{value:,.{column.digits}f}" + ("x" if column.per else "")
+
+def text_table(cells: Sequence[Cells]) -> str:
+    """Return rows with their columns aligned, the first one to the left."""
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    heading, *rows = cells
+    lines = [heading, *([f"  {row[0]}", *row[1:]] for row in rows)]
+    return "\n".join(_line(line, [widths[0] + 2, *widths[1:]]) for line in lines)
 
 
-def _line(label: str, cells: Any, widths: Sequence[int]) -> str:
-    aligned = (cell.rjust(width) for cell, width in zip(cells, widths, strict=True))
-    return "  ".join([label.ljust(LABEL_WIDTH), *aligned]).rstrip()
+def markdown_table(cells: Sequence[Cells]) -> str:
+    """Return rows as a table of Markdown, numbers to the right."""
+    heading, *rows = cells
+    lines = [heading, ["---", *["---:"] * (len(heading) - 1)], *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _cell(value: float | None, digits: int, unit: str) -> str:
+    return "-" if value is None else f"{value:,.{digits}f}{unit}"
+
+
+def _line(cells: Cells, widths: Sequence[int]) -> str:
+    aligned = (cell.rjust(width) for cell, width in zip(cells[1:], widths[1:], strict=True))
+    return "  ".join([cells[0].ljust(widths[0]), *aligned]).rstrip()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
 import os
@@ -12,11 +13,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import TypeVar
 
 import asyncpg
 import nats
@@ -73,6 +75,14 @@ for each row execute function write_outbox();
 NOTE = "x" * 230  # makes a row of 300 bytes
 
 
+_RELAY_SESSIONS = """
+select pid from pg_stat_activity
+where datname = current_database() and application_name like 'pgoutbox%'
+"""
+
+Fact = TypeVar("Fact")
+
+
 class Failed(Exception):
     """A benchmark didn't get what it was to measure."""
 
@@ -122,12 +132,29 @@ class Rig:
     def _dsn(self, database: str) -> str:
         return self.postgres.dsn(database=database, user=OWNER)
 
-    def drain(self, database: Database) -> float:
-        """Run ``pgoutbox relay --drain`` to its end; return the CPU seconds it took in all."""
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        self._pgoutbox(database.name, "relay", "--drain", "--nats-url", self.nats.url)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    def drain(self, database: Database, *arguments: str) -> Drained:
+        """Run ``pgoutbox relay --drain`` to its end."""
+        before, launched, peak = children_seconds(), time.time(), 0.0
+        with self._started(database, "--drain", *arguments) as process:
+            while process.poll() is None:
+                peak = max(peak, peak_mib(process.pid))
+                time.sleep(0.02)
+        if process.returncode != 0:
+            raise Failed(f"the relay failed: {self._last_words()}")
+        started, connected = map(self._said_at, ("relay starts", "connected to NATS"))
+        return Drained(children_seconds() - before, peak, launched, started, connected)
+
+    def _said_at(self, words: str) -> float:
+        """Return when the relay wrote a line, in seconds since 1970."""
+        lines = self._log.read_text().splitlines()
+        line = next((line for line in lines if words in line), None)
+        if line is None:
+            raise Failed(f"the relay didn't say {words!r}: {self._last_words()}")
+        return datetime.fromisoformat(line.split()[0]).timestamp()
+
+    def install(self, database: Database, *tables: str) -> None:
+        """Run ``pgoutbox install`` for tables."""
+        self._pgoutbox(database.name, "install", *(f"--table={table}" for table in tables))
 
     def _pgoutbox(self, database: str, *arguments: str) -> None:
         done = subprocess.run(
@@ -144,9 +171,17 @@ class Rig:
     @contextmanager
     def relay(self, database: Database) -> Iterator[psutil.Process]:
         """Run the relay as a daemon; stopped at the end as one would stop it."""
+        with self._started(database) as process:
+            yield psutil.Process(process.pid)
+            if process.poll() is not None:
+                raise Failed(f"the relay has ended: {self._last_words()}")
+
+    @contextmanager
+    def _started(self, database: Database, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+        command = [sys.executable, "-m", "pgoutbox", "relay", "--nats-url", self.nats.url]
         with self._log.open("wb") as log:
             process = subprocess.Popen(
-                guarded([sys.executable, "-m", "pgoutbox", "relay", "--nats-url", self.nats.url]),
+                guarded([*command, *arguments]),
                 env=self._environment(database.name),
                 cwd=ROOT,
                 stdin=subprocess.DEVNULL,
@@ -154,9 +189,7 @@ class Rig:
                 stderr=log,
             )
         try:
-            yield psutil.Process(process.pid)
-            if process.poll() is not None:
-                raise Failed(f"the relay has ended: {self._log.read_text().strip()}")
+            yield process
         finally:
             process.terminate()
             try:
@@ -164,6 +197,9 @@ class Rig:
             finally:
                 process.kill()
                 process.wait()
+
+    def _last_words(self) -> str:
+        return (self._log.read_text().strip().splitlines() or ["it wrote nothing"])[-1]
 
     def _environment(self, database: str) -> dict[str, str]:
         """Return our environment without settings that would reach pgoutbox."""
@@ -198,6 +234,22 @@ class Database:
 
     name: str
     dsn: str
+
+
+@dataclass(frozen=True)
+class Drained:
+    """What a drain took: CPU time, its start and end included, and memory at its peak.
+
+    When the process was launched, and when the relay in it said that it starts, and that it is
+    connected to NATS, are in seconds since 1970. Between the first two lie the interpreter's
+    start and the imports.
+    """
+
+    cpu_seconds: float
+    peak_mib: float
+    launched: float
+    started: float
+    connected: float
 
 
 @contextmanager
@@ -240,6 +292,23 @@ async def delete_stream(client: Client) -> None:
         await client.jetstream().delete_stream(TOPIC)
 
 
+def peak_mib(pid: int) -> float:
+    """Return the most memory that a process had resident; what it has now, off Linux."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+        return int(status.partition("VmHWM:")[2].split()[0]) / 1024
+    except FileNotFoundError:
+        return float(psutil.Process(pid).memory_info().rss / 2**20)
+    except (OSError, IndexError):  # it is just ending
+        return 0.0
+
+
+def children_seconds() -> float:
+    """Return the CPU time of our children that have ended."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
 def cpu_seconds(process: psutil.Process) -> float:
     """Return the CPU time of a process, its children, and its children that have ended."""
     times = process.cpu_times()
@@ -277,22 +346,63 @@ class CpuClock:
         }
 
 
-async def stored_per_second(client: Client, count: int) -> float:
-    """Return the rate at which ``count`` messages were stored, by the stream's own clock.
+@dataclass(frozen=True)
+class Stored:
+    """What the relay's stream holds; times are the stream's, in seconds since 1970."""
 
-    From the first one to the last one, so that nobody's start counts.
-    """
-    state = await stream_state(client)
+    messages: int
+    bytes: int
+    first: float
+    last: float
+
+    @property
+    def per_second(self) -> float:
+        """The rate from the first message to the last, so that nobody's start counts."""
+        return (self.messages - 1) / (self.last - self.first)
+
+
+async def stored(client: Client, count: int) -> Stored:
+    """Return what the stream holds, which must be ``count`` messages."""
+    answer = await client.request(f"$JS.API.STREAM.INFO.{TOPIC}")
+    state = json.loads(answer.data).get("state", {"messages": 0})
     if state["messages"] != count:
         raise Failed(f"the stream holds {state['messages']} messages instead of {count}")
+    # With the times, which the client leaves out.
     first, last = (datetime.fromisoformat(state[key]) for key in ("first_ts", "last_ts"))
-    return (count - 1) / (last - first).total_seconds()
+    return Stored(count, state["bytes"], first.timestamp(), last.timestamp())
 
 
-async def stream_state(client: Client) -> dict:
-    """Return the state of the relay's stream, with the times that the client leaves out."""
-    answer = await client.request(f"$JS.API.STREAM.INFO.{TOPIC}")
-    return json.loads(answer.data)["state"]
+async def stream_messages(client: Client) -> int:
+    """Return how many messages the relay's stream holds; 0 where there is none yet."""
+    try:
+        return (await client.jetstream().stream_info(TOPIC)).state.messages
+    except NotFoundError:
+        return 0
+
+
+async def until(fact: Callable[[], Awaitable[Fact]], what: str, patience: float = 30.0) -> Fact:
+    """Return what ``fact`` returns once that is true; fail after ``patience`` seconds."""
+    deadline = now() + patience
+    while not (answer := await fact()):
+        if now() > deadline:
+            raise Failed(f"not so within {patience:g} s: {what}")
+        await asyncio.sleep(0.02)
+    return answer
+
+
+async def relay_sessions(watcher: asyncpg.Connection) -> list[int]:
+    """Return the backends of both sessions of the relay in this database, once they are there."""
+
+    async def pids() -> list[int]:
+        found = [row["pid"] for row in await watcher.fetch(_RELAY_SESSIONS)]
+        return found if len(found) == 2 else []
+
+    return await until(pids, "the relay is connected")
+
+
+def cores() -> int:
+    """Return on how many cores this process and its servers may run."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def now() -> float:

@@ -9,29 +9,26 @@ from tempfile import NamedTemporaryFile
 
 import asyncpg
 
-from benchmarks.report import Column, Table
+from benchmarks.fill import ITEMS, VARIANTS, WARM_UP, sized, us_per_row
+from benchmarks.report import Column, Goal, Table
 from benchmarks.rig import NOTE, CpuClock, Database, Rig, backend_seconds, connect
 
-VARIANTS = ("none", "usual", "pgoutbox")  # tables item_…; see rig.SETUP
 TRANSACTIONS = 20_000
 BULK_ROWS = 100_000
-WARM_UP = 500
+SIZES = (100, 300, 1_000, 3_000, 10_000)  # bytes a row
+SIZED_TRANSACTIONS = 5_000
 PGBENCH_SECONDS = 8
 
-Workload = Callable[[asyncpg.Connection, str, int], Awaitable[object]]
+Bulk = Callable[[asyncpg.Connection, str, int], Awaitable[object]]
 
-_LOOP = """
-do $$ begin
-    for i in 1..{count} loop
-        insert into {table} (name, note) values ('row ' || i, '{note}');
-        commit;
-    end loop;
-end $$
-"""
-
-_RATIOS = (
-    Column("÷ usual", "pgoutbox", per="usual", digits=2),
-    Column("÷ none", "pgoutbox", per="none", digits=2),
+CPU_COLUMNS = (
+    Column("no trigger", "none"),
+    Column("usual +", "usual_over"),
+    Column("pgoutbox +", "pgoutbox_over"),
+    Column("+ ÷ +", "pgoutbox_over", per="usual_over", digits=2),
+)
+NOTE_ON_USUAL = (
+    "usual: outbox trigger with serial key, jsonb_build_object, pg_notify; +: over no trigger"
 )
 
 
@@ -45,39 +42,58 @@ async def run(rig: Rig) -> list[Table]:
     return [await _cpu(rig), await _throughput(rig)]
 
 
-async def _cpu(rig: Rig) -> Table:
-    """CPU time of one backend per row, by loops and bulk statements inside the server."""
-    table = Table(
-        "writers: CPU of the backend, µs a row",
-        (
-            Column("no trigger", "none"),
-            Column("+ usual", "usual_over"),
-            Column("+ pgoutbox", "pgoutbox_over"),
-            Column("+ ÷ +", "pgoutbox_over", per="usual_over", digits=2),
-        ),
-        note="usual: outbox trigger with serial key, jsonb_build_object, pg_notify;"
-        " +: over no trigger",
-    )
+async def run_sizes(rig: Rig) -> list[Table]:
+    """Measure what the triggers add to a single-row transaction, for rows of several sizes.
+
+    Against the same as :func:`run`. The rows can't be compressed, and from 3,000 bytes on they
+    are stored out of line.
+    """
+    count = rig.scaled(SIZED_TRANSACTIONS)
+    table = Table("writers: CPU by size of the row, µs", CPU_COLUMNS, NOTE_ON_USUAL)
     for _ in range(rig.runs):
         async with rig.database() as database:
-            for label, (workload, rows) in _workloads(rig).items():
-                us = {v: await _us_per_row(database, workload, v, rows) for v in VARIANTS}
-                over = {f"{v}_over": us[v] - us["none"] for v in ("usual", "pgoutbox")}
-                table.add(label, **us, **over)
+            for size in SIZES:
+                writes = sized(size)
+                us = {v: await us_per_row(database, writes, v, count) for v in VARIANTS}
+                table.add(f"{size:,} bytes", size=size, **_over(us))
+    return [table]
+
+
+async def _cpu(rig: Rig) -> Table:
+    """CPU time of one backend per row, by loops and bulk statements inside the server."""
+    single, rows = rig.scaled(TRANSACTIONS), rig.scaled(BULK_ROWS)
+    label = f"{single:,} transactions, async commit"
+    bulk: dict[str, Bulk] = {
+        f"INSERT … SELECT of {rows:,} rows": _insert_select,
+        f"COPY of {rows:,} rows": _copy,
+        f"UPDATE of {rows:,} rows": _update,
+    }
+    table = Table("writers: CPU of the backend, µs a row", CPU_COLUMNS, NOTE_ON_USUAL)
+    for _ in range(rig.runs):
+        async with rig.database() as database:
+            us = {v: await us_per_row(database, ITEMS, v, single) for v in VARIANTS}
+            table.add(label, **_over(us))
+            for what, workload in bulk.items():
+                us = {v: await _bulk_us_per_row(database, workload, v, rows) for v in VARIANTS}
+                table.add(what, **_over(us))
+    table.goals = [
+        _cost("writers, 1 client, single-row transactions", label, goal=1.9, beyond=1.4),
+        *(_cost(f"writers, {what}", what, goal=1.2, beyond=0.8) for what in bulk),
+    ]
     return table
 
 
-def _workloads(rig: Rig) -> dict[str, tuple[Workload, int]]:
-    single, bulk = rig.scaled(TRANSACTIONS), rig.scaled(BULK_ROWS)
-    return {
-        f"{single:,} transactions, async commit": (_single_rows, single),
-        f"INSERT … SELECT of {bulk:,} rows": (_insert_select, bulk),
-        f"COPY of {bulk:,} rows": (_copy, bulk),
-        f"UPDATE of {bulk:,} rows": (_update, bulk),
-    }
+def _over(us: dict[str, float]) -> dict[str, float]:
+    return us | {f"{variant}_over": us[variant] - us["none"] for variant in ("usual", "pgoutbox")}
 
 
-async def _us_per_row(database: Database, workload: Workload, variant: str, rows: int) -> float:
+def _cost(what: str, row: str, *, goal: float, beyond: float) -> Goal:
+    return Goal(
+        what, row, "pgoutbox_over", goal, beyond, per="usual_over", at_most=True, unit=" µs"
+    )
+
+
+async def _bulk_us_per_row(database: Database, workload: Bulk, variant: str, rows: int) -> float:
     """Return the backend's CPU time per row, in a session that has done the same before."""
     name = f"item_{variant}"
     async with connect(database.dsn) as connection:
@@ -89,12 +105,6 @@ async def _us_per_row(database: Database, workload: Workload, variant: str, rows
         began = backend_seconds(pid)
         await workload(connection, name, rows)
         return (backend_seconds(pid) - began) * 1e6 / rows
-
-
-async def _single_rows(connection: asyncpg.Connection, table: str, count: int) -> None:
-    # Without waiting for the disk: the system's time for that would drown the rest.
-    await connection.execute("set synchronous_commit = off")
-    await connection.execute(_LOOP.format(table=table, count=count, note=NOTE))
 
 
 async def _insert_select(connection: asyncpg.Connection, table: str, count: int) -> None:
@@ -121,7 +131,8 @@ async def _throughput(rig: Rig) -> Table:
             Column("no trigger", "none", digits=0),
             Column("usual", "usual", digits=0),
             Column("pgoutbox", "pgoutbox", digits=0),
-            *_RATIOS,
+            Column("÷ usual", "pgoutbox", per="usual", digits=2),
+            Column("÷ none", "pgoutbox", per="none", digits=2),
         ),
         note="pgbench, one row a transaction, fsync and synchronous_commit on",
     )
@@ -130,28 +141,44 @@ async def _throughput(rig: Rig) -> Table:
             for clients in (1, 8):
                 figures: dict[str, float] = {}
                 for variant in VARIANTS:
-                    figures |= _pgbench(rig, database, variant, clients)
+                    figures |= _variant(rig, database, variant, clients)
                 table.add(f"{clients} client{'s' * (clients > 1)}", **figures)
+    table.goals = [
+        _tps("usual trigger", "usual", goal=2),
+        _tps("no trigger", "none", goal=0.55, beyond=0.7),
+    ]
     return table
 
 
-def _pgbench(rig: Rig, database: Database, variant: str, clients: int) -> dict[str, float]:
+def _tps(against: str, per: str, goal: float, beyond: float | None = None) -> Goal:
+    what = f"writers, 8 clients, tps against {against}"
+    return Goal(what, "8 clients", "pgoutbox", goal, beyond, per=per, unit="/s", digits=0)
+
+
+def _variant(rig: Rig, database: Database, variant: str, clients: int) -> dict[str, float]:
     """Return transactions a second, and PostgreSQL's CPU time for each."""
+    clock = CpuClock(us=rig.postgres.pid)
     seconds = max(1, round(PGBENCH_SECONDS * rig.scale))
+    done, tps = pgbench(rig, database, variant, clients, seconds)
+    return {variant: tps, f"{variant}_us": clock.us_per(done)["us"]}
+
+
+def pgbench(
+    rig: Rig, database: Database, variant: str, clients: int, seconds: int, *options: str
+) -> tuple[int, float]:
+    """Insert one row after another; return how many transactions, and how many a second."""
     with NamedTemporaryFile("w", suffix=".sql") as script:
         script.write(
             "\\set number random(1, 1000000)\n"
             f"insert into item_{variant} (name, note) values ('row ' || :number, '{NOTE}');\n"
         )
         script.flush()
-        clock = CpuClock(us=rig.postgres.pid)
         arguments = f"-n -M prepared -c {clients} -j {min(clients, 2)} -T {seconds}".split()
-        printed = rig.run_tool("pgbench", database, *arguments, "-f", str(Path(script.name)))
+        printed = rig.run_tool(
+            "pgbench", database, *arguments, *options, "-f", str(Path(script.name))
+        )
     done = int(_found(r"actually processed: (\d+)", printed))
-    return {
-        variant: float(_found(r"tps = ([\d.]+)", printed)),
-        f"{variant}_us": clock.us_per(done)["us"],
-    }
+    return done, float(_found(r"tps = ([\d.]+)", printed))
 
 
 def _found(pattern: str, text: str) -> str:

@@ -1,0 +1,275 @@
+"""What makes other outboxes slow: each beside the same run without it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks.drain import drain
+from benchmarks.fill import ITEMS, Writes, batches, fill, overhead, sized
+from benchmarks.report import Column, Goal, Table
+from benchmarks.rig import Database, Rig, connect
+from benchmarks.writers import pgbench
+
+EVENTS = 100_000  # of each drain
+TRANSACTIONS = 10_000  # of each writer
+AGING = 20  # seconds of writes at 1,000 a second, and so of small batches, under the snapshot
+HISTORY = 10_000_000  # events
+TABLES = 1_000
+COLUMNS = 200
+LARGE_ROW = 1_000_000  # bytes; with the rest of the message just below what NATS takes
+LARGE_ROWS = 400
+
+WITHIN = 0.9, 1.1  # of the rate, and of the price, without
+
+
+@dataclass(frozen=True)
+class Run:
+    """One of the two things compared: a database, what is written to it, and how much."""
+
+    name: str
+    database: AbstractAsyncContextManager[Database]
+    writes: Writes = ITEMS
+    events: int = EVENTS
+    transactions: int = TRANSACTIONS
+
+
+async def run_snapshot(rig: Rig) -> list[Table]:
+    """Hold a snapshot open for the whole run, in the relay's database.
+
+    First a relay sends events one by one for a while, so that its progress has been updated
+    thousands of times, and none of the dead rows may be removed.
+    """
+    label = "a snapshot held for the whole run"
+    table = _table("held snapshot")
+    for _ in range(rig.runs):
+        await _add(table, label, rig, Run("without", _aged(rig)), Run("with", _held(rig)))
+    return [table]
+
+
+@asynccontextmanager
+async def _held(rig: Rig) -> AsyncIterator[Database]:
+    async with rig.database() as database, connect(database.dsn) as holder:
+        await holder.execute("begin isolation level repeatable read")
+        await holder.execute("select from item_pgoutbox limit 1")  # takes the snapshot
+        await _age(rig, database)
+        yield database
+        await holder.execute("rollback")
+
+
+@asynccontextmanager
+async def _aged(rig: Rig) -> AsyncIterator[Database]:
+    async with rig.database() as database:
+        await _age(rig, database)
+        yield database
+
+
+async def _age(rig: Rig, database: Database) -> None:
+    with rig.relay(database):
+        pgbench(rig, database, "pgoutbox", 2, max(1, round(AGING * rig.scale)), "-R", "1000")
+    rig.drain(database)
+
+
+async def run_history(rig: Rig) -> list[Table]:
+    """Have events in the slots that are sent and not yet removed; one run is enough.
+
+    They are sent without a stream, which is quicker and the same to the outbox.
+    """
+    count = rig.scaled(HISTORY)
+    table = _table("history", "; one run")
+    await _add(
+        table,
+        f"{count:,} events of history",
+        rig,
+        Run("without", rig.database()),
+        Run("with", _with_history(rig, count)),
+    )
+    return [table]
+
+
+@asynccontextmanager
+async def _with_history(rig: Rig, count: int) -> AsyncIterator[Database]:
+    async with rig.database() as database:
+        await fill(database, batches(10), count)
+        rig.drain(database, "--no-jetstream")
+        yield database
+
+
+async def run_tables(rig: Rig) -> list[Table]:
+    """Capture a thousand tables, and write to one after another of them.
+
+    Against the same dynamic statements for one table. A session has written to each table once
+    before its CPU time is read.
+    """
+    count = max(2, round(TABLES * rig.scale))
+    table = _table("many tables")
+    for _ in range(rig.runs):
+        await _add(
+            table,
+            f"{count:,} captured tables",
+            rig,
+            Run("without", _with_tables(rig, 1), _to_each(1)),
+            Run("with", _with_tables(rig, count), _to_each(count)),
+        )
+    return [table]
+
+
+def _to_each(tables: int) -> Writes:
+    insert = "insert into many_{variant}_' || i % " + str(tables) + " || '"
+    return Writes(
+        f"execute '{insert} (name, note) select name, note from one_row'", warm_up=tables + 100
+    )
+
+
+@asynccontextmanager
+async def _with_tables(rig: Rig, count: int) -> AsyncIterator[Database]:
+    async with rig.database() as database:
+        async with connect(database.dsn) as owner:
+            await owner.execute("create table one_row (name text, note text)")
+            await owner.execute("insert into one_row values ('a row', repeat('x', 230))")
+            for variant in ("none", "pgoutbox"):
+                names = [f"many_{variant}_{number}" for number in range(count)]
+                for name in names:
+                    await owner.execute(f"create table {name} (like item_none including all)")
+        rig.install(database, *names)
+        yield database
+
+
+async def run_columns(rig: Rig) -> list[Table]:
+    """Write to a table of 200 columns of usual types.
+
+    Against rows of 300 bytes and five columns, both by the size of their messages.
+    """
+    table = _table_of_bytes("wide table")
+    for _ in range(rig.runs):
+        await _add(
+            table,
+            f"a table of {COLUMNS} columns",
+            rig,
+            Run("without", rig.database()),
+            Run("with", _with_columns(rig), _wide(), EVENTS // 5, TRANSACTIONS // 5),
+        )
+    return [table]
+
+
+def _wide() -> Writes:
+    values = ("i", "'text ' || i", "now()", "i / 100.0")
+    return Writes(f"insert into wide_{{variant}} values ({', '.join(values * (COLUMNS // 4))})")
+
+
+@asynccontextmanager
+async def _with_columns(rig: Rig) -> AsyncIterator[Database]:
+    types = ("integer", "text", "timestamptz", "numeric(12, 2)")
+    columns = ", ".join(f"column_{n} {types[n % 4]}" for n in range(COLUMNS))
+    async with rig.database() as database:
+        async with connect(database.dsn) as owner:
+            for variant in ("none", "pgoutbox"):
+                await owner.execute(f"create table wide_{variant} ({columns})")
+        rig.install(database, "wide_pgoutbox")
+        yield database
+
+
+async def run_large_rows(rig: Rig) -> list[Table]:
+    """Write rows of a megabyte that can't be compressed.
+
+    Against rows of 300 bytes, both by the size of their messages.
+    """
+    table = _table_of_bytes("large rows")
+    large = sized(LARGE_ROW, warm_up=10)
+    for _ in range(rig.runs):
+        await _add(
+            table,
+            "rows of 1 MB",
+            rig,
+            Run("without", rig.database()),
+            Run("with", rig.database(), large, LARGE_ROWS, LARGE_ROWS // 4),
+        )
+    return [table]
+
+
+def _table(title: str, note: str = "") -> Table:
+    columns = (
+        Column("pgoutbox/s without", "without_per_s", digits=0),
+        Column("with", "with_per_s", digits=0),
+        Column("ratio", "with_per_s", per="without_per_s", digits=2),
+        Column("writer + µs without", "without_over_us"),
+        Column("with", "with_over_us"),
+        Column("ratio", "with_over_us", per="without_over_us", digits=2),
+        *_CPU_COLUMNS,
+    )
+    return Table(title, columns, f"writer +: CPU of a single-row transaction over no trigger{note}")
+
+
+def _table_of_bytes(title: str) -> Table:
+    columns = (
+        Column("MB/s without", "without_mb_per_s"),
+        Column("with", "with_mb_per_s"),
+        Column("ratio", "with_mb_per_s", per="without_mb_per_s", digits=2),
+        Column("writer + µs/kB without", "without_us_per_kb"),
+        Column("with", "with_us_per_kb"),
+        Column("ratio", "with_us_per_kb", per="without_us_per_kb", digits=2),
+        *_CPU_COLUMNS,
+    )
+    note = "without: rows of 300 bytes; writer +: CPU over no trigger; all by size of the message"
+    return Table(title, columns, note)
+
+
+_CPU_COLUMNS = (
+    Column("relay µs", "relay_us"),
+    Column("PostgreSQL µs", "postgres_us"),
+    Column("nats-server µs", "nats_us"),
+    Column("relay MiB", "relay_mib"),
+)
+
+
+async def _add(table: Table, label: str, rig: Rig, without: Run, with_it: Run) -> None:
+    """Measure both, add a row, and the goals once there is one."""
+    figures: dict[str, Any] = {}
+    for run in (without, with_it):
+        async with run.database as database:
+            measured = await _measure(rig, run, database)
+        figures |= {f"{run.name}_{name}": value for name, value in measured.items()}
+    cpu = {name: measured[name] for name in ("relay_us", "postgres_us", "nats_us", "relay_mib")}
+    table.add(label, **figures, **cpu)
+    if not table.goals:
+        by_bytes = any(column.figure == "with_mb_per_s" for column in table.columns)
+        table.goals = _goals(label, by_bytes)
+
+
+def _goals(label: str, by_bytes: bool) -> list[Goal]:
+    rate, price = ("mb_per_s", "us_per_kb") if by_bytes else ("per_s", "over_us")
+    units = (" MB/s", " µs/kB") if by_bytes else ("/s", " µs")
+    least, most = WITHIN
+    return [
+        Goal(
+            f"{label}: drain",
+            label,
+            f"with_{rate}",
+            least,
+            per=f"without_{rate}",
+            unit=units[0],
+            digits=1 if by_bytes else 0,
+        ),
+        Goal(
+            f"{label}: writer",
+            label,
+            f"with_{price}",
+            most,
+            per=f"without_{price}",
+            at_most=True,
+            unit=units[1],
+            has_cpu=False,
+        ),
+    ]
+
+
+async def _measure(rig: Rig, run: Run, database: Database) -> dict[str, float]:
+    count = await fill(database, run.writes, rig.scaled(run.events))
+    figures = await drain(rig, database, count)
+    figures |= await overhead(database, run.writes, rig.scaled(run.transactions))
+    return figures | {
+        "mb_per_s": figures["bytes_per_s"] / 1e6,
+        "us_per_kb": figures["over_us"] / figures["message_bytes"] * 1e3,
+    }

@@ -1,0 +1,175 @@
+"""A relay at work while others write as fast as they can."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from statistics import mean
+
+import asyncpg
+
+from benchmarks.report import Column, Goal, Table
+from benchmarks.rig import (
+    CpuClock,
+    Database,
+    Rig,
+    backend_seconds,
+    children_seconds,
+    connect,
+    cores,
+    delete_stream,
+    nats_client,
+    relay_sessions,
+    stream_messages,
+    until,
+)
+from benchmarks.writers import pgbench
+
+WRITERS = 4
+SECONDS = 30
+SAMPLES = 30  # looks at the backlog
+PATIENCE = 300.0  # seconds for what is left when the writers end
+
+# In positions; each of these transactions has one event.
+_BACKLOG = """
+select (select last_value from pgoutbox.position_seq)
+    - coalesce((select high from pgoutbox.progress), 0)
+"""
+
+
+async def run(rig: Rig) -> list[Table]:
+    """Let 4 writers commit single rows as fast as they can, with fsync, while the relay runs.
+
+    Against the same writers without a relay. Two questions, and the arithmetic of each:
+
+    *Is the backlog bounded?* It is read at regular moments as positions drawn minus the relay's
+    ``high``. Its growth is the mean of the last third of the readings minus that of the middle
+    third, divided by the transactions that were committed between the middles of the two: 0 is
+    a relay that keeps up, 1 one that sends nothing.
+
+    *What do writers lose beyond what CPU sharing explains?* Without a relay they make T0
+    transactions a second and use U0 CPU seconds a second (pgbench, and all of PostgreSQL). With
+    one, relay, nats-server and the relay's sessions in PostgreSQL take R a second of the C
+    cores. If sharing were all, writers would go on with T0 x min(1, (C - R) / U0) transactions a
+    second. What they make less than that, T1, is lost beyond: 1 - T1 / that. It is what they
+    wait for the relay, and what their transactions cost more because of it.
+    """
+    table = Table(
+        "4 writers as fast as they can",
+        (
+            Column("alone/s", "alone_tps", digits=0),
+            Column("with relay/s", "tps", digits=0),
+            Column("sharing explains", "fair_tps", digits=0),
+            Column("beyond that", "lost_percent"),
+            Column("relay's share/core", "relay_cores", digits=2),
+            Column("largest backlog", "backlog", digits=0),
+            Column("backlog's growth", "growth", digits=2),
+            Column("relay µs", "relay_us"),
+            Column("PostgreSQL µs", "postgres_us"),
+            Column("nats-server µs", "nats_us"),
+        ),
+        note="beyond that: % lost; growth: events that are added to the backlog, of each written;"
+        " relay's share: with nats-server and its sessions; PostgreSQL µs: with the writers'",
+    )
+    label = f"{WRITERS} clients, single-row transactions"
+    for _ in range(rig.runs):
+        async with rig.database() as database:
+            table.add(label, **await _measure(rig, database))
+    table.goals = [
+        Goal(
+            "drain while 4 writers write, backlog's growth",
+            label,
+            "growth",
+            0.01,
+            at_most=True,
+            digits=3,
+        ),
+        Goal(
+            "drain while 4 writers write, writers' loss beyond sharing",
+            label,
+            "lost_percent",
+            10,
+            at_most=True,
+            unit=" %",
+        ),
+    ]
+    return [table]
+
+
+@dataclass(frozen=True)
+class Written:
+    """What writers did: transactions, how many a second, and the CPU they used meanwhile."""
+
+    count: int
+    tps: float
+    cpu_seconds: float
+
+    @property
+    def seconds(self) -> float:
+        """How long it took."""
+        return self.count / self.tps
+
+
+async def _measure(rig: Rig, database: Database) -> dict[str, float]:
+    alone = await _write(rig, database)
+    rig.drain(database)  # what they left
+    async with nats_client(rig.nats) as client, connect(database.dsn) as watcher:
+        await delete_stream(client)
+        with rig.relay(database) as relay:
+            sessions = await relay_sessions(watcher)
+            clock = CpuClock(relay_us=relay.pid, postgres_us=rig.postgres.pid, nats_us=rig.nats.pid)
+            began = sum(map(backend_seconds, sessions))
+            writing = asyncio.create_task(_write(rig, database))
+            backlog = await _watch(watcher, writing, rig)
+            written = await writing
+            us = clock.us_per(written.count)
+            relays = (us["relay_us"] + us["nats_us"]) * written.count / 1e6
+            relays += sum(map(backend_seconds, sessions)) - began
+
+            async def all_sent() -> bool:
+                return await stream_messages(client) >= written.count
+
+            await until(all_sent, f"all {written.count:,} events are in the stream", PATIENCE)
+    return {**us, **_compared(alone, written, relays / written.seconds, backlog)}
+
+
+def _compared(
+    alone: Written, written: Written, relay_cores: float, backlog: list[int]
+) -> dict[str, float]:
+    """Return the figures that :func:`run` explains."""
+    left = (cores() - relay_cores) / (alone.cpu_seconds / alone.seconds)
+    fair = alone.tps * min(1.0, left)
+    third = len(backlog) // 3
+    grown = mean(backlog[-third:]) - mean(backlog[-2 * third : -third])
+    return {
+        "alone_tps": alone.tps,
+        "alone_us": alone.cpu_seconds * 1e6 / alone.count,
+        "tps": written.tps,
+        "fair_tps": fair,
+        "lost_percent": (1 - written.tps / fair) * 100,
+        "relay_cores": relay_cores,
+        "backlog": max(backlog),
+        "growth": grown / (written.count / 3),
+    }
+
+
+async def _write(rig: Rig, database: Database) -> Written:
+    clock, began = CpuClock(postgres=rig.postgres.pid), children_seconds()
+    count, tps = await asyncio.to_thread(pgbench, rig, database, "pgoutbox", WRITERS, _seconds(rig))
+    used = clock.us_per(1)["postgres"] / 1e6 + children_seconds() - began
+    return Written(count, tps, used)
+
+
+def _seconds(rig: Rig) -> int:
+    return max(2, round(SECONDS * rig.scale))
+
+
+async def _watch(
+    watcher: asyncpg.Connection, writing: asyncio.Task[Written], rig: Rig
+) -> list[int]:
+    """Return the backlog at regular moments while the writers write."""
+    backlog = []
+    while not writing.done():
+        await asyncio.wait({writing}, timeout=_seconds(rig) / SAMPLES)
+        backlog.append(await watcher.fetchval(_BACKLOG))
+    return backlog
