@@ -25,7 +25,7 @@ check: lint  ## Run what needs no server: lint, types, import contracts, unit te
 bench: $(VENV)/dev  ## Measure throughput, latency, and what a write costs
 	$(PYTHON) -m benchmarks
 
-docs: $(VENV)/dev  ## Write what the documents repeat from the code: commands, settings, metrics
+docs: $(VENV)/dev  ## Write what the documents repeat: commands, settings, metrics, figures
 	$(PYTHON) -m tests.documents
 
 clean:  ## Remove the virtual environment and all caches

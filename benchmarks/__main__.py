@@ -8,6 +8,7 @@ import json
 import os
 import platform
 import sys
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -101,12 +102,15 @@ async def _measure(servers: Rig, report: Report, names: Sequence[str]) -> None:
     click.echo(report.headline())
     await servers.prepare()
     for name in names:
+        began = time.monotonic()
         try:
             report.tables[name] = await BENCHMARKS[name](servers)
         except FAILURES as error:
             report.failures[name] = _sentence(error)
             click.echo(f"\nerror: {name}: {report.failures[name]}", err=True)
             continue
+        finally:
+            report.seconds[name] = round(time.monotonic() - began, 1)
         for table in report.tables[name]:
             click.echo(f"\n{table.to_text()}")
     click.echo(f"\n{text_table(report.goals())}")

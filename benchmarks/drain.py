@@ -133,7 +133,7 @@ async def drain(rig: Rig, database: Database, count: int) -> dict[str, float]:
         result = await stored(client, count)
     return figures | {
         "per_s": result.per_second,
-        "with_reading_per_s": count / (result.last - drained.connected),
+        "seconds": result.last - drained.connected,
         "bytes_per_s": result.per_second * result.bytes / count,
         "message_bytes": result.bytes / count,
         "relay_mib": drained.peak_mib,

@@ -10,7 +10,7 @@ from statistics import median
 from typing import Any, Self
 
 GOALS_HEAD = (
-    "goal",
+    "what",
     "baseline",
     "measured",
     "ratio",
@@ -168,6 +168,7 @@ class Report:
     setting: Mapping[str, Any]
     tables: dict[str, list[Table]] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)  # that each benchmark took
 
     def headline(self) -> str:
         """Return the versions, the machine, and how much was measured."""
@@ -193,29 +194,36 @@ class Report:
         return next((t for t in self.tables.get(name, ()) if t.title.startswith(title)), None)
 
     def to_markdown(self) -> str:
-        """Return the goals, and all tables after them, for a document."""
+        """Return all of it for a document."""
+        return f"{self.goals_to_markdown()}\n{self.tables_to_markdown()}"
+
+    def goals_to_markdown(self) -> str:
+        """Return what was measured on what, and the table of goals."""
         versions, machine = self.headline().split("\n")
-        parts = [f"{versions}.\n{machine}.\n", markdown_table(self.goals())]
-        parts += [table.to_markdown() for table in self.all_tables()]
-        return "\n".join(parts)
+        return f"{versions}.\n{machine}.\n\n{markdown_table(self.goals())}"
+
+    def tables_to_markdown(self) -> str:
+        """Return the tables with all figures."""
+        return "\n".join(table.to_markdown() for table in self.all_tables())
 
     def to_json(self) -> dict[str, Any]:
         """Return all of it for machines."""
+        tables = {name: [t.to_json() for t in tables] for name, tables in self.tables.items()}
         return {
-            **self.setting,
-            "tables": {name: [t.to_json() for t in tables] for name, tables in self.tables.items()},
+            "setting": self.setting,
+            "seconds": self.seconds,
+            "tables": tables,
             "failures": self.failures,
         }
 
     @classmethod
     def from_json(cls, written: Mapping[str, Any]) -> Self:
         """Return what :meth:`to_json` wrote."""
-        setting = {k: v for k, v in written.items() if k not in ("tables", "failures")}
         tables = {
             name: [Table.from_json(table) for table in tables]
             for name, tables in written["tables"].items()
         }
-        return cls(setting, tables, dict(written["failures"]))
+        return cls(written["setting"], tables, written["failures"], written["seconds"])
 
 
 def text_table(cells: Sequence[Cells]) -> str:

@@ -1,15 +1,19 @@
-"""What the documents repeat from the code: docs/commands.md, and tables of settings and metrics.
+"""What the documents repeat: docs/commands.md, tables of settings and metrics, and figures.
 
+The figures are those of one run of the benchmarks, which docs/performance/figures.json has.
 ``make docs`` writes them; tests/unit/test_documents.py notices when they are stale.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Sequence
 
 from click.testing import CliRunner
 
+from benchmarks import plots
+from benchmarks.report import Report
 from pgoutbox import config
 from pgoutbox.cli import main
 from pgoutbox.config import Setting
@@ -20,6 +24,9 @@ COMMANDS = ROOT / "docs" / "commands.md"
 README = ROOT / "README.md"
 SETTINGS = ROOT / "docs" / "settings.md"
 MONITORING = ROOT / "docs" / "monitoring.md"
+PERFORMANCE = ROOT / "docs" / "performance.md"
+PLOTS = ROOT / "docs" / "performance"
+FIGURES = PLOTS / "figures.json"
 
 _WIDTH = 100  # columns; never those of whoever's terminal this is
 _TABLE = r"(?<=<!-- {0}: begin -->\n).*?(?=<!-- {0}: end -->)"
@@ -55,6 +62,18 @@ def with_settings(text: str) -> str:
 def with_metrics(text: str) -> str:
     """Return docs/monitoring.md, now ``text``, with the table as it should be."""
     return _with_table(text, "metrics", metrics())
+
+
+def figures() -> Report:
+    """Return what the run measured of which the documents tell."""
+    return Report.from_json(json.loads(FIGURES.read_text("utf-8")))
+
+
+def with_figures(text: str) -> str:
+    """Return docs/performance.md, now ``text``, with the figures of the run."""
+    report = figures()
+    text = _with_table(text, "goals", report.goals_to_markdown())
+    return _with_table(text, "figures", report.tables_to_markdown())
 
 
 def _with_table(text: str, name: str, table: str) -> str:
@@ -95,6 +114,8 @@ def write() -> None:
     COMMANDS.write_text(commands(), "utf-8")
     SETTINGS.write_text(with_settings(SETTINGS.read_text("utf-8")), "utf-8")
     MONITORING.write_text(with_metrics(MONITORING.read_text("utf-8")), "utf-8")
+    PERFORMANCE.write_text(with_figures(PERFORMANCE.read_text("utf-8")), "utf-8")
+    plots.write(figures(), PLOTS)
 
 
 def _help(name: str) -> str:

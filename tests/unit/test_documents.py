@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import click
 import pytest
 
+from benchmarks import plots
 from pgoutbox import daemon  # noqa: F401 - with all modules that have errors of their own
 from pgoutbox.cli import main
 from pgoutbox.errors import PgoutboxError
@@ -55,6 +56,21 @@ def test_the_table_of_settings_is_that_of_the_code() -> None:
     written = documents.SETTINGS.read_text("utf-8")
 
     assert documents.with_settings(written) == written, f"docs/settings.md {STALE}"
+
+
+def test_figures_are_those_of_one_run_of_the_benchmarks() -> None:
+    written = documents.PERFORMANCE.read_text("utf-8")
+
+    assert documents.with_figures(written) == written, f"docs/performance.md {STALE}"
+
+
+@pytest.mark.parametrize("name", ["throughput", "latency", "row-size"])
+def test_plots_are_those_of_the_same_run(name: str) -> None:
+    chart = plots.charts(documents.figures())[name]
+
+    assert (documents.PLOTS / f"{name}.svg").read_text("utf-8") == chart.to_svg(), (
+        f"docs/performance/{name}.svg {STALE}"
+    )
 
 
 def test_readme_lists_every_command() -> None:
