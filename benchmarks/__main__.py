@@ -75,7 +75,7 @@ def main(
 ) -> None:
     """Measure throughput, latency, and what a write costs; all without a name.
 
-    The full run takes one and a half hours and 30 GB of disk.
+    The full run takes one and a half hours and 20 GB of disk.
 
     \b
     python -m benchmarks

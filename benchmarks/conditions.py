@@ -7,7 +7,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.drain import drain
+from benchmarks.drain import CPU_COLUMNS, drain
 from benchmarks.fill import ITEMS, Writes, batches, fill, overhead, sized
 from benchmarks.report import Column, Goal, Table
 from benchmarks.rig import Database, Rig, connect
@@ -197,7 +197,8 @@ def _table(title: str, note: str = "") -> Table:
         Column("writer + µs without", "without_over_us"),
         Column("with", "with_over_us"),
         Column("ratio", "with_over_us", per="without_over_us", digits=2),
-        *_CPU_COLUMNS,
+        *CPU_COLUMNS,
+        Column("relay MiB", "relay_mib"),
     )
     return Table(title, columns, f"writer +: CPU of a single-row transaction over no trigger{note}")
 
@@ -210,18 +211,11 @@ def _table_of_bytes(title: str) -> Table:
         Column("writer + µs/kB without", "without_us_per_kb"),
         Column("with", "with_us_per_kb"),
         Column("ratio", "with_us_per_kb", per="without_us_per_kb", digits=2),
-        *_CPU_COLUMNS,
+        *CPU_COLUMNS,
+        Column("relay MiB", "relay_mib"),
     )
     note = "without: rows of 300 bytes; writer +: CPU over no trigger; all by size of the message"
     return Table(title, columns, note)
-
-
-_CPU_COLUMNS = (
-    Column("relay µs", "relay_us"),
-    Column("PostgreSQL µs", "postgres_us"),
-    Column("nats-server µs", "nats_us"),
-    Column("relay MiB", "relay_mib"),
-)
 
 
 async def _add(table: Table, label: str, rig: Rig, without: Run, with_it: Run) -> None:

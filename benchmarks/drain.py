@@ -44,6 +44,16 @@ NOTE_ON_CPU = (
     " with its start; MiB: resident at the peak"
 )
 
+COLUMNS_OF_LARGE = (
+    *COLUMNS,
+    Column("first event ms", "first_ms", digits=0),
+    Column("from launch ms", "first_from_launch_ms", digits=0),
+)
+NOTE_ON_LARGE = (
+    f"{NOTE_ON_CPU}; first event: stored so long after the relay's line 'relay starts', and after"
+    " the launch"
+)
+
 
 async def run(rig: Rig) -> list[Table]:
     """Drain single-row transactions of 300-byte rows with ``pgoutbox relay --drain``.
@@ -72,13 +82,7 @@ async def run_transaction(rig: Rig) -> list[Table]:
     """
     count = rig.scaled(LARGE)
     label = f"one transaction of {count:,} rows"
-    columns = (
-        *COLUMNS,
-        Column("first event ms", "first_ms", digits=0),
-        Column("from launch ms", "first_from_launch_ms", digits=0),
-    )
-    note = "first event: stored so long after the relay's line 'relay starts', and after the launch"
-    table = Table("drain of a large transaction", columns, f"{NOTE_ON_CPU}; {note}")
+    table = Table("drain of a large transaction", COLUMNS_OF_LARGE, NOTE_ON_LARGE)
     for _ in range(rig.runs):
         async with rig.database() as database:
             await _one_transaction(database, count)
@@ -86,10 +90,16 @@ async def run_transaction(rig: Rig) -> list[Table]:
     table.goals = [
         _rate(label, goal=14, beyond=20),
         Goal(
-            "its relay's memory", label, "relay_mib", 80, at_most=True, unit=" MiB", has_cpu=False
+            f"{label}: relay's memory",
+            label,
+            "relay_mib",
+            80,
+            at_most=True,
+            unit=" MiB",
+            has_cpu=False,
         ),
         Goal(
-            "its first event",
+            f"{label}: first event",
             label,
             "first_ms",
             100,
@@ -147,11 +157,12 @@ async def _read(client: Client, count: int) -> list[Message]:
     subscription = await client.jetstream().subscribe(f"{TOPIC}.*", ordered_consumer=True)
     received = [await subscription.next_msg(timeout=10) for _ in range(count)]
     await subscription.unsubscribe()
-    if len({message.headers["Nats-Msg-Id"] for message in received}) != count:
+    ids = [(message.headers or {})["Nats-Msg-Id"] for message in received]
+    if len(set(ids)) != count:
         raise Failed("message ids are not unique")
     return [
-        (message.subject, message.data, {"Nats-Msg-Id": message.headers["Nats-Msg-Id"]})
-        for message in received
+        (message.subject, message.data, {"Nats-Msg-Id": message_id})
+        for message, message_id in zip(received, ids, strict=True)
     ]
 
 

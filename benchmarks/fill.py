@@ -92,6 +92,6 @@ async def spent(connection: asyncpg.Connection, statement: str) -> float:
 
 
 async def overhead(database: Database, writes: Writes, count: int) -> dict[str, float]:
-    """Return CPU time per row: without a trigger, and what the triggers that there are add."""
+    """Return CPU time per row: without a trigger, and what pgoutbox's adds to it."""
     us = {v: await us_per_row(database, writes, v, count) for v in ("none", "pgoutbox")}
     return {"none_us": us["none"], "over_us": us["pgoutbox"] - us["none"]}

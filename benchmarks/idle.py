@@ -11,7 +11,7 @@ import psutil
 from benchmarks.drain import drain
 from benchmarks.fill import ITEMS, fill
 from benchmarks.report import Column, Goal, Table
-from benchmarks.rig import Database, Failed, Rig, backend_seconds, connect, now, relay_sessions
+from benchmarks.rig import Database, Rig, backend_seconds, connect, now, relay_sessions
 
 SECONDS = 60
 EVENTS = 1_000  # sent before, so that there is something in the outbox
@@ -101,7 +101,7 @@ async def _watch(
     waiting, longest = 0, 0.0
     while now() - began < seconds:
         await asyncio.sleep(LOOK)
-        row = await watcher.fetchrow(_OPEN, sessions)
+        (row,) = await watcher.fetch(_OPEN, sessions)
         waiting, longest = waiting + row["waiting"], max(longest, row["ms"])
     took = now() - began
     after = await _written(watcher, sessions)
@@ -120,7 +120,5 @@ def _spent(sessions: Sequence[int]) -> float:
 
 
 async def _written(watcher: asyncpg.Connection, sessions: Sequence[int]) -> dict[str, float]:
-    row = await watcher.fetchrow(_WRITTEN, sessions)
-    if row is None:
-        raise Failed("PostgreSQL keeps no statistics")
+    (row,) = await watcher.fetch(_WRITTEN, sessions)
     return dict(row)

@@ -11,6 +11,7 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from statistics import quantiles
 
+import asyncpg
 import nats
 import psutil
 from nats.aio.msg import Msg
@@ -182,7 +183,7 @@ async def _write_on_time(
     dsn: str, nats_url: str, first: int, count: int, rate: int
 ) -> dict[int, float]:
     committed: dict[int, float] = {}
-    idle: asyncio.Queue = asyncio.Queue()
+    idle: asyncio.Queue[asyncpg.Connection] = asyncio.Queue()
     gaps = random.Random(rate)
 
     async def write_one(number: int) -> None:

@@ -8,6 +8,7 @@ from statistics import mean
 
 import asyncpg
 
+from benchmarks.drain import CPU_COLUMNS
 from benchmarks.report import Column, Goal, Table
 from benchmarks.rig import (
     CpuClock,
@@ -37,6 +38,22 @@ select (select last_value from pgoutbox.position_seq)
 """
 
 
+COLUMNS = (
+    Column("alone/s", "alone_tps", digits=0),
+    Column("with relay/s", "tps", digits=0),
+    Column("sharing explains", "fair_tps", digits=0),
+    Column("beyond that", "lost_percent"),
+    Column("relay's share/core", "relay_cores", digits=2),
+    Column("largest backlog", "backlog", digits=0),
+    Column("backlog's growth", "growth", digits=3),
+    *CPU_COLUMNS,
+)
+NOTE_ON_COLUMNS = (
+    "beyond that: % lost; growth: events that are added to the backlog, of each written;"
+    " relay's share: with nats-server and its sessions; PostgreSQL µs: with the writers'"
+)
+
+
 async def run(rig: Rig) -> list[Table]:
     """Let 4 writers commit single rows as fast as they can, with fsync, while the relay runs.
 
@@ -54,44 +71,16 @@ async def run(rig: Rig) -> list[Table]:
     second. What they make less than that, T1, is lost beyond: 1 - T1 / that. It is what they
     wait for the relay, and what their transactions cost more because of it.
     """
-    table = Table(
-        "4 writers as fast as they can",
-        (
-            Column("alone/s", "alone_tps", digits=0),
-            Column("with relay/s", "tps", digits=0),
-            Column("sharing explains", "fair_tps", digits=0),
-            Column("beyond that", "lost_percent"),
-            Column("relay's share/core", "relay_cores", digits=2),
-            Column("largest backlog", "backlog", digits=0),
-            Column("backlog's growth", "growth", digits=2),
-            Column("relay µs", "relay_us"),
-            Column("PostgreSQL µs", "postgres_us"),
-            Column("nats-server µs", "nats_us"),
-        ),
-        note="beyond that: % lost; growth: events that are added to the backlog, of each written;"
-        " relay's share: with nats-server and its sessions; PostgreSQL µs: with the writers'",
-    )
+    table = Table("4 writers as fast as they can", COLUMNS, NOTE_ON_COLUMNS)
     label = f"{WRITERS} clients, single-row transactions"
     for _ in range(rig.runs):
         async with rig.database() as database:
             table.add(label, **await _measure(rig, database))
+    what = f"drain while {WRITERS} writers write"
+    growth, lost = f"{what}, backlog's growth", f"{what}, writers' loss beyond sharing"
     table.goals = [
-        Goal(
-            "drain while 4 writers write, backlog's growth",
-            label,
-            "growth",
-            0.01,
-            at_most=True,
-            digits=3,
-        ),
-        Goal(
-            "drain while 4 writers write, writers' loss beyond sharing",
-            label,
-            "lost_percent",
-            10,
-            at_most=True,
-            unit=" %",
-        ),
+        Goal(growth, label, "growth", 0.01, at_most=True, digits=3),
+        Goal(lost, label, "lost_percent", 10, at_most=True, unit=" %"),
     ]
     return [table]
 

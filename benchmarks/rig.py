@@ -319,7 +319,7 @@ def cpu_seconds(process: psutil.Process) -> float:
         except psutil.NoSuchProcess:
             continue
         total += times.user + times.system
-    return total
+    return float(total)
 
 
 def backend_seconds(pid: int) -> float:
@@ -328,7 +328,7 @@ def backend_seconds(pid: int) -> float:
         return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e9
     except (OSError, IndexError):
         times = psutil.Process(pid).cpu_times()
-        return times.user + times.system
+        return float(times.user + times.system)
 
 
 class CpuClock:

@@ -11,7 +11,7 @@ import asyncpg
 
 from benchmarks.fill import ITEMS, VARIANTS, WARM_UP, sized, us_per_row
 from benchmarks.report import Column, Goal, Table
-from benchmarks.rig import NOTE, CpuClock, Database, Rig, backend_seconds, connect
+from benchmarks.rig import NOTE, CpuClock, Database, Failed, Rig, backend_seconds, connect
 
 TRANSACTIONS = 20_000
 BULK_ROWS = 100_000
@@ -183,5 +183,6 @@ def pgbench(
 
 def _found(pattern: str, text: str) -> str:
     match = re.search(pattern, text)
-    assert match, f"pgbench printed {text!r}"
+    if match is None:
+        raise Failed(f"pgbench printed {text.strip()!r}")
     return match[1]
