@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
 
 from benchmarks.drain import CPU_COLUMNS, drain
 from benchmarks.fill import ITEMS, Writes, batches, fill, overhead, sized
@@ -43,7 +42,7 @@ async def run_snapshot(rig: Rig) -> list[Table]:
     thousands of times, and none of the dead rows may be removed.
     """
     label = "a snapshot held for the whole run"
-    table = _table("held snapshot")
+    table = _table("held snapshot", label)
     for _ in range(rig.runs):
         await _add(table, label, rig, Run("without", _aged(rig)), Run("with", _held(rig)))
     return [table]
@@ -75,13 +74,15 @@ async def _age(rig: Rig, database: Database) -> None:
 async def run_history(rig: Rig) -> list[Table]:
     """Have events in the slots that are sent and not yet removed; one run is enough.
 
-    They are sent without a stream, which is quicker and the same to the outbox.
+    They are sent without a stream, which is quicker and the same to the outbox. Autovacuum has
+    been there when the measurement begins.
     """
     count = rig.scaled(HISTORY)
-    table = _table("history", "; one run")
+    label = f"{count:,} events of history"
+    table = _table("history", label, "; one run")
     await _add(
         table,
-        f"{count:,} events of history",
+        label,
         rig,
         Run("without", rig.database()),
         Run("with", _with_history(rig, count)),
@@ -94,6 +95,7 @@ async def _with_history(rig: Rig, count: int) -> AsyncIterator[Database]:
     async with rig.database() as database:
         await fill(database, batches(10), count)
         rig.drain(database, "--no-jetstream")
+        await rig.settle(database)
         yield database
 
 
@@ -104,11 +106,12 @@ async def run_tables(rig: Rig) -> list[Table]:
     times before its CPU time is read: PostgreSQL plans a statement anew the first five times.
     """
     count = max(2, round(TABLES * rig.scale))
-    table = _table("many tables")
+    label = f"{count:,} captured tables"
+    table = _table("many tables", label)
     for _ in range(rig.runs):
         await _add(
             table,
-            f"{count:,} captured tables",
+            label,
             rig,
             Run("without", _with_tables(rig, 1), _to_each(1)),
             Run("with", _with_tables(rig, count), _to_each(count)),
@@ -142,11 +145,12 @@ async def run_columns(rig: Rig) -> list[Table]:
 
     Against rows of 300 bytes and five columns, both by the size of their messages.
     """
-    table = _table_of_bytes("wide table")
+    label = f"a table of {COLUMNS} columns"
+    table = _table_by_bytes("wide table", label)
     for _ in range(rig.runs):
         await _add(
             table,
-            f"a table of {COLUMNS} columns",
+            label,
             rig,
             Run("without", rig.database()),
             Run("with", _with_columns(rig), _wide(), EVENTS // 5, TRANSACTIONS // 5),
@@ -176,12 +180,13 @@ async def run_large_rows(rig: Rig) -> list[Table]:
 
     Against rows of 300 bytes, both by the size of their messages.
     """
-    table = _table_of_bytes("large rows")
+    label = "rows of 1 MB"
+    table = _table_by_bytes("large rows", label)
     large = sized(LARGE_ROW, warm_up=10)
     for _ in range(rig.runs):
         await _add(
             table,
-            "rows of 1 MB",
+            label,
             rig,
             Run("without", rig.database()),
             Run("with", rig.database(), large, LARGE_ROWS, LARGE_ROWS // 4),
@@ -189,7 +194,7 @@ async def run_large_rows(rig: Rig) -> list[Table]:
     return [table]
 
 
-def _table(title: str, note: str = "") -> Table:
+def _table(title: str, label: str, note: str = "") -> Table:
     columns = (
         Column("pgoutbox/s without", "without_per_s", digits=0),
         Column("with", "with_per_s", digits=0),
@@ -200,10 +205,12 @@ def _table(title: str, note: str = "") -> Table:
         *CPU_COLUMNS,
         Column("relay MiB", "relay_mib"),
     )
-    return Table(title, columns, f"writer +: CPU of a single-row transaction over no trigger{note}")
+    note = f"writer +: CPU of a single-row transaction over no trigger{note}"
+    goals = _goals(label, ("per_s", "/s"), ("over_us", " µs"))
+    return Table(title, columns, note, goals=goals)
 
 
-def _table_of_bytes(title: str) -> Table:
+def _table_by_bytes(title: str, label: str) -> Table:
     columns = (
         Column("MB/s without", "without_mb_per_s"),
         Column("with", "with_mb_per_s"),
@@ -215,48 +222,42 @@ def _table_of_bytes(title: str) -> Table:
         Column("relay MiB", "relay_mib"),
     )
     note = "without: rows of 300 bytes; writer +: CPU over no trigger; all by size of the message"
-    return Table(title, columns, note)
+    goals = _goals(label, ("mb_per_s", " MB/s"), ("us_per_kb", " µs/kB"))
+    return Table(title, columns, note, goals=goals)
+
+
+def _goals(label: str, rate: tuple[str, str], price: tuple[str, str]) -> list[Goal]:
+    """Return goals for two figures, each given with its unit."""
+
+    def goal(what: str, figure: str, unit: str, bound: float, *, at_most: bool) -> Goal:
+        return Goal(
+            f"{label}: {what}",
+            label,
+            f"with_{figure}",
+            bound,
+            per=f"without_{figure}",
+            unit=unit,
+            at_most=at_most,
+            digits=0 if unit == "/s" else 1,
+            has_cpu=not at_most,
+        )
+
+    least, most = WITHIN
+    return [
+        goal("drain", *rate, least, at_most=False),
+        goal("writer", *price, most, at_most=True),
+    ]
 
 
 async def _add(table: Table, label: str, rig: Rig, without: Run, with_it: Run) -> None:
-    """Measure both, add a row, and the goals once there is one."""
-    figures: dict[str, Any] = {}
+    """Measure both, and add a row; the CPU time in it is that of what is in question."""
+    row: dict[str, float] = {}
     for run in (without, with_it):
         async with run.database as database:
-            measured = await _measure(rig, run, database)
-        figures |= {f"{run.name}_{name}": value for name, value in measured.items()}
-    cpu = {name: measured[name] for name in ("relay_us", "postgres_us", "nats_us", "relay_mib")}
-    table.add(label, **figures, **cpu)
-    if not table.goals:
-        by_bytes = any(column.figure == "with_mb_per_s" for column in table.columns)
-        table.goals = _goals(label, by_bytes)
-
-
-def _goals(label: str, by_bytes: bool) -> list[Goal]:
-    rate, price = ("mb_per_s", "us_per_kb") if by_bytes else ("per_s", "over_us")
-    units = (" MB/s", " µs/kB") if by_bytes else ("/s", " µs")
-    least, most = WITHIN
-    return [
-        Goal(
-            f"{label}: drain",
-            label,
-            f"with_{rate}",
-            least,
-            per=f"without_{rate}",
-            unit=units[0],
-            digits=1 if by_bytes else 0,
-        ),
-        Goal(
-            f"{label}: writer",
-            label,
-            f"with_{price}",
-            most,
-            per=f"without_{price}",
-            at_most=True,
-            unit=units[1],
-            has_cpu=False,
-        ),
-    ]
+            figures = await _measure(rig, run, database)
+        row |= {f"{run.name}_{name}": value for name, value in figures.items()}
+    row |= {name: figures[name] for name in ("relay_us", "postgres_us", "nats_us", "relay_mib")}
+    table.add(label, **row)
 
 
 async def _measure(rig: Rig, run: Run, database: Database) -> dict[str, float]:

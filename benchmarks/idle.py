@@ -84,8 +84,7 @@ def _seconds(rig: Rig) -> float:
 
 
 async def _measure(rig: Rig, database: Database) -> dict[str, float]:
-    async with connect(rig.postgres.dsn(database=database.name)) as admin:
-        await admin.execute("vacuum analyze")  # or autovacuum would do it while we look
+    await rig.settle(database)
     async with connect(database.dsn) as watcher:
         with rig.relay(database) as relay:
             sessions = await relay_sessions(watcher)

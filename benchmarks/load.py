@@ -21,7 +21,7 @@ from benchmarks.rig import (
     delete_stream,
     nats_client,
     relay_sessions,
-    stream_messages,
+    stream_state,
     until,
 )
 from benchmarks.writers import pgbench
@@ -116,7 +116,7 @@ async def _measure(rig: Rig, database: Database) -> dict[str, float]:
             relays += sum(map(backend_seconds, sessions)) - began
 
             async def all_sent() -> bool:
-                return await stream_messages(client) >= written.count
+                return bool((await stream_state(client))["messages"] >= written.count)
 
             await until(all_sent, f"all {written.count:,} events are in the stream", PATIENCE)
     return {**us, **_compared(alone, written, relays / written.seconds, backlog)}
