@@ -138,7 +138,7 @@ class Table:
 
     def to_markdown(self) -> str:
         """Return it for a document."""
-        note = f"\n{self.note[0].upper()}{self.note[1:]}.\n" if self.note else ""
+        note = f"\n*{self.note}*\n" if self.note else ""
         return f"{markdown_table(list(self.cells()))}{note}"
 
     def to_json(self) -> dict[str, Any]:
