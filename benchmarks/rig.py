@@ -133,7 +133,11 @@ class Rig:
         """Do now what autovacuum and checkpointer would do while something is measured."""
         async with connect(self.postgres.dsn(database=database.name)) as admin:
             await admin.execute("vacuum analyze")
-            await admin.execute("checkpoint")
+        await self.checkpoint()
+
+    async def checkpoint(self) -> None:
+        """Write out what was changed before, so that nothing measured waits for it."""
+        await self._administer("checkpoint")
 
     def _dsn(self, database: str) -> str:
         return self.postgres.dsn(database=database, user=OWNER)
