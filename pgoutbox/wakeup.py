@@ -103,13 +103,16 @@ class WakeUp:
     async def probe(self) -> bool:
         """Tell whether a notification comes through; also finds a connection that is half open.
 
+        A session that has heard one hears them all, and is spared the NOTIFY, which writes WAL.
+
         Raises:
             DatabaseError: the connection is dead.
         """
-        self._heard.clear()
         try:
             async with asyncio.timeout(_PROBE_TIMEOUT):
-                await self._connection.execute(f"notify {CHANNEL}")
+                await self._connection.execute(
+                    "select" if self._heard.is_set() else f"notify {CHANNEL}"
+                )
         except TimeoutError:
             raise DatabaseError("the connection to PostgreSQL no longer answers") from None
         try:
