@@ -15,11 +15,16 @@ from typing import Any
 import click
 
 import pgoutbox
-from benchmarks import drain, latency, writers
+from benchmarks import drain, latency, scaling, writers
 from benchmarks.rig import Failed, Rig, rig
 from pgoutbox.errors import PgoutboxError
 
-BENCHMARKS = {"drain": drain.run, "writers": writers.run, "latency": latency.run}
+BENCHMARKS = {
+    "drain": drain.run,
+    "writers": writers.run,
+    "latency": latency.run,
+    "scaling": scaling.run,
+}
 
 
 @click.command()

@@ -59,14 +59,14 @@ async def run(rig: Rig) -> list[Table]:
     )
     for _ in range(rig.runs):
         async with rig.database() as database:
-            await _fill(database, count)
+            await fill(database, count)
             figures, messages = await _relay(rig, database, count)
         figures |= await _publish_one_by_one(rig, messages)
         table.add(f"{count:,} single-row transactions", **figures)
     return [table]
 
 
-async def _fill(database: Database, count: int) -> None:
+async def fill(database: Database, count: int) -> None:
     """Commit ``count`` transactions, from several sessions as in real life."""
     shares = [count // WRITERS + (writer < count % WRITERS) for writer in range(WRITERS)]
 

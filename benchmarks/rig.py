@@ -122,10 +122,10 @@ class Rig:
     def _dsn(self, database: str) -> str:
         return self.postgres.dsn(database=database, user=OWNER)
 
-    def drain(self, database: Database) -> float:
+    def drain(self, database: Database, *flags: str) -> float:
         """Run ``pgoutbox relay --drain`` to its end; return the CPU seconds it took in all."""
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        self._pgoutbox(database.name, "relay", "--drain", "--nats-url", self.nats.url)
+        self._pgoutbox(database.name, "relay", "--drain", "--nats-url", self.nats.url, *flags)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
@@ -234,10 +234,10 @@ async def nats_client(server: NatsServer) -> AsyncIterator[Client]:
         await client.close()
 
 
-async def delete_stream(client: Client) -> None:
+async def delete_stream(client: Client, stream: str = TOPIC) -> None:
     """Delete the relay's stream if there is one."""
     with suppress(NotFoundError):
-        await client.jetstream().delete_stream(TOPIC)
+        await client.jetstream().delete_stream(stream)
 
 
 def cpu_seconds(process: psutil.Process) -> float:
@@ -289,9 +289,9 @@ async def stored_per_second(client: Client, count: int) -> float:
     return (count - 1) / (last - first).total_seconds()
 
 
-async def stream_state(client: Client) -> dict:
+async def stream_state(client: Client, stream: str = TOPIC) -> dict:
     """Return the state of the relay's stream, with the times that the client leaves out."""
-    answer = await client.request(f"$JS.API.STREAM.INFO.{TOPIC}")
+    answer = await client.request(f"$JS.API.STREAM.INFO.{stream}")
     return json.loads(answer.data)["state"]
 
 

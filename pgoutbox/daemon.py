@@ -457,6 +457,8 @@ class Daemon:
             if not is_waiting:
                 log.info("waiting for another relay to end", extra={"relay": what})
                 is_waiting = True
+            self._database_outage.end()
+            self._monitor.stand_by()
             if await self._pause(_STANDBY_INTERVAL):
                 return False
         return True

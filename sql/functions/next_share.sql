@@ -43,9 +43,9 @@ as $$
     cross join lateral (
         select case when pg_catalog.jsonb_typeof(t.columns) operator(pg_catalog.=) 'array'
             then pg_catalog.sha256(pg_catalog.convert_to(pg_catalog.concat_ws(',', u.schema_name, u.table_name,
-                case pg_catalog.jsonb_array_length(t.columns)
-                    when 0 then null
-                    when 1 then coalesce(u.new_row, u.old_row)::pg_catalog.json
+                case
+                    when pg_catalog.jsonb_array_length(t.columns) operator(pg_catalog.=) 0 then null
+                    when pg_catalog.jsonb_array_length(t.columns) operator(pg_catalog.=) 1 then coalesce(u.new_row, u.old_row)::pg_catalog.json
                         operator(pg_catalog.->>) (t.columns operator(pg_catalog.->>) 0)
                     else (
                         select case when pg_catalog.count(v.value) operator(pg_catalog.=) pg_catalog.count(*)
