@@ -24,9 +24,17 @@ from benchmarks.rig import (
 EVENTS = 200_000
 RELAYS = (1, 2, 4)
 
-_OTHERS = """
-select count(*) from pg_stat_activity
-where datname = current_database() and backend_type = 'client backend' and pid <> pg_backend_pid()
+# The statistics that a transaction sees stay as they were at its first look.
+_WAIT_FOR_OTHERS = """
+do $$ begin
+    while exists (
+        select from pg_stat_activity
+        where datname = current_database() and backend_type = 'client backend'
+          and pid <> pg_backend_pid()
+    ) loop
+        perform pg_sleep(0.05), pg_stat_clear_snapshot();
+    end loop;
+end $$
 """
 
 
@@ -80,8 +88,7 @@ async def _measure(rig: Rig, count: int, flags: dict[str, tuple[str, ...]]) -> d
 async def _settled(database: Database) -> None:
     """Return when the writers' sessions are over, so that their CPU time isn't counted."""
     async with connect(database.dsn) as connection:
-        while await connection.fetchval(_OTHERS):
-            await asyncio.sleep(0.05)
+        await connection.execute(_WAIT_FOR_OTHERS)
 
 
 async def _drain(rig: Rig, database: Database, flags: dict[str, tuple[str, ...]]) -> float:
