@@ -162,7 +162,11 @@ async def test_the_key_stays_what_it_was_for_all_shards(
 ) -> None:
     """Whatever becomes of it in between: no event is passed over by both, none is in both."""
     await write(owner)
+    await owner.execute("create table codes (id int primary key, code int not null)")
+    await owner.execute("select pgoutbox.capture_table('codes')")
+    await owner.execute("insert into codes select n, 1000 - n from generate_series(1, 40) n")
     await streams.drain("1", "--shard", "1/2")
+    await owner.execute("alter table codes drop constraint codes_pkey, add primary key (code)")
     await owner.execute("alter table users drop constraint users_pkey")
     await owner.execute("alter table users rename column id to number; drop table lines")
     await owner.execute("alter table notes add column id serial primary key")
