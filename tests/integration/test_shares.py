@@ -157,6 +157,27 @@ async def test_each_event_is_one_shards(
     assert sorted(published) == sorted(order)
 
 
+async def test_two_shards_may_publish_into_one_stream(
+    owner: asyncpg.Connection, streams: Streams
+) -> None:
+    """They get into each other's way, and keep the order of each row all the same."""
+    for _ in range(20):
+        await write(owner)
+        await owner.execute("truncate users, lines")
+    order = await ids(owner)
+
+    relays = [
+        await streams.start("x", "--drain", "--shard", f"{n}/2", "--batch-events", "20")
+        for n in (1, 2)
+    ]
+    for relay in relays:
+        assert await relay.wait() == 0, relay.output
+
+    events = await streams.events("x")
+    assert sorted(event["id"] for event in events) == sorted(order)
+    assert all(found == sorted(found) for found in places(events, order).values())
+
+
 async def test_the_key_stays_what_it_was_for_all_shards(
     owner: asyncpg.Connection, streams: Streams
 ) -> None:
