@@ -2,7 +2,8 @@
 --
 -- `locks` are the second keys of the others' leader locks. Null where it begins there, or has
 -- progress; else 'unknown <relay>', 'running <relay>', or 'uneven <position>': they have ended
--- at different places, and all of them can be brought to that position.
+-- at different places, and all of them can be brought to that position, the last that any of them
+-- may have published something of.
 create or replace function pgoutbox.begin_after(relay text, others text[], locks integer[], share text) returns text
     language plpgsql
     volatile
@@ -25,7 +26,10 @@ begin
         end if;
     end loop;
     select pg_catalog.count(distinct (p.high, p.gap_first, p.gap_last, p.partial_position, p.partial_seq, p.plan)),
-        max(greatest(p.high, p.partial_position))
+        max(greatest(
+            p.high, p.partial_position,
+            (p.plan ->> 'high')::bigint, (p.plan -> 'partial' ->> 0)::bigint
+        ))
     into places, furthest
     from pgoutbox.progress p where p.relay = any (others);
     if places > 1 then

@@ -15,7 +15,7 @@ from tests.conftest import Servers
 from tests.support import ROOT, Database, eventually, nats_client, pgoutbox
 
 TEXT = (ROOT / "docs" / "scaling.md").read_text("utf-8")
-PARTITIONED, GATHERING = (
+GATHERING, PARTITIONED = (
     json.loads(block) for block in re.findall(r"```json\n(.*?)```", TEXT, re.DOTALL)
 )
 PARTITIONS = 4

@@ -161,7 +161,7 @@ async def test_two_shards_may_publish_into_one_stream(
     owner: asyncpg.Connection, streams: Streams
 ) -> None:
     """They get into each other's way, and keep the order of each row all the same."""
-    for _ in range(20):
+    for _ in range(8):
         await write(owner)
         await owner.execute("truncate users, lines")
     order = await ids(owner)
@@ -387,6 +387,29 @@ async def test_from_one_relay_to_shards_and_to_others(
         assert len(await streams.events(number)) > 0
     beyond = await streams.drain("1", "--shard", "1/3", "--until", position, code=2)
     assert f"beyond --until {position}" in beyond
+
+
+@pytest.mark.parametrize(
+    ("plan", "position"),
+    [
+        ("null", 7),
+        ('{"high": 30, "gaps": [], "partial": null}', 30),
+        ('{"high": 30, "gaps": [], "partial": [31, 5]}', 31),
+    ],
+)
+async def test_the_place_to_end_at_is_the_last_that_may_be_published(
+    owner: asyncpg.Connection, plan: str, position: int
+) -> None:
+    """Also by a relay that was killed before its progress said so."""
+    await owner.execute(
+        "insert into pgoutbox.progress (relay, leadership, high, plan)"
+        " values ('a', 1, 5, $1::text::jsonb), ('b', 2, 7, 'null')",
+        plan,
+    )
+
+    said = await owner.fetchval("select pgoutbox.begin_after('c', '{a,b}', '{1,2}', '')")
+
+    assert said == f"uneven {position}"
 
 
 async def write_more(owner: asyncpg.Connection, first: int) -> None:
