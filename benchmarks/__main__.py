@@ -19,7 +19,7 @@ import nats.errors
 import psutil
 
 import pgoutbox
-from benchmarks import conditions, drain, growth, idle, latency, load, plots, writers
+from benchmarks import conditions, drain, growth, idle, latency, load, plots, scaling, writers
 from benchmarks.report import Report, Table, text_table
 from benchmarks.rig import Failed, Rig, cores, rig
 from pgoutbox.errors import PgoutboxError
@@ -38,6 +38,7 @@ BENCHMARKS: Mapping[str, Callable[[Rig], Awaitable[list[Table]]]] = {
     "large-rows": conditions.run_large_rows,
     "idle": idle.run,
     "growth": growth.run,
+    "scaling": scaling.run,
 }
 
 # What a measurement can fail with, and what its message then says enough of.

@@ -18,6 +18,7 @@ from benchmarks.rig import (
     connect,
     delete_stream,
     nats_client,
+    settled,
     stored,
 )
 
@@ -137,6 +138,7 @@ async def drain(rig: Rig, database: Database, count: int) -> dict[str, float]:
     """Drain ``count`` events into an empty stream; return rates, CPU time per event, memory."""
     async with nats_client(rig.nats) as client:
         await delete_stream(client)
+    await settled(database)
     await rig.checkpoint()
     clock = CpuClock(postgres_us=rig.postgres.pid, nats_us=rig.nats.pid)
     drained = rig.drain(database)

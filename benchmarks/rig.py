@@ -83,6 +83,20 @@ where datname = current_database() and application_name like 'pgoutbox%'
 Fact = TypeVar("Fact")
 
 
+# The statistics that a transaction sees stay as they were at its first look.
+_WAIT_FOR_OTHERS = """
+do $$ begin
+    while exists (
+        select from pg_stat_activity
+        where datname = current_database() and backend_type = 'client backend'
+          and pid <> pg_backend_pid() and state is distinct from 'idle in transaction'
+    ) loop
+        perform pg_sleep(0.05), pg_stat_clear_snapshot();
+    end loop;
+end $$
+"""
+
+
 class Failed(Exception):
     """A benchmark didn't get what it was to measure."""
 
@@ -301,6 +315,15 @@ async def delete_stream(client: Client, stream: str = TOPIC) -> None:
     """Delete a relay's stream if there is one."""
     with suppress(NotFoundError):
         await client.jetstream().delete_stream(stream)
+
+
+async def settled(database: Database) -> None:
+    """Return when the writers' sessions are over, so that their CPU time isn't counted.
+
+    One that holds a snapshot may stay.
+    """
+    async with connect(database.dsn) as connection:
+        await connection.execute(_WAIT_FOR_OTHERS)
 
 
 def _said_at(words: str, log: Path) -> float:

@@ -291,10 +291,16 @@ def uninstall(
 @main.command()
 @setting_options(*config.RELAY_SETTINGS)
 @click.option("--drain", is_flag=True, help="Publish what is there, then exit.")
+@click.option(
+    "--until",
+    type=click.IntRange(min=1),
+    metavar="POSITION",
+    help="With --drain: go no further, and wait for what is missing before it.",
+)
 @setting_options(*config.LOG_SETTINGS)
 @_where_options
 @click.pass_context
-def relay(ctx: click.Context, /, drain: bool, **flags: Any) -> None:
+def relay(ctx: click.Context, /, drain: bool, until: int | None, **flags: Any) -> None:
     """Publish the outbox to NATS, until SIGTERM or SIGINT.
 
     Waits for PostgreSQL and NATS and reconnects for ever. A second relay of the same name
@@ -304,11 +310,13 @@ def relay(ctx: click.Context, /, drain: bool, **flags: Any) -> None:
     pgoutbox relay --nats-url nats://localhost:4222
     pgoutbox relay --drain
     """
+    if until and not drain:
+        raise click.UsageError("--until goes with --drain.")
     settings = _load(ctx, **flags)
     from pgoutbox import daemon, log
 
     log.configure(settings.log_level, settings.log_format)
-    daemon.run(settings, drain=drain)
+    daemon.run(settings, drain=drain, until=until)
 
 
 @main.command()

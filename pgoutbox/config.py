@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any, Literal
 
 from pgoutbox import kinds
 from pgoutbox.errors import ConfigError, one_a_line
-from pgoutbox.kinds import Address, Kind, Wrong, suggest
+from pgoutbox.kinds import Address, Kind, Shard, TableName, Wrong, suggest
 
 Mode = Literal["auto", "window", "fast"]
 
@@ -73,6 +74,10 @@ class RelayConfig:
     """How the relay works."""
 
     name: str = "default"  # relays of one name share one progress; one of them leads
+    tables: tuple[TableName, ...] = ()  # what it publishes; else all but those of except_tables
+    except_tables: tuple[TableName, ...] = ()
+    shard: Shard | None = None  # of these tables' rows; the name then ends in -I-of-N
+    begin_after: tuple[str, ...] = ()  # relays whose end is the beginning of one that is new
     install: bool = False  # the schema, and the tables of the filter, before it starts
     batch_events: int = 2_000
     batch_bytes: int = 4 * 1024 * 1024
@@ -80,6 +85,27 @@ class RelayConfig:
     retention: float = 900.0  # seconds that sent events stay; at most LONGEST_RETENTION
     grace_period: float = 10.0  # seconds for outstanding acknowledgements at a stop
     on_oversize: Literal["park", "stop"] = "park"
+
+    @property
+    def share(self) -> str:
+        """What it publishes of the outbox, as flags; empty where that is all of it."""
+        flags = {
+            "--tables": kinds.TABLES.show(self.tables),
+            "--except-tables": kinds.TABLES.show(self.except_tables),
+            "--shard": str(self.shard or ""),
+        }
+        return " ".join(f"{flag} {shlex.quote(value)}" for flag, value in flags.items() if value)
+
+    @property
+    def shards(self) -> str:
+        """Name of the set of shards that this one is of, such as default-of-8."""
+        if self.shard is None:
+            return ""
+        return f"{self.name.removesuffix(_shard_suffix(self.shard))}-of-{self.shard.of}"
+
+
+def _shard_suffix(shard: Shard) -> str:
+    return f"-{shard.number}-of-{shard.of}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -397,6 +423,30 @@ RELAY_SETTINGS = (
         theirs="listener.slotName",
     ),
     _own(
+        "relay.tables",
+        "--tables",
+        kinds.TABLES,
+        "Publish only these, for a relay with a name of its own; without a schema, in any.",
+    ),
+    _own(
+        "relay.except_tables",
+        "--except-tables",
+        kinds.TABLES,
+        "Publish all but these, for a relay beside those with --tables.",
+    ),
+    _own(
+        "relay.shard",
+        "--shard",
+        kinds.SHARD,
+        "Publish only rows whose key's hash is in part I of N; the name becomes NAME-I-of-N.",
+    ),
+    _own(
+        "relay.begin_after",
+        "--begin-after",
+        kinds.RELAY_NAMES,
+        "Relays to go on after, for one that is new: it begins where they have ended.",
+    ),
+    _own(
         "relay.install",
         "--install",
         kinds.BOOL,
@@ -552,7 +602,7 @@ def load(
         for variable, key in _LIBPQ_VARIABLES.items()
         if environment.get(variable) and document.pop(key, None) is not None
     ]
-    found: dict[str, object] = {}
+    found: dict[str, Any] = {}
     warnings = [redact(said) for key, said in unknown.items() if not _is_refused(key)]
     warnings += _misspelt_variables(environment)
     for path, value in _read_all(flags, environment, document, problems, warnings):
@@ -561,8 +611,12 @@ def load(
         found.setdefault("log_format", "json")  # wal-listener's default
     problems += _wrong_subjects(found)
     problems += _half_credentials(found)
+    problems += _wrong_share(found)
     if problems:
         raise _config_error(problems)
+    if shard := found.get("relay.shard"):
+        name = found.get("relay.name", Config().relay.name)
+        found["relay.name"] = f"{name}{_shard_suffix(shard)}"
     if "database.dsn" in found:
         parts = [found.pop(part.path) for part in _DATABASE_PARTS if part.path in found]
         if parts or replaced:
@@ -668,6 +722,15 @@ def _half_credentials(found: Mapping[str, Any]) -> Iterator[str]:
         pair = [found.get(f"publisher.{name.replace('-', '_')}") for name in (one, other)]
         if any(pair) and not all(pair):
             yield f"--nats-{one} and --nats-{other} need each other"
+
+
+def _wrong_share(found: Mapping[str, Any]) -> Iterator[str]:
+    flags = [flag for flag in ("tables", "except_tables") if found.get(f"relay.{flag}")]
+    if len(flags) > 1:
+        yield "--tables and --except-tables exclude each other"
+    elif flags and "relay.name" not in found:
+        flag = flags[0].replace("_", "-")
+        yield f"--{flag} needs a --name of its own: relays of one name share one progress"
 
 
 def _build(found: Mapping[str, object]) -> Config:

@@ -28,6 +28,7 @@ from pgoutbox.message import form
 from pgoutbox.monitor import Monitor, Server
 from pgoutbox.outbox import Filter, LeadershipLost, Outbox, Progress
 from pgoutbox.relay import Relay
+from pgoutbox.share import Share, share_of
 from pgoutbox.wakeup import WakeUp
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("pgoutbox.daemon")
 
 _STANDBY_INTERVAL = 1.0  # seconds between a standby's attempts to lead
+_GAP_INTERVAL = 0.1  # seconds between looks at positions that are still missing
 _DRIFT_INTERVAL = 15.0
 _ROTATE_INTERVAL = 30.0
 _PROBE_INTERVAL = 30.0
@@ -79,8 +81,10 @@ class AlreadyRunning(PgoutboxError):
     """Another relay of the same name leads."""
 
 
-def run(config: Config, *, drain: bool = False) -> None:
+def run(config: Config, *, drain: bool = False, until: int | None = None) -> None:
     """Run the relay until SIGTERM or SIGINT; with ``drain``, until nothing is left to send.
+
+    With ``until``, which goes with ``drain``, nothing up to that position.
 
     Raises:
         ConfigError, SchemaError: it can't ever work like this.
@@ -89,7 +93,7 @@ def run(config: Config, *, drain: bool = False) -> None:
     """
     publisher.check_files(config.publisher)
     with sentry.reporting(config.monitoring.sentry_dsn):
-        asyncio.run(Daemon(config, drain=drain).serve())
+        asyncio.run(Daemon(config, drain=drain, until=until).serve())
 
 
 @contextmanager
@@ -172,9 +176,10 @@ class Outage:
 class Daemon:
     """Holds what one relay process needs, for as long as that lasts, and gets it again."""
 
-    def __init__(self, config: Config, *, drain: bool = False) -> None:
+    def __init__(self, config: Config, *, drain: bool = False, until: int | None = None) -> None:
         self._config = config
         self._is_draining = drain
+        self._until = until
         self._stop = asyncio.Event()
         self._relay: Relay | None = None
         self._sent = 0
@@ -379,8 +384,25 @@ class Daemon:
                 batch_events=config.relay.batch_events,
                 batch_bytes=config.relay.batch_bytes,
                 wanted=self._wanted,
+                share=await self._share(working),
+                until=self._until,
             )
             yield outbox, wake_up, working
+
+    async def _share(self, working: Connection) -> Share | None:
+        """Return what this relay takes of the outbox.
+
+        Raises:
+            ConfigError: it names tables that aren't captured, and did not so before.
+        """
+        config = self._config.relay
+        share = share_of(config)
+        noted = await working.fetchval(
+            "select p.share from pgoutbox.progress p where p.relay = $1", config.name
+        )
+        if share is not None and noted != config.share:
+            await share.check(working)
+        return share
 
     async def _connect(self, stack: AsyncExitStack, purpose: str) -> Connection:
         connection = await database.connect(
@@ -426,11 +448,45 @@ class Daemon:
             await asyncio.sleep(_STANDBY_INTERVAL)
         self._is_standing_by = False
 
+    async def _begin_after(self, outbox: Outbox) -> bool:
+        """Begin where the relays named by ``--begin-after`` have ended, once they have.
+
+        False where a stop is asked for meanwhile.
+
+        Raises:
+            ConfigError: they haven't all ended at the same place, or one never was.
+        """
+        config = self._config.relay
+        is_waiting = False
+        while problem := await outbox.begin_after(config.begin_after, config.share):
+            kind, _, what = problem.partition(" ")
+            if kind != "running" or self._is_draining:
+                raise _beginning_wrong(kind, what)
+            if not is_waiting:
+                log.info("waiting for another relay to end", extra={"relay": what})
+                is_waiting = True
+            self._database_outage.end()
+            self._monitor.stand_by()
+            if await self._pause(_STANDBY_INTERVAL):
+                return False
+        return True
+
     async def _relay_on(self, outbox: Outbox, wake_up: WakeUp, working: Connection) -> None:
         """Keep a connection to NATS, and relay until told to stop or drained."""
+        config = self._config.relay
+        if config.begin_after and not await self._begin_after(outbox):
+            return
         progress = await outbox.lead()
+        before = await outbox.take_share(config.share)
         self._monitor.take_lead()
-        log.info("leading", extra={"relay": self._config.relay.name, "high": progress.high})
+        share = {"share": config.share} if config.share else {}
+        log.info("leading", extra={"relay": config.name, **share, "high": progress.high})
+        if before is not None:
+            log.warning(
+                "this relay publishes other events from now on; what it has passed over it never"
+                " will",
+                extra={"before": before or "everything", "now": config.share or "everything"},
+            )
         chores = Chores(
             outbox,
             wake_up,
@@ -451,9 +507,7 @@ class Daemon:
                 ) as connected:
                     self._monitor.nats.connections += 1
                     self._say_connected(connected.description)
-                    await working.execute(
-                        _NOTE_WAY, self._config.relay.name, connected.description["way"]
-                    )
+                    await working.execute(_NOTE_WAY, config.name, connected.description["way"])
                     relay = self._relay_to(connected, outbox, wake_up, progress, chores)
                     return await self._run(relay)
             except publisher.Refused:
@@ -516,10 +570,31 @@ class Daemon:
         if self._stop.is_set():
             relay.stop()
         try:
-            await (relay.drain() if self._is_draining else relay.run())
+            await (self._drain(relay) if self._is_draining else relay.run())
         finally:
             self._sent += relay.sent
             self._relay = None
+
+    async def _drain(self, relay: Relay) -> None:
+        await relay.drain()
+        while self._until is not None and relay.progress.gaps and not self._stop.is_set():
+            # Somebody is about to commit there, has prepared to, or has given it up.
+            await self._pause(_GAP_INTERVAL)
+            await relay.drain()
+
+
+def _beginning_wrong(kind: str, what: str) -> PgoutboxError:
+    if kind == "running":
+        return AlreadyRunning(f"the relay {what!r} still runs", hint="Stop it first.")
+    if kind == "unknown":
+        return ConfigError(
+            f"--begin-after names {what!r}, and no relay of that name has any progress",
+            hint="`pgoutbox status` lists them.",
+        )
+    return ConfigError(
+        "the relays that --begin-after names have ended at different places",
+        hint=f"Run each once more, with --drain --until {what}, to bring them to the same.",
+    )
 
 
 class Chores:

@@ -142,8 +142,18 @@ async def forget_relay(conn: Connection, relay: str, say: Say) -> None:
             await conn.fetch(f"delete from pgoutbox.{table} where relay = $1 returning 1", relay)  # noqa: S608 - ours
             for table in ("progress", "parked")
         ]
+        await conn.execute(_FORGET_SHARD_KEYS)
     what = f"forgotten, with {_count(len(parked), 'parked event')}" if parked else "forgotten"
     say(f"relay {_said(relay)}: {what if known or parked else 'was not known'}")
+
+
+# Of sets of shards of which no relay is left.
+_FORGET_SHARD_KEYS = """
+delete from pgoutbox.shard_key k where not exists (
+    select from pgoutbox.progress p
+    where pg_catalog.regexp_replace(p.relay, '-[0-9]+(-of-[0-9]+)$', '\\1') = k.shards
+)
+"""
 
 
 @_as_owner()

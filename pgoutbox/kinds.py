@@ -163,6 +163,84 @@ def _read_relay_name(value: object) -> str:
 RELAY_NAME = Kind(_read_relay_name, "NAME")
 
 
+def _read_relay_names(value: object) -> tuple[str, ...]:
+    names = [name.strip() for text in _listed(value) for name in text.split(",")]
+    return tuple(dict.fromkeys(map(_read_relay_name, names)))
+
+
+RELAY_NAMES = Kind(_read_relay_names, "NAMES")
+
+
+class TableName(NamedTuple):
+    """A table as one names it; without a schema, the tables of that name in any."""
+
+    schema: str | None
+    table: str
+
+    def __str__(self) -> str:
+        return ".".join(_quoted(part) for part in self if part is not None)
+
+
+_IDENTIFIER = r'(?:"(?:[^"\0]|"")+"|[^\W\d][\w$]*)'
+_TABLE_NAMES = re.compile(rf"\s*({_IDENTIFIER})(?:\s*\.\s*({_IDENTIFIER}))?\s*(?:,|\Z)")
+
+
+def _read_tables(value: object) -> tuple[TableName, ...]:
+    """Read tables as SQL names them, with commas between them."""
+    text = ",".join(_listed(value))
+    names: set[TableName] = set()
+    end = 0
+    while end < len(text):
+        found = _TABLE_NAMES.match(text, end)
+        if not found:
+            raise Wrong("must be tables as in SQL: users,billing.invoices,'\"Odd Name\"'")
+        parts = [_folded(part) for part in found.groups() if part]
+        names.add(TableName(parts[0] if len(parts) > 1 else None, parts[-1]))
+        end = found.end()
+    return tuple(sorted(names, key=str))
+
+
+def _listed(value: object) -> list[str]:
+    return [read_text(each) for each in value] if isinstance(value, list) else [read_text(value)]
+
+
+def _folded(identifier: str) -> str:
+    """Return the name that PostgreSQL takes an identifier for."""
+    if identifier.startswith('"'):
+        return identifier[1:-1].replace('""', '"')
+    return identifier.lower()
+
+
+def _quoted(name: str) -> str:
+    return name if re.fullmatch(r"[a-z_][a-z0-9_]*", name) else '"' + name.replace('"', '""') + '"'
+
+
+TABLES = Kind(_read_tables, "LIST", lambda names: ",".join(map(str, names)))
+
+MOST_SHARDS = 64
+
+
+class Shard(NamedTuple):
+    """One of several shares in the rows of all tables."""
+
+    number: int  # from 1
+    of: int
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.of}"
+
+
+def _read_shard(value: object) -> Shard:
+    found = re.fullmatch(r"\s*(\d{1,3})\s*/\s*(\d{1,3})\s*", read_text(value), re.ASCII)
+    shard = Shard(int(found[1]), int(found[2])) if found else Shard(0, 0)
+    if not 1 <= shard.number <= shard.of <= MOST_SHARDS:
+        raise Wrong(f"must be a shard such as 2/8: from 1/N to N/N, and N at most {MOST_SHARDS}")
+    return shard
+
+
+SHARD = Kind(_read_shard, "I/N")
+
+
 def _read_address(value: object) -> Address:
     """Read HOST:PORT; a port alone is the loopback's, and ``:PORT``, as in Go, is everybody's."""
     host, colon, port = str(value).strip().rpartition(":")

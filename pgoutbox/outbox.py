@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import asyncpg
 
-from pgoutbox.errors import PgoutboxError
+from pgoutbox.errors import ConfigError, PgoutboxError
 from pgoutbox.message import (
     Described,
     Envelope,
@@ -23,10 +23,12 @@ from pgoutbox.message import (
     Transaction,
     commit_time,
 )
+from pgoutbox.share import Share
 
 LEADER_LOCK_CLASS = 1885826915
 
 _ANSWER_TIMEOUT = 60.0  # seconds until a connection that no longer answers counts as lost
+_MOST_EVENTS = 100_000  # in a batch, those that are passed over included
 _COUNTED_AT_ONCE = 200_000  # events; takes a second or so
 
 
@@ -198,7 +200,8 @@ class Batch:
     has_long_transaction: bool  # one of several events, which a restart must not tear
     has_lazy_commit: bool  # visible, but perhaps not on disk yet
     oldest: float | None  # commit time of the first event, seconds since the epoch
-    read: int  # events, those included that the filter leaves out
+    read: int  # events, those included that are passed over
+    passed: Sequence[Key]  # where all of these stand
 
     def __len__(self) -> int:
         return len(self.messages)
@@ -208,16 +211,17 @@ class Batch:
 
     def nothing_follows(self) -> Batch:
         """Return the empty batch after this one."""
-        return Batch([], [], self.after, self.after, False, False, None, 0)
+        return Batch([], [], self.after, self.after, False, False, None, 0, [])
 
     def upto(self, count: int) -> Progress:
         """Return the progress when only the first ``count`` events are sent."""
         if count == len(self.keys):
             return self.after
-        keys = self.keys[:count]
+        end = self.passed.index(self.keys[count])
+        keys = self.passed[:end]
         if not keys:
             return self.before
-        is_cut = self.keys[count].position == keys[-1].position
+        is_cut = self.passed[end].position == keys[-1].position
         return self.before.after(keys, is_cut=is_cut)
 
 
@@ -332,17 +336,23 @@ class Outbox:
         batch_events: int,
         batch_bytes: int,
         wanted: Filter | None = None,
+        share: Share | None = None,
+        until: int | None = None,
     ) -> None:
         self._connection = connection
         self._form = form
         self._wanted = wanted
+        self._share = share
+        self._until = until  # the last position to read
         self._query = _READ
         self._flags: tuple[bool, ...] = ()  # what else the query asks for
-        if isinstance(form, Described):
-            self._query, self._flags = _READ_DESCRIBED, (form.needs_keys,)
+        if share is not None or isinstance(form, Described):
+            self._query = _READ_DESCRIBED if share is None else _READ_SHARE
+            self._flags = (isinstance(form, Described) and form.needs_keys,)
         self._places = Places(connection)
         self._relay = relay
-        self._batch_events = batch_events
+        # Events that are passed over hardly cost memory, and few of them make a small batch.
+        self._batch_events = min(batch_events * (share.parts if share else 1), _MOST_EVENTS)
         self._batch_bytes = batch_bytes
         self._leadership = 0
         self._envelope: Envelope
@@ -352,7 +362,11 @@ class Outbox:
         self._replay: Progress | None = None  # a plan to be finished first
 
     async def lead(self) -> Progress:
-        """Take over the relay's progress and return it; the caller holds its leader lock."""
+        """Take over the relay's progress and return it; the caller holds its leader lock.
+
+        Raises:
+            ConfigError: it goes beyond the last position to read.
+        """
         row = await self._connection.fetchrow(
             "select * from pgoutbox.lead($1)", self._relay, timeout=_ANSWER_TIMEOUT
         )
@@ -372,7 +386,44 @@ class Outbox:
             None if partial is None else Key(partial, row["partial_seq"]),
         )
         self._saved = progress.to_json()
+        self._check_end(progress)
         return progress
+
+    def _check_end(self, progress: Progress) -> None:
+        """Make sure that nothing beyond the last position has been read, or published perhaps."""
+        ends = [progress, *([self._plan] if self._plan else [])]
+        reached = max(max(end.high, end.partial.position if end.partial else 0) for end in ends)
+        if self._until is not None and reached > self._until:
+            raise ConfigError(
+                f"the relay {self._relay!r} is at position {reached} already,"
+                f" beyond --until {self._until}"
+            )
+
+    async def take_share(self, share: str) -> str | None:
+        """Note what this relay publishes; return what it published before if that was other."""
+        row = await self._connection.fetchrow(
+            "update pgoutbox.progress p set share = $3 from pgoutbox.progress before"
+            " where p.relay = $1 and p.leadership = $2 and p.share <> $3 and before.relay = p.relay"
+            " returning before.share, before.high",
+            self._relay,
+            self._leadership,
+            share,
+            timeout=_ANSWER_TIMEOUT,
+        )
+        self._place = None
+        return row["share"] if row and row["high"] else None
+
+    async def begin_after(self, others: Sequence[str], share: str) -> str | None:
+        """Begin where others have ended, unless there is progress; return what is in the way."""
+        problem: str | None = await self._connection.fetchval(
+            "select pgoutbox.begin_after($1, $2, $3, $4)",
+            self._relay,
+            others,
+            [leader_lock(other)[1] for other in others],
+            share,
+            timeout=_ANSWER_TIMEOUT,
+        )
+        return problem
 
     async def next_batch(self, before: Progress) -> Batch:
         """Return what comes after ``before``, which is this relay's progress or will be.
@@ -388,10 +439,26 @@ class Outbox:
             if batch:
                 return batch
             self._replay = None
+        if self._until is not None:
+            rest = Gap(before.high + 1, self._until)
+            return await self._read(before, _NOTHING_ABOVE, (*before.gaps, rest))
         return await self._read(before, before.high, before.gaps)
 
-    async def _read(self, before: Progress, high: int, gaps: Sequence[Gap]) -> Batch:
-        rows = await self._connection.fetch(
+    async def _rows(self, before: Progress, high: int, gaps: Sequence[Gap]) -> list[asyncpg.Record]:
+        """Read; again where there is a table of which it is yet to be decided who publishes it."""
+        rows = await self._fetch(before, high, gaps)
+        while self._share is not None:
+            unknown = {(row[2], row[3]) for row in rows if row[4] is None and row[2] is not None}
+            if not unknown:
+                break
+            await self._share.decide(self._connection, sorted(unknown))
+            rows = await self._fetch(before, high, gaps)
+        return rows
+
+    async def _fetch(
+        self, before: Progress, high: int, gaps: Sequence[Gap]
+    ) -> list[asyncpg.Record]:
+        return await self._connection.fetch(
             self._query,
             high,
             [gap.first for gap in gaps],
@@ -400,20 +467,24 @@ class Outbox:
             self._batch_events,
             self._batch_bytes,
             *self._flags,
+            *(self._share.arguments if self._share else ()),
             timeout=_ANSWER_TIMEOUT,
         )
+
+    async def _read(self, before: Progress, high: int, gaps: Sequence[Gap]) -> Batch:
+        rows = await self._rows(before, high, gaps)
         keys = [Key(row[0], row[1]) for row in rows]
         is_cut = len(rows) == self._batch_events or (bool(rows) and rows[-1]["is_full"])
         if self._replay is None:
             before = before.without_dead(keys, is_cut=is_cut)
         has_long_transaction = len({key.position for key in keys}) < len(keys)
-        has_lazy_commit, read = any(row[8] for row in rows), len(rows)
+        has_lazy_commit, passed = any(row[8] for row in rows), keys
         after = before.after(keys, is_cut=is_cut)
-        places = [Place(0, 0)] * read
+        places = [Place(0, 0)] * len(rows)
         if isinstance(self._form, Described) and self._form.needs_places:
             places = await self._places.of(keys, before.partial, is_cut=is_cut)
-        if self._wanted is not None:
-            wanted = [number for number, row in enumerate(rows) if self._wanted.passes(*row[3:5])]
+        if self._wanted is not None or self._share is not None:
+            wanted = [number for number, row in enumerate(rows) if self._is_wanted(row)]
             rows = [rows[number] for number in wanted]
             keys = [keys[number] for number in wanted]
             places = [places[number] for number in wanted]
@@ -425,8 +496,13 @@ class Outbox:
             has_long_transaction or is_cut or before.partial is not None,
             has_lazy_commit,
             commit_time(rows[0]["id_source"]) if rows else None,
-            read,
+            len(passed),
+            passed,
         )
+
+    def _is_wanted(self, row: asyncpg.Record) -> bool:
+        is_in_share = row[4] is not None
+        return is_in_share and (self._wanted is None or self._wanted.passes(*row[3:5]))
 
     def _messages(self, rows: Sequence[asyncpg.Record], places: Sequence[Place]) -> list[Message]:
         form = self._form
@@ -608,6 +684,9 @@ from pgoutbox.unsent($1, $2, $3, $4, $5, $6, 9223372036854775807)
 
 _READ = "select * from pgoutbox.next_batch($1, $2, $3, $4, $5, $6, $7)"
 _READ_DESCRIBED = "select * from pgoutbox.next_batch_described($1, $2, $3, $4, $5, $6, $7, $8)"
+_READ_SHARE = """
+select * from pgoutbox.next_batch_described($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
+"""
 
 _ADVANCE = """
 select pgoutbox.advance($2, $3, $4, $5, $6, $7, $8, $9, $10)

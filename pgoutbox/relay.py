@@ -92,6 +92,7 @@ class Relay:
         self._chores = chores
         self._monitor = monitor
         self._is_stopping = False
+        self._read = 0  # events, those included that it passes over
         self.progress = progress
         self.sent = 0  # events since this relay started
 
@@ -110,9 +111,9 @@ class Relay:
         pause = _FIRST_LOOK_AGAIN
         while not self._is_stopping:
             self._publisher.check()
-            sent = self.sent
+            read = self._read
             await self.drain()
-            if self.sent > sent:
+            if self._read > read:
                 pause = _FIRST_LOOK_AGAIN
             if self._wake_up.is_asleep:
                 # The look just now came after writers had begun to notify.
@@ -168,6 +169,7 @@ class Relay:
         await self._outbox.advance(following.before, following if following else None)
         self.progress = following.before
         self.sent += len(batch)
+        self._read += batch.read
         self._monitor.found(following.oldest)
         log.debug(
             "batch published",

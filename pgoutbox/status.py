@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
@@ -74,6 +75,7 @@ class RelayStatus:
     high: int
     leader: Leader | None
     is_idle: bool
+    share: str  # what it publishes, as flags; empty where that is everything
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,11 +212,13 @@ select
         from unnest(r.gap_first, r.gap_last) g (first, last)
     ), 0)::bigint as gaps,
     (select count(*) from pgoutbox.parked k where k.relay = r.relay) as parked,
-    extract(epoch from pg_catalog.clock_timestamp() - r.started_at)::float8 as leading_s
+    extract(epoch from pg_catalog.clock_timestamp() - r.started_at)::float8 as leading_s,
+    r.share
 from (
-    select p.relay, p.high, p.gap_first, p.gap_last, p.way, p.started_at from pgoutbox.progress p
+    select p.relay, p.high, p.gap_first, p.gap_last, p.way, p.started_at, p.share
+    from pgoutbox.progress p
     union all
-    select 'default', 0, '{}', '{}', null, null where not exists (select from pgoutbox.progress)
+    select 'default', 0, '{}', '{}', null, null, '' where not exists (select from pgoutbox.progress)
 ) r
 cross join lateral pgoutbox.backlog(r.relay) b
 order by r.relay
@@ -248,6 +252,7 @@ async def _relays(conn: Connection) -> tuple[RelayStatus, ...]:
                 high=row["high"],
                 leader=leader,
                 is_idle=bool(leader and leader.pid in idle),
+                share=row["share"],
             )
         )
     return tuple(found)
@@ -308,6 +313,7 @@ def _schema_lines(status: SchemaStatus) -> list[str]:
 def _relay_lines(relays: Sequence[RelayStatus]) -> list[str]:
     header = ("relay", "backlog", "oldest unsent", "gaps", "parked", "leader")
     lines = _columns([header, *(_relay_row(relay) for relay in relays)])
+    lines += [f"{one.relay} publishes {one.share}" for one in relays if one.share and one.leader]
     if len(relays) > 1 and not all(relay.leader for relay in relays):
         # The outbox keeps everything until all of them have sent it.
         lines.append("forget a relay that no longer runs: pgoutbox uninstall --relay NAME")
@@ -316,9 +322,7 @@ def _relay_lines(relays: Sequence[RelayStatus]) -> list[str]:
 
 def _relay_row(relay: RelayStatus) -> tuple[str, ...]:
     oldest = "-" if relay.oldest_unsent_s is None else _age(relay.oldest_unsent_s)
-    leader = "nobody; run: pgoutbox relay"
-    if relay.relay != "default":
-        leader += f" --name {shlex.quote(relay.relay)}"
+    leader = f"nobody; run: {' '.join(['pgoutbox relay', *_flags(relay)])}"
     if relay.leader:
         doing = ", idle" if relay.is_idle else ""
         way = f"; {relay.leader.way}" if relay.leader.way else ""
@@ -331,6 +335,16 @@ def _relay_row(relay: RelayStatus) -> tuple[str, ...]:
         f"{relay.parked:,}",
         leader,
     )
+
+
+def _flags(relay: RelayStatus) -> Iterator[str]:
+    """Yield what makes `pgoutbox relay` this relay."""
+    shard = re.search(r"--shard (\d+)/(\d+)$", relay.share)
+    name = relay.relay.removesuffix("-{}-of-{}".format(*shard.groups())) if shard else relay.relay
+    if name != "default":
+        yield f"--name {shlex.quote(name)}"
+    if relay.share:
+        yield relay.share
 
 
 def _table_lines(tables: Sequence[TableStatus]) -> list[str]:

@@ -8,7 +8,7 @@ as $$
     from (
         select p.* from pgoutbox.progress p where p.relay = backlog.relay
         union all
-        select backlog.relay, 0, 0, '{}', '{}', null, null, 'null', null, pg_catalog.now()
+        select backlog.relay, 0, 0, '{}', '{}', null, null, 'null', null, pg_catalog.now(), ''
         where not exists (select from pgoutbox.progress p where p.relay = backlog.relay)
     ) p
     cross join lateral (

@@ -10,16 +10,19 @@ begin
              pgoutbox.transaction, pgoutbox.table_state, pgoutbox.outbox to %s', role);
     execute pg_catalog.format('grant select, insert, update on pgoutbox.progress to %s', role);
     execute pg_catalog.format('grant select, insert, delete on pgoutbox.parked to %s', role);
+    execute pg_catalog.format('grant select, insert on pgoutbox.shard_key to %s', role);
     execute pg_catalog.format('grant usage on sequence pgoutbox.leadership_seq to %s', role);
     execute pg_catalog.format(
         'grant execute on function
              pgoutbox.next_batch(bigint, bigint[], bigint[], bigint, bigint, integer, bigint),
-             pgoutbox.next_batch_described(bigint, bigint[], bigint[], bigint, bigint, integer, bigint, boolean),
+             pgoutbox.next_batch_described(bigint, bigint[], bigint[], bigint, bigint, integer, bigint, boolean, jsonb, integer, integer),
+             pgoutbox.next_share(bigint, bigint[], bigint[], bigint, bigint, integer, bigint, jsonb, integer, integer),
              pgoutbox.unsent(bigint, bigint[], bigint[], bigint, bigint, integer, bigint),
              pgoutbox.count_events(bigint, bigint, bigint, integer),
              pgoutbox.table_keys(text, text), pgoutbox.key_columns(regclass, text),
              pgoutbox.event_id_prefix(uuid, xid8, bigint, timestamptz),
-             pgoutbox.gap_holders(), pgoutbox.lead(text), pgoutbox.backlog(text),
+             pgoutbox.gap_holders(), pgoutbox.lead(text), pgoutbox.begin_after(text, text[], integer[], text), pgoutbox.backlog(text),
+             pgoutbox.shard_key_of(text, text, text),
              pgoutbox.advance(tid, text, bigint, bigint, bigint[], bigint[], bigint, bigint, jsonb),
              pgoutbox.is_sent(pgoutbox.progress, bigint, bigint),
              pgoutbox.rotate(integer), pgoutbox.slot_ends(), pgoutbox.slot(timestamptz), pgoutbox.mend_drift(),

@@ -3,11 +3,13 @@
 -- `traceparent` is as the writer had set it, null where that can be none: in a database whose
 -- text can be any bytes those would fail the read. `key` holds the values of the key's
 -- columns as the JSON has them: of the row after the change, or before a DELETE. It is null where
--- no key is known whose columns are all in the row, and without `with_keys`.
+-- no key is known whose columns are all in the row, and without `with_keys`. With a `share` it
+-- returns what next_share() does; without one, all.
 create or replace function pgoutbox.next_batch_described(
     high bigint, gap_first bigint[], gap_last bigint[],
     partial_position bigint, partial_seq bigint,
-    max_events integer, max_bytes bigint, with_keys boolean
+    max_events integer, max_bytes bigint, with_keys boolean,
+    share jsonb default null, shard integer default 1, shards integer default 1
 ) returns table (
     "position" bigint, seq bigint, schema_name text, table_name text, action text,
     new_row bytea, old_row bytea, id_source bytea, lazy boolean, is_full boolean,
@@ -18,10 +20,12 @@ create or replace function pgoutbox.next_batch_described(
 as $$
     with batch as materialized (
         select u.*
-        from pgoutbox.unsent(high, gap_first, gap_last, partial_position, partial_seq, max_events, max_bytes) u
+        from pgoutbox.next_share(
+            high, gap_first, gap_last, partial_position, partial_seq, max_events, max_bytes, share, shard, shards
+        ) u
     ), known as materialized (
         select t.schema_name, t.table_name, k.place, k.columns
-        from (select distinct b.schema_name, b.table_name from batch b where with_keys) t
+        from (select distinct b.schema_name, b.table_name from batch b where with_keys and b.action is not null) t
         cross join lateral pgoutbox.table_keys(t.schema_name, t.table_name) k
     )
     select

@@ -136,13 +136,27 @@ create table pgoutbox.progress (
     partial_seq bigint,
     plan jsonb not null default 'null',
     way text,
-    started_at timestamptz not null default pg_catalog.clock_timestamp()
+    started_at timestamptz not null default pg_catalog.clock_timestamp(),
+    share text not null default ''
 ) with (fillfactor = 10);
 
 comment on table pgoutbox.progress is 'What each relay has sent.';
 comment on column pgoutbox.progress.plan is 'Progress as it will be after the batch now being published, or null: a relay that was killed in the middle of it goes on in the same order.';
-
 comment on column pgoutbox.progress.way is 'How the leader publishes, in words.';
+comment on column pgoutbox.progress.share is 'What of the outbox the relay publishes, as flags; all of it where empty.';
+
+-- Once a relay of a set of shards has decided by which columns a table's rows are told apart, that
+-- stands for all of them: were it looked up anew, an ALTER TABLE could make an event nobody's.
+create table pgoutbox.shard_key (
+    shards text,
+    schema_name text,
+    table_name text,
+    columns text[] not null,
+    primary key (shards, schema_name, table_name)
+);
+
+comment on table pgoutbox.shard_key is 'By which columns a set of shards divides a table; whole where there are none.';
+comment on column pgoutbox.shard_key.shards is 'Name of the set, such as default-of-8.';
 
 -- Events that can never be published, set aside with the reason.
 create table pgoutbox.parked (

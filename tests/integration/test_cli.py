@@ -314,6 +314,7 @@ async def test_status_counts_backlog_gaps_and_parked(
         "high": 40,
         "leader": None,
         "is_idle": False,
+        "share": "",
     }
     text = pgoutbox("status", "--dsn", database.dsn).stdout
     assert "nobody; run: pgoutbox relay --name mine\n" in text

@@ -42,7 +42,7 @@ def worlds(draw: st.DrawFn) -> World:
 def _batch(before: Progress, keys: list[Key], *, is_cut: bool) -> Batch:
     messages = [Message("s", f"{key.position}.{key.seq}", b"") for key in keys]
     after = before.after(keys, is_cut=is_cut)
-    return Batch(messages, keys, before, after, False, False, None, len(keys))
+    return Batch(messages, keys, before, after, False, False, None, len(keys), keys)
 
 
 def _agree(progress: Progress, sent: set[Key], world: World) -> None:

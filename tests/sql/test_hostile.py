@@ -257,6 +257,16 @@ async def test_relay_with_a_shadowing_search_path(
     )
     assert [tuple(row)[:10] for row in described] == [tuple(row) for row in expected]
     assert [row["key"] for row in described] == [["1"]] * 3
+    for columns in ("[]", '["id"]', '["id","ts"]'):
+        tables = ",".join(f'"{row["table_name"]}":{columns}' for row in expected)
+        shared = await relay.fetch(
+            "select * from pgoutbox.next_share("
+            "'0', '{}', '{}', null, null, '1000', '1000000',"
+            f""" '{{"public":{{{tables}}}}}', '1', '1')"""
+        )
+        assert shared == await connection.fetch(
+            "select * from pgoutbox.unsent(0, '{}', '{}', null, null, 1000, 1000000)"
+        )
     # Without parameters, since the driver's own queries about types aren't qualified.
     await relay.execute("select * from pgoutbox.gap_holders()")
     await relay.execute("select * from pgoutbox.lead('r')")
@@ -275,7 +285,7 @@ async def test_functions_are_pinned_or_qualified(connection: asyncpg.Connection)
 
     assert set(loose) <= {
         "capture", "commit_stage", "event_id_prefix", "next_batch", "next_batch_described",
-        "reopen", "same", "slot", "unsent", "wal", "wal_text",
+        "next_share", "reopen", "same", "slot", "unsent", "wal", "wal_text",
     }  # fmt: skip
 
 

@@ -59,12 +59,16 @@ def test_every_setting_has_a_flag_a_variable_and_a_key(file: Path) -> None:
         "SUBJECT": "seven",
         "TEMPLATE": "{topic}.seven",
         "ADDRESS": ":7",
+        "LIST": "seven",
+        "I/N": "7/7",
     }
     companions = {
         "--nats-user": {"PGOUTBOX_NATS_PASSWORD": "pw"},
         "--nats-password": {"PGOUTBOX_NATS_USER": "joe"},
         "--nats-client-cert": {"PGOUTBOX_NATS_CLIENT_KEY": "key.pem"},
         "--nats-client-key": {"PGOUTBOX_NATS_CLIENT_CERT": "cert.pem"},
+        "--tables": {"PGOUTBOX_NAME": "joe"},
+        "--except-tables": {"PGOUTBOX_NAME": "joe"},
     }
     for setting in config.SETTINGS:
         if setting.flag is None:
@@ -632,3 +636,53 @@ def test_redact_leaves_no_password_of_a_url(password: str) -> None:
 
     assert marked not in redact(f"can't use postgresql://joe:{marked}@h/db, sorry")
     assert marked not in redact(f"can't use nats://{marked}@h, sorry")
+
+
+@pytest.mark.parametrize(
+    ("written", "names"),
+    [
+        ("users", [(None, "users")]),
+        ("Users , billing.invoices", [("billing", "invoices"), (None, "users")]),
+        (' "Odd, ""Name"""."A.b" ,übel$1,', [('Odd, "Name"', "A.b"), (None, "übel$1")]),
+        (["b", "a,b"], [(None, "a"), (None, "b")]),
+    ],
+)
+def test_tables_are_written_as_in_sql(written: object, names: list[tuple[object, str]]) -> None:
+    found = kinds.TABLES.read(written)
+
+    assert names == list(found)
+    assert kinds.TABLES.read(kinds.TABLES.show(found)) == found
+
+
+@pytest.mark.parametrize("wrong", ["a b", "a,,b", '"a', "a.b.c", "7", "a.", "-a", '""', "a;b"])
+def test_what_is_no_table(wrong: str) -> None:
+    said = refusal({}, None, tables=wrong, name="a")
+
+    assert said == "--tables must be tables as in SQL: users,billing.invoices,'\"Odd Name\"'"
+
+
+def test_a_shard_has_a_name_of_its_own() -> None:
+    found = load({"shard": "2/8"}, {"PGOUTBOX_NAME": "orders"}).relay
+
+    assert (found.name, found.shards, found.share) == (
+        "orders-2-of-8",
+        "orders-of-8",
+        "--shard 2/8",
+    )
+    assert load({"shard": "1/1"}, {}).relay.name == "default-1-of-1"
+
+
+@pytest.mark.parametrize("wrong", ["0/2", "3/2", "1", "1/", "1/0", "a/b", "1/65", "-1/2", "1/2/3"])
+def test_what_is_no_shard(wrong: str) -> None:
+    said = refusal({}, None, shard=wrong)
+
+    assert said == "--shard must be a shard such as 2/8: from 1/N to N/N, and N at most 64"
+
+
+def test_tables_need_a_name_of_their_own() -> None:
+    """Else two relays would share one progress, and each pass over what is the other's."""
+    said = "--except-tables needs a --name of its own: relays of one name share one progress"
+
+    assert said == refusal({}, None, except_tables="a")
+    assert "exclude each other" in refusal({}, None, tables="a", except_tables="b", name="c")
+    assert load({"tables": "a,B"}, {"WAL_LISTENER_SLOTNAME": "c"}).relay.share == "--tables a,b"
