@@ -126,6 +126,29 @@ async def test_no_message_gets_behind_its_successor_while_leaders_change(
     assert all(said.startswith(way) for said in ways)
 
 
+async def test_relay_goes_over_to_batches_when_the_stream_takes_them(
+    replicated: Stream, cluster_urls: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pgoutbox.jetstream._LOOK_AGAIN_AFTER", 0.0)
+    config = PublisherConfig(nats_url=",".join(cluster_urls), topic=TOPIC)
+    stream = (await replicated.jetstream.stream_info(TOPIC)).config
+    messages = [Message(f"{TOPIC}.t", f"id-{number}", b"{}") for number in range(300)]
+    await replicated.jetstream.update_stream(stream.evolve(allow_batched=None))
+    async with connect(config) as publisher:
+        ways = [publisher.description["way"]]
+        for first, takes_batches in ((0, True), (100, None), (200, True)):
+            await publisher.publish(messages[first : first + 100])
+            await replicated.jetstream.update_stream(stream.evolve(allow_batched=takes_batches))
+            ways.append(publisher.description["way"])
+    stored = [stored.headers["Nats-Msg-Id"] for stored in await replicated.messages()]
+    assert stored == [message.id for message in messages]
+    by_sequence, in_batches = (
+        "pipelined, chained by sequence",
+        "fast-ingest batches, chained by sequence",
+    )
+    assert ways == [by_sequence, by_sequence, in_batches, by_sequence]
+
+
 async def test_stream_that_is_created_has_the_replicas_that_were_asked_for(
     cluster_urls: list[str], servers: Servers
 ) -> None:
