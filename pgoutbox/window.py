@@ -150,7 +150,7 @@ class Window:
         if batch is None or answer.number != self.start + batch.first:
             return
         if data.startswith(self._confirmations):
-            self._end_batch(batch, _answer(data)["count"], data)
+            self._end_batch(batch, _answer(data).get("count", 0), data)
             return
         match _parsed(data):
             case {"type": "ack", "seq": int(count)}:
