@@ -7,7 +7,13 @@ create or replace function pgoutbox.slot_ends() returns table (slot integer, "po
     stable
     set search_path = pg_catalog, pg_temp
 as $$
-    select s, (select max(t.position) from pgoutbox.transaction t where t.slot = s)
-    from pg_catalog.generate_series(0, 4) s
-    where s <> pgoutbox.slot(pg_catalog.now())
+    select ends.slot, ends.position
+    from (
+        select 0, max(t.position) from pgoutbox.transaction_0 t
+        union all select 1, max(t.position) from pgoutbox.transaction_1 t
+        union all select 2, max(t.position) from pgoutbox.transaction_2 t
+        union all select 3, max(t.position) from pgoutbox.transaction_3 t
+        union all select 4, max(t.position) from pgoutbox.transaction_4 t
+    ) ends (slot, "position")
+    where ends.slot <> pgoutbox.slot(pg_catalog.now())
 $$;

@@ -91,8 +91,9 @@ create table pgoutbox.transaction (
     committed_at timestamptz not null,
     slot smallint not null,
     lazy boolean not null,
-    traceparent text
-) partition by list (slot);
+    traceparent text,
+    check (false) no inherit
+);
 
 comment on table pgoutbox.transaction is 'One row a transaction with captured changes; its position is its rank in commit order.';
 comment on column pgoutbox.transaction.lazy is 'Committed with synchronous_commit = off: visible before it is on disk.';
@@ -111,11 +112,12 @@ create index event_2_xid_seq on pgoutbox.event_2 (xid, seq);
 create index event_3_xid_seq on pgoutbox.event_3 (xid, seq);
 create index event_4_xid_seq on pgoutbox.event_4 (xid, seq);
 
-create table pgoutbox.transaction_0 partition of pgoutbox.transaction for values in (0);
-create table pgoutbox.transaction_1 partition of pgoutbox.transaction for values in (1);
-create table pgoutbox.transaction_2 partition of pgoutbox.transaction for values in (2);
-create table pgoutbox.transaction_3 partition of pgoutbox.transaction for values in (3);
-create table pgoutbox.transaction_4 partition of pgoutbox.transaction for values in (4);
+-- Plain inheritance: for a partition each INSERT would check that the row belongs there.
+create table pgoutbox.transaction_0 () inherits (pgoutbox.transaction);
+create table pgoutbox.transaction_1 () inherits (pgoutbox.transaction);
+create table pgoutbox.transaction_2 () inherits (pgoutbox.transaction);
+create table pgoutbox.transaction_3 () inherits (pgoutbox.transaction);
+create table pgoutbox.transaction_4 () inherits (pgoutbox.transaction);
 
 create unique index transaction_0_position on pgoutbox.transaction_0 (position);
 create unique index transaction_1_position on pgoutbox.transaction_1 (position);
