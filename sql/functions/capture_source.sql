@@ -87,16 +87,19 @@ declare
     new_row pg_catalog.text;
     old_row pg_catalog.text;
     event_slot pg_catalog.int2;
+    nothing pg_catalog.text;
 begin%6$s
     begin
-        if %1$s then
+        if tg_op operator(pg_catalog.=) 'INSERT' and %1$s then
             %2$s
-            if tg_op operator(pg_catalog.<>) 'DELETE' then
-                new_row := %3$s;
-            end if;
-            if tg_op operator(pg_catalog.<>) 'INSERT' then
-                %4$s
-            end if;
+            new_row := %3$s;
+        elsif tg_op operator(pg_catalog.=) 'UPDATE' and %1$s then
+            %2$s
+            new_row := %3$s;
+            %4$s
+        elsif tg_op operator(pg_catalog.=) 'DELETE' and %1$s then
+            %2$s
+            %4$s
         else
             raise exception 'drift';
         end if;
@@ -108,9 +111,9 @@ begin%6$s
     -- What an INSERT evaluates is set up anew at each call, also what it then doesn't need. So the
     -- ordinary cases have one of their own with next to nothing in it.
     if pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1
-        or tg_op operator(pg_catalog.=) 'DELETE'
-        or new.xmax operator(pg_catalog.<>) '0'::pg_catalog.xid
-        or pg_catalog.left(pg_catalog.current_setting('pgoutbox.transaction', true), 1) operator(pg_catalog.=) 'c'
+        -- Null at a DELETE.
+        or (new.xmax operator(pg_catalog.=) '0'::pg_catalog.xid) is not true
+        or pg_catalog.current_setting('pgoutbox.closed', true) operator(pg_catalog.<>) ''
     then
         insert into pgoutbox.event
             (xid, seq, slot, opens, schema_name, table_name, action, new_row, old_row,
@@ -121,14 +124,10 @@ begin%6$s
             pgoutbox.slot(pg_catalog.now()),
             case when pg_catalog.current_setting('pgoutbox.transaction', true)
                     operator(pg_catalog.=) pg_catalog.pg_current_xact_id()::pg_catalog.text
+                    and (pg_catalog.left(pg_catalog.current_setting('pgoutbox.closed', true), 1)
+                        operator(pg_catalog.<>) all ('{"",o}'::pg_catalog.text[])) is not true
                 then false
-                when pg_catalog.left(pg_catalog.current_setting('pgoutbox.transaction', true), 1)
-                    operator(pg_catalog.=) 'c'
-                then pgoutbox.reopen()
-                else pg_catalog.set_config(
-                    'pgoutbox.transaction', pg_catalog.pg_current_xact_id()::pg_catalog.text, true
-                ) is not null
-            end,
+                else pgoutbox.reopen() end,
             %5$s, tg_op, new_row, old_row,
             case
                 when tg_op operator(pg_catalog.<>) 'INSERT'
@@ -170,7 +169,7 @@ begin%6$s
             %5$s, tg_op, new_row, old_row, new.cmin
         );
     end if;
-    return null;
+    return nothing;
 end
 $body$,
         pg_catalog.array_to_string(guards, E'\n            and '),

@@ -24,10 +24,9 @@ begin
         pg_catalog.nextval('pgoutbox.event_seq'),
         pgoutbox.slot(pg_catalog.now()),
         case when pg_catalog.current_setting('pgoutbox.transaction', true) = pg_catalog.pg_current_xact_id()::text
+                and coalesce(pg_catalog.left(pg_catalog.current_setting('pgoutbox.closed', true), 1), '') in ('', 'o')
             then false
-            when pg_catalog.current_setting('pgoutbox.transaction', true) like 'c%' then pgoutbox.reopen()
-            else pg_catalog.set_config('pgoutbox.transaction', pg_catalog.pg_current_xact_id()::text, true) is not null
-        end,
+            else pgoutbox.reopen() end,
         pgoutbox.as_utf8(tg_table_schema), pgoutbox.as_utf8(tg_table_name), tg_op
     );
     return null;

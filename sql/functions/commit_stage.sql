@@ -19,8 +19,7 @@
 -- Expressions run in column order: position, then first_seq, then the rest. An event captured
 -- after this (by another deferred trigger, or after SET CONSTRAINTS IMMEDIATE) opens the
 -- transaction again; the stage then runs again and replaces the earlier row. Which one that
--- was stands in pgoutbox.closed (reopen.sql); or still in pgoutbox.transaction, where RESET ALL
--- made the transaction open twice.
+-- was stands in pgoutbox.closed: its position, after an 'o' once the transaction is open again.
 --
 -- A sleeping relay holds advisory lock K exclusively. Where it can be shared no relay sleeps,
 -- nor can one fall asleep before this transaction is visible; otherwise wake it.
@@ -32,27 +31,50 @@ create or replace function pgoutbox.commit_stage_%1$s() returns trigger
     language plpgsql
     security definer
 as $$
+declare
+    nothing pg_catalog.text;
 begin
+    -- Each transaction sets up anew what its INSERT might evaluate, so the ordinary one has an
+    -- INSERT with next to nothing in it.
+    if pg_catalog.concat(
+        pg_catalog.current_setting('pgoutbox.closed', true),
+        pg_catalog.current_setting('pgoutbox.nested', true),
+        pg_catalog.current_setting('pgoutbox.traceparent', true)
+    ) operator(pg_catalog.=) '' then
+        insert into pgoutbox.transaction_%1$s (position, xid, first_seq, last_seq, committed_at, slot, lazy)
+        values (
+            pg_catalog.nextval('pgoutbox.position_seq'::pg_catalog.regclass),
+            new.xid,
+            new.seq,
+            -- Above the last event's; currval() would fail after DISCARD SEQUENCES.
+            pg_catalog.nextval('pgoutbox.event_seq'::pg_catalog.regclass),
+            pg_catalog.clock_timestamp(),
+            %1$s,
+            case when pg_catalog.set_config(
+                    'pgoutbox.closed',
+                    pg_catalog.concat(pg_catalog.currval('pgoutbox.position_seq'::pg_catalog.regclass)),
+                    true
+                ) is not null and (
+                    pg_catalog.pg_try_advisory_xact_lock_shared(1885826914, 0)
+                    or pgoutbox.wake_relays()
+                )
+                then pg_catalog.current_setting('synchronous_commit') operator(pg_catalog.=) 'off' end
+        );
+        return nothing;
+    end if;
     insert into pgoutbox.transaction_%1$s (position, xid, first_seq, last_seq, committed_at, slot, lazy, traceparent)
     values (
         pg_catalog.nextval('pgoutbox.position_seq'::pg_catalog.regclass),
         new.xid,
-        case
-            when pg_catalog.left(pg_catalog.current_setting('pgoutbox.closed', true), 1) operator(pg_catalog.=) 'c'
-            then pgoutbox.withdraw_%1$s(pg_catalog.current_setting('pgoutbox.closed', true), new.xid, new.seq)
-            when pg_catalog.left(pg_catalog.current_setting('pgoutbox.transaction', true), 1) operator(pg_catalog.=) 'c'
-            then pgoutbox.withdraw_%1$s(pg_catalog.current_setting('pgoutbox.transaction', true), new.xid, new.seq)
-            else new.seq
-        end,
-        -- Above the last event's; currval() would fail after DISCARD SEQUENCES.
+        pgoutbox.withdraw_%1$s(pg_catalog.current_setting('pgoutbox.closed', true), new.xid, new.seq),
         pg_catalog.nextval('pgoutbox.event_seq'::pg_catalog.regclass),
         pg_catalog.clock_timestamp(),
         case when pg_catalog.current_setting('pgoutbox.nested', true) operator(pg_catalog.=) 'on'
             then pgoutbox.put_in_order_%1$s(new.xid, new.seq)
             else %1$s end,
         case when pg_catalog.set_config(
-                'pgoutbox.transaction',
-                'c' operator(pg_catalog.||) pg_catalog.currval('pgoutbox.position_seq'::pg_catalog.regclass)::pg_catalog.text,
+                'pgoutbox.closed',
+                pg_catalog.concat(pg_catalog.currval('pgoutbox.position_seq'::pg_catalog.regclass)),
                 true
             ) is not null and (
                 pg_catalog.pg_try_advisory_xact_lock_shared(1885826914, 0)
@@ -62,7 +84,7 @@ begin
         -- Whatever somebody has set; a good one has 55 characters.
         pg_catalog.left(pg_catalog.current_setting('pgoutbox.traceparent', true), 56)
     );
-    return null;
+    return nothing;
 end
 $$;
 
@@ -77,9 +99,9 @@ declare
 begin
     -- Anything else is somebody else's idea of the setting. Not left to an exception handler:
     -- each would be a subtransaction that writes.
-    if closed ~ '^c[0-9]{1,18}$' then
+    if closed ~ '^o?[0-9]{1,18}$' then
         delete from pgoutbox.transaction_%1$s t
-        where t.position = pg_catalog.substr(closed, 2)::bigint and t.xid = withdraw_%1$s.xid
+        where t.position = pg_catalog.ltrim(closed, 'o')::bigint and t.xid = withdraw_%1$s.xid
         returning t.first_seq into earlier;
     end if;
     return coalesce(earlier, seq);

@@ -113,7 +113,7 @@ async def test_discard_all_between_transactions(
     assert await ids(outbox) == [[1], [2]]
 
 
-@pytest.mark.parametrize("closed", ["c1", "c2", "cxyz", "c99999999999999999999", "c", "x"])
+@pytest.mark.parametrize("closed", ["1", "o1", "o2", "oxyz", "99999999999999999999", "o", "x"])
 async def test_forged_closed(
     connection: asyncpg.Connection, connect: Connect, outbox: Outbox, closed: str
 ) -> None:
