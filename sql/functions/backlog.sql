@@ -4,7 +4,7 @@ create or replace function pgoutbox.backlog(relay text, out events bigint, out o
     stable
     set search_path = pg_catalog, pg_temp
 as $$
-    select pg_catalog.count(e.seq), min(t.committed_at)
+    select coalesce(pg_catalog.sum(e.unsent), 0)::bigint, min(t.committed_at) filter (where e.unsent > 0)
     from (
         select p.* from pgoutbox.progress p where p.relay = backlog.relay
         union all
@@ -17,7 +17,11 @@ as $$
         select t.* from rows from (pg_catalog.unnest(p.gap_first), pg_catalog.unnest(p.gap_last)) g (first, last)
         join pgoutbox.transaction t on t.position between g.first and g.last
     ) t
-    join pgoutbox.event e
-        on e.slot = t.slot and e.xid = t.xid and e.seq between t.first_seq and t.last_seq
-        and (e.seq > p.partial_seq or t.position is distinct from p.partial_position)
+    -- A subquery for each transaction, so that it looks into that one's slot only.
+    cross join lateral (
+        select pg_catalog.count(*) as unsent
+        from pgoutbox.event_in_slot e
+        where e.slot = t.slot and e.xid = t.xid and e.seq between t.first_seq and t.last_seq
+          and (e.seq > p.partial_seq or t.position is distinct from p.partial_position)
+    ) e
 $$;

@@ -17,6 +17,7 @@
 -- The setting pgoutbox.transaction holds the transaction's id once its first event is written;
 -- PostgreSQL itself takes that back at the end of the transaction and at ROLLBACK TO
 -- SAVEPOINT. A value that somebody left in the session is that of another transaction.
+-- pgoutbox.closed is empty until the commit stage has run; then reopen() is needed.
 --
 -- AFTER triggers fire row by row, each with all that it changes itself, so a row's event can
 -- come after what other triggers did for the earlier rows of its statement. The last three
@@ -34,6 +35,14 @@ declare
     alone constant name := '00_pgoutbox_alone_' || (
         select c.number from pgoutbox.captured_table c where c.relation = capture_source.relation);
     guards text[];
+    names text;
+    ordinary constant text := $insert$insert into pgoutbox.event_%%s
+            (xid, seq, opens, schema_name, table_name, action, new_row, old_row, command)
+        values (
+            pg_catalog.pg_current_xact_id(),
+            pg_catalog.nextval('pgoutbox.event_seq'::pg_catalog.regclass),
+            %s, %s, tg_op, new_row, old_row, new.cmin
+        );$insert$;
 begin
     select c.* into strict described from pg_catalog.pg_class c where c.oid = relation;
     if described.relkind = 'p' then
@@ -79,6 +88,12 @@ begin
         ) needed
     );
 
+    names := pg_catalog.format(
+        case pg_catalog.getdatabaseencoding()
+            when 'SQL_ASCII' then 'pgoutbox.as_utf8(%s), pgoutbox.as_utf8(%s)' else '%s, %s' end,
+        case when described.relkind = 'p' then 'event_schema' else 'tg_table_schema' end,
+        case when described.relkind = 'p' then 'event_table' else 'tg_table_name' end);
+
     return pg_catalog.format(
         $body$
 declare
@@ -88,7 +103,7 @@ declare
     old_row pg_catalog.text;
     event_slot pg_catalog.int2;
     nothing pg_catalog.text;
-begin%6$s
+begin%5$s
     begin
         if tg_op operator(pg_catalog.=) 'INSERT' and %1$s then
             %2$s
@@ -110,64 +125,19 @@ begin%6$s
     end;
     -- What an INSERT evaluates is set up anew at each call, also what it then doesn't need. So the
     -- ordinary cases have one of their own with next to nothing in it.
+    event_slot := pgoutbox.slot(pg_catalog.now());
     if pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1
         -- Null at a DELETE.
         or (new.xmax operator(pg_catalog.=) '0'::pg_catalog.xid) is not true
         or pg_catalog.current_setting('pgoutbox.closed', true) operator(pg_catalog.<>) ''
     then
-        insert into pgoutbox.event
-            (xid, seq, slot, opens, schema_name, table_name, action, new_row, old_row,
-             command, made, replaced)
-        values (
-            pg_catalog.pg_current_xact_id(),
-            pg_catalog.nextval('pgoutbox.event_seq'::pg_catalog.regclass),
-            pgoutbox.slot(pg_catalog.now()),
-            case when pg_catalog.current_setting('pgoutbox.transaction', true)
-                    operator(pg_catalog.=) pg_catalog.pg_current_xact_id()::pg_catalog.text
-                    and (pg_catalog.left(pg_catalog.current_setting('pgoutbox.closed', true), 1)
-                        operator(pg_catalog.<>) all ('{"",o}'::pg_catalog.text[])) is not true
-                then false
-                else pgoutbox.reopen() end,
-            %5$s, tg_op, new_row, old_row,
-            case
-                when tg_op operator(pg_catalog.<>) 'INSERT'
-                    and pg_catalog.age(old.xmin)
-                        operator(pg_catalog.>) pg_catalog.age(pg_catalog.xid(pg_catalog.pg_current_xact_id()))
-                then old.cmax
-                when tg_op operator(pg_catalog.<>) 'DELETE'
-                    and new.xmax operator(pg_catalog.=) '0'::pg_catalog.xid
-                then new.cmin
-            end,
-            case when new.xmax operator(pg_catalog.<>) '0'::pg_catalog.xid or pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1
-                then pg_catalog.concat(tg_relid, new.ctid) end,
-            case when pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1
-                then pg_catalog.concat(
-                    tg_relid, old.ctid, pg_catalog.left(pg_catalog.set_config('pgoutbox.nested', 'on', true), 0)
-                ) end
-        );
+        %6$s
     elsif pg_catalog.current_setting('pgoutbox.transaction', true)
         operator(pg_catalog.=) pg_catalog.pg_current_xact_id()::pg_catalog.text
     then
-        event_slot := pgoutbox.slot(pg_catalog.now());
-        insert into pgoutbox.event
-            (xid, seq, slot, opens, schema_name, table_name, action, new_row, old_row, command)
-        values (
-            pg_catalog.pg_current_xact_id(),
-            pg_catalog.nextval('pgoutbox.event_seq'::pg_catalog.regclass),
-            event_slot, false, %5$s, tg_op, new_row, old_row, new.cmin
-        );
+        %7$s
     else
-        insert into pgoutbox.event
-            (xid, seq, slot, opens, schema_name, table_name, action, new_row, old_row, command)
-        values (
-            pg_catalog.pg_current_xact_id(),
-            pg_catalog.nextval('pgoutbox.event_seq'::pg_catalog.regclass),
-            pgoutbox.slot(pg_catalog.now()),
-            pg_catalog.set_config(
-                'pgoutbox.transaction', pg_catalog.pg_current_xact_id()::pg_catalog.text, true
-            ) is not null,
-            %5$s, tg_op, new_row, old_row, new.cmin
-        );
+        %8$s
     end if;
     return nothing;
 end
@@ -177,11 +147,6 @@ $body$,
         case when described.relkind = 'p' then pgoutbox.naming_source(relation) end,
         pgoutbox.row_expression(relation, 'new'),
         pgoutbox.old_row_source(relation),
-        pg_catalog.format(
-            case pg_catalog.getdatabaseencoding()
-                when 'SQL_ASCII' then 'pgoutbox.as_utf8(%s), pgoutbox.as_utf8(%s)' else '%s, %s' end,
-            case when described.relkind = 'p' then 'event_schema' else 'tg_table_schema' end,
-            case when described.relkind = 'p' then 'event_table' else 'tg_table_name' end),
         -- Of all triggers of ours that fire for a row of a partition the first by name does the
         -- work: the root's, as long as the partition is attached. Other tables are spared the
         -- question, which would cost them 2 us a row. Bits of tgtype: see place_triggers().
@@ -203,7 +168,41 @@ $body$,
         ) then
             return null;
         end if;
-    end if;$alone$, alone) end
+    end if;$alone$, alone) end,
+        pgoutbox.by_slot(pg_catalog.format(
+            $insert$insert into pgoutbox.event_%%s
+            (xid, seq, opens, schema_name, table_name, action, new_row, old_row, command, made, replaced)
+        values (
+            pg_catalog.pg_current_xact_id(),
+            pg_catalog.nextval('pgoutbox.event_seq'::pg_catalog.regclass),
+            case when pg_catalog.current_setting('pgoutbox.transaction', true)
+                    operator(pg_catalog.=) pg_catalog.pg_current_xact_id()::pg_catalog.text
+                    and (pg_catalog.left(pg_catalog.current_setting('pgoutbox.closed', true), 1)
+                        operator(pg_catalog.<>) all ('{"",o}'::pg_catalog.text[])) is not true
+                then false
+                else pgoutbox.reopen() end,
+            %s, tg_op, new_row, old_row,
+            case
+                when tg_op operator(pg_catalog.<>) 'INSERT'
+                    and pg_catalog.age(old.xmin)
+                        operator(pg_catalog.>) pg_catalog.age(pg_catalog.xid(pg_catalog.pg_current_xact_id()))
+                then old.cmax
+                when tg_op operator(pg_catalog.<>) 'DELETE'
+                    and new.xmax operator(pg_catalog.=) '0'::pg_catalog.xid
+                then new.cmin
+            end,
+            case when new.xmax operator(pg_catalog.<>) '0'::pg_catalog.xid or pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1
+                then pg_catalog.concat(tg_relid, new.ctid) end,
+            case when pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1
+                then pg_catalog.concat(
+                    tg_relid, old.ctid, pg_catalog.left(pg_catalog.set_config('pgoutbox.nested', 'on', true), 0)
+                ) end
+        );$insert$, names)),
+        pgoutbox.by_slot(pg_catalog.format(ordinary, 'false', names)),
+        pgoutbox.by_slot(pg_catalog.format(
+            ordinary,
+            'pg_catalog.set_config(''pgoutbox.transaction'', pg_catalog.pg_current_xact_id()::pg_catalog.text, true) is not null',
+            names))
     );
 end
 $$;

@@ -18,17 +18,16 @@ begin
     ) and (select c.relkind = 'p' from pg_catalog.pg_class c where c.oid = tg_relid) then
         return null;
     end if;
-    insert into pgoutbox.event (xid, seq, slot, opens, schema_name, table_name, action)
-    values (
-        pg_catalog.pg_current_xact_id(),
-        pg_catalog.nextval('pgoutbox.event_seq'),
-        pgoutbox.slot(pg_catalog.now()),
+    execute pg_catalog.format(
+        'insert into pgoutbox.event_%s (xid, seq, opens, schema_name, table_name, action)
+         values (pg_catalog.pg_current_xact_id(), pg_catalog.nextval(''pgoutbox.event_seq''), $1, $2, $3, $4)',
+        pgoutbox.slot(pg_catalog.now())
+    ) using
         case when pg_catalog.current_setting('pgoutbox.transaction', true) = pg_catalog.pg_current_xact_id()::text
                 and coalesce(pg_catalog.left(pg_catalog.current_setting('pgoutbox.closed', true), 1), '') in ('', 'o')
             then false
             else pgoutbox.reopen() end,
-        pgoutbox.as_utf8(tg_table_schema), pgoutbox.as_utf8(tg_table_name), tg_op
-    );
+        pgoutbox.as_utf8(tg_table_schema), pgoutbox.as_utf8(tg_table_name), tg_op;
     return null;
 end
 $$;

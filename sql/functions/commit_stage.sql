@@ -2,7 +2,7 @@
 --
 -- A deferred constraint trigger, queued by the transaction's first event (its WHEN clause is
 -- false for later ones) and fired once at COMMIT. One function for each slot, since an
--- INSERT straight into the leaf is cheaper than one that is routed. Everything in it is
+-- INSERT that names the slot's table is cheaper than one that is routed. Everything in it is
 -- qualified down to the operators; it has no SET clause because that would cost more than
 -- all the rest.
 --
@@ -12,7 +12,7 @@
 -- position overlapped those already sent: nothing depends on its being first. Relays
 -- therefore publish what is visible and unsent, by position, and come back for gaps.
 --
--- The INSERT takes its lock on the leaf before the position is drawn and keeps it until the
+-- The INSERT takes its lock on the slot's table before the position is drawn and keeps it until the
 -- transaction is visible or gone, also when prepared. By these locks a relay tells whether
 -- a gap can still be filled (pgoutbox.gap_holders()).
 --

@@ -11,7 +11,7 @@ as $$
     from pgoutbox.transaction t
     cross join lateral (
         select e.seq
-        from pgoutbox.event e
+        from pgoutbox.event_in_slot e
         where e.slot = t.slot and e.xid = t.xid
           and e.seq >= t.first_seq and e.seq <= t.last_seq
           and e.seq > after_seq and e.seq <= upto_seq

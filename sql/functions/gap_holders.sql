@@ -1,6 +1,6 @@
 -- The open transactions that may have drawn a position and not shown it yet.
 --
--- The commit stage's INSERT locks its leaf before it draws a position and keeps the lock until
+-- The commit stage's INSERT locks its slot's table before it draws a position and keeps the lock until
 -- it is visible or gone. A relay notes these when it first sees a gap; once none of them is
 -- left it reads again, with a new snapshot, and what still isn't there never will be.
 -- A prepared transaction shows up as 'prepared': PREPARE changes its virtual transaction id

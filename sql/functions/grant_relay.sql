@@ -7,7 +7,7 @@ begin
     execute pg_catalog.format('grant usage on schema pgoutbox to %s', role);
     execute pg_catalog.format(
         'grant select on pgoutbox.migration, pgoutbox.installation, pgoutbox.captured_table, pgoutbox.event,
-             pgoutbox.transaction, pgoutbox.transaction_0, pgoutbox.transaction_1, pgoutbox.transaction_2,
+             pgoutbox.event_in_slot, pgoutbox.transaction, pgoutbox.transaction_0, pgoutbox.transaction_1, pgoutbox.transaction_2,
              pgoutbox.transaction_3, pgoutbox.transaction_4, pgoutbox.table_state, pgoutbox.outbox to %s', role);
     execute pg_catalog.format('grant select, insert, update on pgoutbox.progress to %s', role);
     execute pg_catalog.format('grant select, insert, delete on pgoutbox.parked to %s', role);

@@ -58,7 +58,7 @@ as $$
                 e.seq, e.schema_name, e.table_name, e.action, e.new_row, e.old_row,
                 coalesce(pg_catalog.octet_length(e.new_row), 0)
                     operator(pg_catalog.+) coalesce(pg_catalog.octet_length(e.old_row), 0) as own_bytes
-            from pgoutbox.event e
+            from pgoutbox.event_in_slot e
             where e.slot operator(pg_catalog.=) t.slot
               and e.xid operator(pg_catalog.=) t.xid
               and e.seq operator(pg_catalog.>=) t.next_seq

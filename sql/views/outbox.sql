@@ -19,7 +19,7 @@ select
         order by p.relay
     ) as sent_by
 from pgoutbox.transaction t
-join pgoutbox.event e on e.slot = t.slot and e.xid = t.xid and e.seq between t.first_seq and t.last_seq
+join pgoutbox.event_in_slot e on e.slot = t.slot and e.xid = t.xid and e.seq between t.first_seq and t.last_seq
 cross join pgoutbox.installation i;
 
 comment on view pgoutbox.outbox is 'Events in the outbox: id, position, content, and the relays that have sent each.';

@@ -19,6 +19,7 @@ from .conftest import Capture
 
 NEXT_BATCH = "select * from pgoutbox.next_batch($1, $2, $3, null, null, 2000, 4000000)"
 TYPES = "bigint, bigint[], bigint[]"
+EVENTS = {f"event_{slot}" for slot in range(5)}
 
 
 @pytest.fixture(autouse=True)
@@ -85,6 +86,8 @@ async def test_only_indexes_are_walked(
     walked = {node["Node Type"] for node in used if node["Actual Rows"] > 0}
     assert walked <= {"Index Scan", "Bitmap Heap Scan"}
     assert {node["Relation Name"].rstrip("_01234") for node in used} == {"event", "transaction"}
+    # A transaction's slot, and no other; two where the tests' own transactions lie in two.
+    assert len({node["Relation Name"] for node in used} & EVENTS) <= 2
     assert plan[0]["Actual Rows"] == (10 + 4) * 2
     assert read <= (10 + 4) * 3 + 4  # the ends of ranges are looked at, too
 
