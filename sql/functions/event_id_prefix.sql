@@ -3,7 +3,8 @@
 -- An event id is a UUID of version 8 (RFC 9562, section 5.8): 72 bits of SHA-256 over what
 -- is fixed at commit (installation, transaction id, position, commit time), and the low 48
 -- bits of the event's sequence number. It costs the writer nothing, a redelivery has the
--- same one, and two clusters restored from one backup make different ones.
+-- same one, and two clusters restored from one backup make different ones. The relay makes the
+-- same in Python (Envelope in pgoutbox/message.py); this one is for people who read the outbox.
 create or replace function pgoutbox.event_id_prefix(
     installation uuid, xid xid8, "position" bigint, committed_at timestamptz
 ) returns text
