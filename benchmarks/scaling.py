@@ -59,6 +59,8 @@ async def _measure(rig: Rig, count: int, flags: dict[str, tuple[str, ...]]) -> d
     """Drain a new backlog with one relay for each topic in ``flags``."""
     async with rig.database() as database, nats_client(rig.nats) as client:
         await fill(database, ITEMS, count)
+        for topic in flags:
+            await delete_stream(client, topic)
         await settled(database)
         await rig.checkpoint()
         clock = CpuClock(postgres_us=rig.postgres.pid, nats_us=rig.nats.pid)

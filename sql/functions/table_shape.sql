@@ -21,10 +21,11 @@ as $$
             pg_catalog.jsonb_build_array(c.relreplident, pgoutbox.identity_columns(relation)) end,
         'is_partition', c.relispartition,
         'root', case when c.relkind = 'p' then pg_catalog.jsonb_build_array(n.nspname, c.relname) end,
-        'leaves', (
+        -- Asked of few, for it looks at all captured tables.
+        'leaves', case when c.relkind = 'p' then (
             select pg_catalog.jsonb_object_agg(coalesce(l.captured::text, ''), l.leaves::text)
             from pgoutbox.captured_leaves(relation) l
-        )
+        ) end
     )::text
     from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
     where c.oid = relation
