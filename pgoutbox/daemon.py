@@ -62,10 +62,6 @@ where pg_catalog.current_setting(name, true) is not null
 """
 
 
-_NOTE_WAY = """
-update pgoutbox.progress set way = $2 where relay = $1 and way is distinct from $2
-"""
-
 _THIS_SESSION = """
 select pid, backend_start::text as began from pg_catalog.pg_stat_activity
 where pid = pg_catalog.pg_backend_pid()
@@ -282,8 +278,8 @@ class Daemon:
             try:
                 if not self._is_installed:
                     await self._install_first()
-                async with self._session() as (outbox, wake_up, working):
-                    await self._relay_on(outbox, wake_up, working)
+                async with self._session() as (outbox, wake_up):
+                    await self._relay_on(outbox, wake_up)
                     return
             except (ConfigError, SchemaError, PublishError, InstallError, AlreadyRunning):
                 raise
@@ -358,7 +354,7 @@ class Daemon:
             await asyncio.sleep(max(1.0, self._config.install.lock_wait))
 
     @asynccontextmanager
-    async def _session(self) -> AsyncIterator[tuple[Outbox, WakeUp, Connection]]:
+    async def _session(self) -> AsyncIterator[tuple[Outbox, WakeUp]]:
         """Connect twice, check the schema, and wait until this relay leads."""
         config = self._config
         async with AsyncExitStack() as stack:
@@ -387,7 +383,7 @@ class Daemon:
                 share=await self._share(working),
                 until=self._until,
             )
-            yield outbox, wake_up, working
+            yield outbox, wake_up
 
     async def _share(self, working: Connection) -> Share | None:
         """Return what this relay takes of the outbox.
@@ -471,7 +467,7 @@ class Daemon:
                 return False
         return True
 
-    async def _relay_on(self, outbox: Outbox, wake_up: WakeUp, working: Connection) -> None:
+    async def _relay_on(self, outbox: Outbox, wake_up: WakeUp) -> None:
         """Keep a connection to NATS, and relay until told to stop or drained."""
         config = self._config.relay
         if config.begin_after and not await self._begin_after(outbox):
@@ -507,7 +503,7 @@ class Daemon:
                 ) as connected:
                     self._monitor.nats.connections += 1
                     self._say_connected(connected.description)
-                    await working.execute(_NOTE_WAY, config.name, connected.description["way"])
+                    await outbox.note_way(str(connected.description["way"]))
                     relay = self._relay_to(connected, outbox, wake_up, progress, chores)
                     return await self._run(relay)
             except publisher.Refused:

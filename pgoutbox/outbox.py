@@ -413,6 +413,18 @@ class Outbox:
         self._place = None
         return row["share"] if row and row["high"] else None
 
+    async def note_way(self, way: str) -> None:
+        """Note how this relay publishes, for people who look at its status."""
+        await self._connection.execute(
+            "update pgoutbox.progress set way = $3"
+            " where relay = $1 and leadership = $2 and way is distinct from $3",
+            self._relay,
+            self._leadership,
+            way,
+            timeout=_ANSWER_TIMEOUT,
+        )
+        self._place = None
+
     async def begin_after(self, others: Sequence[str], share: str) -> str | None:
         """Begin where others have ended, unless there is progress; return what is in the way."""
         problem: str | None = await self._connection.fetchval(
