@@ -31,9 +31,7 @@ as $$
     select
         b."position", b.seq, b.schema_name, b.table_name, b.action,
         pg_catalog.convert_to(b.new_row, 'UTF8'), pg_catalog.convert_to(b.old_row, 'UTF8'),
-        pg_catalog.xid8send(b.xid)
-            operator(pg_catalog.||) pg_catalog.int8send(b."position")
-            operator(pg_catalog.||) pg_catalog.timestamptz_send(b.committed_at),
+        b.id_source,
         b.lazy, b.is_full,
         case when b.traceparent operator(pg_catalog.~) '^[0-9a-f-]*$' then b.traceparent end,
         (

@@ -5,6 +5,9 @@
 -- position what is visible and unsent: why that is commit order stands in commit_stage.sql.
 -- Inside a transaction: the order in which the rows changed.
 --
+-- `id_source` is what the event id and the commit time follow from, each as its type's binary
+-- output has it: transaction id, position, and commit time; 8 bytes each.
+--
 -- At most `max_events` rows, and no further one once `max_bytes` of row data are reached, so a
 -- transaction of any size is read in slices of bounded size. In the last row is_full says
 -- whether that was so: the reader can't tell, its bytes are those of another encoding.
@@ -18,7 +21,7 @@ create or replace function pgoutbox.unsent(
     max_events integer, max_bytes bigint
 ) returns table (
     "position" bigint, seq bigint, schema_name text, table_name text, action text,
-    new_row text, old_row text, xid xid8, lazy boolean, committed_at timestamptz,
+    new_row text, old_row text, id_source bytea, lazy boolean, committed_at timestamptz,
     traceparent text, is_full boolean
 )
     language sql
@@ -26,7 +29,11 @@ create or replace function pgoutbox.unsent(
 as $$
     select
         e."position", e.seq, e.schema_name, e.table_name, e.action,
-        e.new_row, e.old_row, e.xid, e.lazy, e.committed_at,
+        e.new_row, e.old_row,
+        pg_catalog.xid8send(e.xid)
+            operator(pg_catalog.||) pg_catalog.int8send(e."position")
+            operator(pg_catalog.||) pg_catalog.timestamptz_send(e.committed_at),
+        e.lazy, e.committed_at,
         e.traceparent, e.bytes operator(pg_catalog.>=) max_bytes
     from (
         select
