@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from benchmarks.drain import CPU_COLUMNS, drain
 from benchmarks.fill import ITEMS, Writes, batches, fill, overhead, sized
@@ -29,7 +30,7 @@ class Run:
     """One of the two things compared: a database, what is written to it, and how much."""
 
     name: str
-    database: AbstractAsyncContextManager[Database]
+    database: Callable[[], AbstractAsyncContextManager[Database]]
     writes: Writes = ITEMS
     events: int = EVENTS
     transactions: int = TRANSACTIONS
@@ -43,9 +44,13 @@ async def run_snapshot(rig: Rig) -> list[Table]:
     """
     label = "a snapshot held for the whole run"
     table = _table("held snapshot", label)
-    for _ in range(rig.runs):
-        await _add(table, label, rig, Run("without", _aged(rig)), Run("with", _held(rig)))
-    return [table]
+    return await _compare(
+        table,
+        label,
+        rig,
+        Run("without", partial(_aged, rig)),
+        Run("with", partial(_held, rig)),
+    )
 
 
 @asynccontextmanager
@@ -80,14 +85,14 @@ async def run_history(rig: Rig) -> list[Table]:
     count = rig.scaled(HISTORY)
     label = f"{count:,} events of history"
     table = _table("history", label, "; one run")
-    await _add(
+    return await _compare(
         table,
         label,
         rig,
-        Run("without", rig.database()),
-        Run("with", _with_history(rig, count)),
+        Run("without", rig.database),
+        Run("with", partial(_with_history, rig, count)),
+        runs=1,
     )
-    return [table]
 
 
 @asynccontextmanager
@@ -108,15 +113,13 @@ async def run_tables(rig: Rig) -> list[Table]:
     count = max(2, round(TABLES * rig.scale))
     label = f"{count:,} captured tables"
     table = _table("many tables", label)
-    for _ in range(rig.runs):
-        await _add(
-            table,
-            label,
-            rig,
-            Run("without", _with_tables(rig, 1), _to_each(1)),
-            Run("with", _with_tables(rig, count), _to_each(count)),
-        )
-    return [table]
+    return await _compare(
+        table,
+        label,
+        rig,
+        Run("without", partial(_with_tables, rig, 1), _to_each(1)),
+        Run("with", partial(_with_tables, rig, count), _to_each(count)),
+    )
 
 
 def _to_each(tables: int) -> Writes:
@@ -147,15 +150,13 @@ async def run_columns(rig: Rig) -> list[Table]:
     """
     label = f"a table of {COLUMNS} columns"
     table = _table_by_bytes("wide table", label)
-    for _ in range(rig.runs):
-        await _add(
-            table,
-            label,
-            rig,
-            Run("without", rig.database()),
-            Run("with", _with_columns(rig), _wide(), EVENTS // 5, TRANSACTIONS // 5),
-        )
-    return [table]
+    return await _compare(
+        table,
+        label,
+        rig,
+        Run("without", rig.database),
+        Run("with", partial(_with_columns, rig), _wide(), EVENTS // 5, TRANSACTIONS // 5),
+    )
 
 
 def _wide() -> Writes:
@@ -183,15 +184,13 @@ async def run_large_rows(rig: Rig) -> list[Table]:
     label = "rows of 1 MB"
     table = _table_by_bytes("large rows", label)
     large = sized(LARGE_ROW, warm_up=10)
-    for _ in range(rig.runs):
-        await _add(
-            table,
-            label,
-            rig,
-            Run("without", rig.database()),
-            Run("with", rig.database(), large, LARGE_ROWS, LARGE_ROWS // 4),
-        )
-    return [table]
+    return await _compare(
+        table,
+        label,
+        rig,
+        Run("without", rig.database),
+        Run("with", rig.database, large, LARGE_ROWS, LARGE_ROWS // 4),
+    )
 
 
 def _table(title: str, label: str, note: str = "") -> Table:
@@ -249,15 +248,19 @@ def _goals(label: str, rate: tuple[str, str], price: tuple[str, str]) -> list[Go
     ]
 
 
-async def _add(table: Table, label: str, rig: Rig, without: Run, with_it: Run) -> None:
-    """Measure both, and add a row; the CPU time in it is that of what is in question."""
-    row: dict[str, float] = {}
-    for run in (without, with_it):
-        async with run.database as database:
-            figures = await _measure(rig, run, database)
-        row |= {f"{run.name}_{name}": value for name, value in figures.items()}
-    row |= {name: figures[name] for name in ("relay_us", "postgres_us", "nats_us", "relay_mib")}
-    table.add(label, **row)
+async def _compare(
+    table: Table, label: str, rig: Rig, without: Run, with_it: Run, runs: int | None = None
+) -> list[Table]:
+    """Measure both, as often as the rig says; the CPU time in a row is that of ``with_it``."""
+    for _ in range(runs or rig.runs):
+        row: dict[str, float] = {}
+        for run in (without, with_it):
+            async with run.database() as database:
+                figures = await _measure(rig, run, database)
+            row |= {f"{run.name}_{name}": value for name, value in figures.items()}
+        row |= {name: figures[name] for name in ("relay_us", "postgres_us", "nats_us", "relay_mib")}
+        table.add(label, **row)
+    return [table]
 
 
 async def _measure(rig: Rig, run: Run, database: Database) -> dict[str, float]:
