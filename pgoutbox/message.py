@@ -68,7 +68,7 @@ class Enveloped(NamedTuple):
 class Envelope:
     """Puts id, names and commit time around rendered rows, as wal-listener's JSON has them.
 
-    Ids are made as ``sql/functions/event_id_prefix.sql`` says; ``installation`` goes into them.
+    Ids are made as ``sql/relay/event_id_prefix.sql`` says; ``installation`` goes into them.
     """
 
     def __init__(self, installation: UUID) -> None:

@@ -22,6 +22,8 @@ from pgoutbox.kinds import ACTIONS
 _INSTALL_LOCK = (1885826916, 0)
 _BREAKING = "-- breaking:"
 _RUN_INSTALL = "Run: pgoutbox install"
+# Views come last: they are bound to the functions that they call when they are made.
+_FUNCTION_FOLDERS = ("writer", "slow_path", "rendering", "capture", "slots", "relay", "views")
 
 # Not to_regclass(): a session remembers that there was no such schema, and doesn't learn of the
 # one that was made while it waited for the lock until it reads a table.
@@ -109,9 +111,7 @@ def migrations() -> tuple[Migration, ...]:
 def functions() -> tuple[str, ...]:
     """Return the text of each file of functions and views, in the order to apply them."""
     return tuple(
-        entry.read_text("utf-8")
-        for folder in ("functions", "views")
-        for entry in _sql_files(folder)
+        entry.read_text("utf-8") for folder in _FUNCTION_FOLDERS for entry in _sql_files(folder)
     )
 
 

@@ -1,8 +1,8 @@
 -- The outbox: what captured changes are written to, and what relays have sent of it.
 --
 -- Immutable once released; later changes are further migrations. Everything here is
--- data; functions and triggers are in ../functions and are applied after it, again at
--- every upgrade.
+-- data; functions, triggers and views are in the folders beside this one and are applied after
+-- it, again at every upgrade.
 
 create schema pgoutbox;
 revoke all on schema pgoutbox from public;
