@@ -13,13 +13,11 @@ demo: $(VENV)/demo  ## Take the tour: PostgreSQL, NATS and pgoutbox, from nothin
 	@$(PYTHON) -m pgoutbox demo
 
 test: lint  ## Run every check and every test, on servers that the tests start themselves
-	$(PYTHON) -m tests.majors 13 16
+	$(PYTHON) -m tools.majors 13 16
 	$(PYTHON) -m pytest
 
-test-matrix: lint  ## Compare with wal-listener, and test the SQL, on PostgreSQL 13 to 18 and published (needs npm)
-	$(PYTHON) -m tests.majors 13 14 15 16 17 18 --strict --tests tests/conformance tests/sql
-	$(PYTHON) -m pytest tests/sql --publish-outbox --wal-level replica
-	$(PYTHON) -m pytest tests/sql --publish-outbox --wal-level logical
+test-matrix: lint  ## Compare with wal-listener, and test the SQL, on PostgreSQL 13 to 18 (needs npm)
+	$(PYTHON) -m tools.majors 13 14 15 16 17 18 --strict --tests tests/conformance tests/sql
 
 check: lint  ## Run what needs no server: lint, types, import contracts, unit tests
 	$(PYTHON) -m pytest tests/unit
@@ -28,7 +26,7 @@ bench: $(VENV)/dev  ## Measure throughput, latency, and what a write costs
 	$(PYTHON) -m benchmarks
 
 docs: $(VENV)/dev  ## Write what the documents repeat: commands, settings, metrics, figures
-	$(PYTHON) -m tests.documents
+	$(PYTHON) -m tools.documents
 
 clean:  ## Remove the virtual environment and all caches
 	rm -rf $(VENV) .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache build dist

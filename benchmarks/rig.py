@@ -26,7 +26,9 @@ import psutil
 from nats.aio.client import Client
 from nats.js.errors import NotFoundError
 
-from pgoutbox.embedded import NatsServer, PostgresServer, guarded
+from pgoutbox.demo.nats_server import NatsServer
+from pgoutbox.demo.postgres import PostgresServer
+from pgoutbox.demo.process import guarded
 
 ROOT = Path(__file__).resolve().parent.parent
 OWNER = "bench"  # owns the databases; no superuser, no right to replicate

@@ -1,5 +1,7 @@
 """``python -m pgoutbox`` is ``pgoutbox``."""
 
+from __future__ import annotations
+
 from pgoutbox.cli import main
 
 main()

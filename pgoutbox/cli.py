@@ -11,15 +11,18 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from pgoutbox import __version__, config, kinds
-from pgoutbox.config import Config, Setting
+from pgoutbox import __version__
+from pgoutbox.config import kinds, load, settings
+from pgoutbox.config.settings import Config, Setting
 from pgoutbox.errors import PgoutboxError
 
 if TYPE_CHECKING:  # what a command needs is imported in it, so that each starts fast
-    from pgoutbox.status import Status
+    from pgoutbox.database.status import Status
+
+Result = TypeVar("Result")
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-Result = TypeVar("Result")
+
 
 _INTERRUPTED = 130
 _EXIT_CODES = """\b
@@ -91,7 +94,7 @@ def _where_options(command: Command) -> Command:
         help="Configuration file, wal-listener's or with pgoutbox's own keys."
         "  [env: PGOUTBOX_CONFIG]",
     )
-    return file(setting_options(*config.DATABASE_SETTINGS)(command))
+    return file(setting_options(*settings.DATABASE_SETTINGS)(command))
 
 
 def _utf8(_: click.Context, __: click.Parameter, value: Any) -> Any:
@@ -118,7 +121,7 @@ def _load(ctx: click.Context, **flags: Any) -> Config:
     given = {key: value for key, value in flags.items() if value is not None}
     merged = {**ctx.ensure_object(dict), **given}
     file = merged.pop("file", None) or os.environ.get("PGOUTBOX_CONFIG")
-    return config.load(merged, os.environ, Path(file) if file else None)
+    return load.load(merged, os.environ, Path(file) if file else None)
 
 
 def _run(work: Coroutine[Any, Any, Result]) -> Result:
@@ -160,7 +163,7 @@ def main(ctx: click.Context, /, **flags: Any) -> None:
     metavar="LIST",
     help="Actions to capture; as installed, else insert,update,delete,truncate.",
 )
-@setting_options(*config.INSTALL_SETTINGS, *config.LOCK_SETTINGS)
+@setting_options(*settings.INSTALL_SETTINGS, *settings.LOCK_SETTINGS)
 @click.option(
     "--grant-relay",
     multiple=True,
@@ -193,9 +196,9 @@ def install(
     settings = _load(ctx, **flags)
     wanted = _read_actions(actions)
     if print_sql:
-        from pgoutbox import schema
+        from pgoutbox.database.print_sql import print_sql as script_of
 
-        script = schema.print_sql(
+        script = script_of(
             dict.fromkeys(tables, wanted),
             settings.install.old_values,
             grant_relay,
@@ -208,10 +211,10 @@ def install(
         _say(note)
 
     async def run() -> None:
-        from pgoutbox import database
-        from pgoutbox import install as work
+        from pgoutbox.database import connection
+        from pgoutbox.database import install as work
 
-        async with database.session(settings.database, purpose="install") as conn:
+        async with connection.session(settings.database, purpose="install") as conn:
             await work.install(
                 conn, tables, settings.install, _say, actions=wanted, grant_relay=grant_relay
             )
@@ -244,7 +247,7 @@ def _read_actions(text: str | None) -> tuple[str, ...] | None:
 @click.option(
     "--drop-unsent", is_flag=True, help="With --all: give up events that are not sent yet."
 )
-@setting_options(*config.LOCK_SETTINGS)
+@setting_options(*settings.LOCK_SETTINGS)
 @_where_options
 @click.pass_context
 def uninstall(
@@ -274,10 +277,10 @@ def uninstall(
     settings = _load(ctx, **flags)
 
     async def run() -> None:
-        from pgoutbox import database
-        from pgoutbox import install as work
+        from pgoutbox.database import connection
+        from pgoutbox.database import install as work
 
-        async with database.session(settings.database, purpose="uninstall") as conn:
+        async with connection.session(settings.database, purpose="uninstall") as conn:
             if everything:
                 await work.uninstall_all(conn, settings.install, _say, drop_unsent=drop_unsent)
             elif relay_name is not None:
@@ -289,7 +292,7 @@ def uninstall(
 
 
 @main.command()
-@setting_options(*config.RELAY_SETTINGS)
+@setting_options(*settings.RELAY_SETTINGS)
 @click.option("--drain", is_flag=True, help="Publish what is there, then exit.")
 @click.option(
     "--until",
@@ -297,7 +300,7 @@ def uninstall(
     metavar="POSITION",
     help="With --drain: go no further, and wait for what is missing before it.",
 )
-@setting_options(*config.LOG_SETTINGS)
+@setting_options(*settings.LOG_SETTINGS)
 @_where_options
 @click.pass_context
 def relay(ctx: click.Context, /, drain: bool, until: int | None, **flags: Any) -> None:
@@ -313,7 +316,8 @@ def relay(ctx: click.Context, /, drain: bool, until: int | None, **flags: Any) -
     if until and not drain:
         raise click.UsageError("--until goes with --drain.")
     settings = _load(ctx, **flags)
-    from pgoutbox import daemon, log
+    from pgoutbox import log
+    from pgoutbox.relay import daemon
 
     log.configure(settings.log_level, settings.log_format)
     daemon.run(settings, drain=drain, until=until)
@@ -335,10 +339,10 @@ def status(ctx: click.Context, /, as_json: bool, **flags: Any) -> None:
     settings = _load(ctx, **flags)
 
     async def gather() -> Status:
-        from pgoutbox import database
-        from pgoutbox import status as work
+        from pgoutbox.database import connection
+        from pgoutbox.database import status as work
 
-        async with database.session(settings.database, purpose="status", primary=False) as conn:
+        async with connection.session(settings.database, purpose="status", primary=False) as conn:
             return await work.gather(conn)
 
     found = _run(gather())
@@ -358,6 +362,6 @@ def demo(keep: bool) -> None:
     \b
     pip install 'pgoutbox[demo]' && pgoutbox demo
     """
-    from pgoutbox import demo as work
+    from pgoutbox.demo import tour as work
 
     work.run(click.echo, keep=keep)

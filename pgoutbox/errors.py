@@ -75,3 +75,11 @@ class InstallError(PgoutboxError):
     """A table can't be captured or released."""
 
     exit_code = 6
+
+
+class LeadershipLost(PgoutboxError):
+    """Another relay of the same name has taken over."""
+
+
+class AlreadyRunning(PgoutboxError):
+    """Another relay of the same name leads."""

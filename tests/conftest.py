@@ -24,41 +24,19 @@ from nats.aio.client import Client
 from nats.js import JetStreamContext
 from nats.js.errors import NotFoundError
 
-from pgoutbox.embedded import (
-    NatsServer,
-    PostgresServer,
-    nats_server_program,
-    postgres_installation,
-    version_of,
-)
-from tests.support import (
-    FAST_SETTINGS,
-    OWNER,
-    Cluster,
-    Daemon,
-    Database,
-    Stream,
-    nats_client,
-    start_daemon,
-    unique,
-)
+from pgoutbox.demo.nats_server import NatsServer, nats_server_program
+from pgoutbox.demo.postgres import PostgresServer, postgres_installation
+from pgoutbox.demo.process import version_of
+from tests.support.cluster import FAST_SETTINGS, OWNER, Cluster, Database
+from tests.support.commands import Daemon, start_daemon
+from tests.support.streams import Stream, nats_client
+from tests.support.waiting import unique
 
 # A shell that runs the suite in the background has SIGINT ignored, in all its descendants.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 Connect = Callable[..., Awaitable[asyncpg.Connection]]
 StartDaemon = Callable[..., Awaitable[Daemon]]
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    """Let a run choose what the tests' databases stand in."""
-    group = parser.getgroup("pgoutbox")
-    group.addoption("--wal-level", choices=["replica", "logical"], help="of the shared PostgreSQL")
-    group.addoption(
-        "--publish-outbox",
-        action="store_true",
-        help="publish all tables of schema pgoutbox in each test's database (PostgreSQL 15)",
-    )
 
 
 def pytest_report_header() -> str:
@@ -138,15 +116,13 @@ def session_servers() -> Iterator[Servers]:
 
 
 @pytest.fixture(scope="session")
-def cluster(session_servers: Servers, pytestconfig: pytest.Config) -> Iterator[Cluster]:
+def cluster(session_servers: Servers) -> Iterator[Cluster]:
     """The shared PostgreSQL; not to be stopped by a test."""
-    is_published = pytestconfig.getoption("publish_outbox")
     if dsn := os.environ.get("PGOUTBOX_TEST_DSN"):
-        cluster = Cluster(dsn, is_published=is_published)
+        cluster = Cluster(dsn)
     else:
-        wal_level = pytestconfig.getoption("wal_level")
-        server = session_servers.postgres(**({"wal_level": wal_level} if wal_level else {}))
-        cluster = Cluster(server.dsn(), server, is_published=is_published)
+        server = session_servers.postgres()
+        cluster = Cluster(server.dsn(), server)
     asyncio.run(cluster.prepare())
     yield cluster
     asyncio.run(cluster.clean_up())

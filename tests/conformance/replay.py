@@ -19,8 +19,9 @@ from urllib.parse import unquote, urlsplit
 import asyncpg
 import yaml
 
-from tests.nursery import Nursery, open_nursery
-from tests.support import ADMIN, OWNER, Cluster, Database, Stored, Stream, nats_client
+from tests.support.cluster import ADMIN, OWNER, Cluster, Database
+from tests.support.nursery import Nursery, open_nursery
+from tests.support.streams import Stored, Stream, nats_client
 
 from .cases import Case
 

@@ -6,7 +6,9 @@ import json
 
 from nats.js import JetStreamContext
 
-from tests.support import Database, Stream, pgoutbox
+from tests.support.cluster import Database
+from tests.support.commands import pgoutbox
+from tests.support.streams import Stream
 
 
 def publish(database: Database, stream: Stream, relay: str = "default") -> None:

@@ -18,7 +18,8 @@ import asyncpg
 import pytest
 
 from tests.conftest import Servers
-from tests.support import ROOT, Cluster
+from tests.support.cluster import Cluster
+from tests.support.commands import ROOT
 
 from .cases import Case, Message, assert_envelopes, deviations, load_cases, parse
 from .replay import TOPIC, Outcome, Replays, nats_config

@@ -13,9 +13,12 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from pgoutbox.embedded import guarded
+from pgoutbox.demo.process import guarded
 from tests.conftest import StartDaemon
-from tests.support import ROOT, Daemon, Database, Stream, clean_environment, eventually
+from tests.support.cluster import Database
+from tests.support.commands import ROOT, Daemon, clean_environment
+from tests.support.streams import Stream
+from tests.support.waiting import eventually
 
 EXAMPLES = ROOT / "examples"
 OLDEST_NODE = 20

@@ -26,7 +26,7 @@ import yaml
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from tests.support import nats_client
+from tests.support.streams import nats_client
 
 QUEUE_GROUP = "openfaas_nats_worker_group"
 NAMESPACE = "openfaas-fn"

@@ -13,7 +13,8 @@ import pytest
 
 from tests.conftest import Servers
 from tests.examples.conftest import EXAMPLES, StartProgram, Users, read_lines
-from tests.support import Daemon, nats_client
+from tests.support.commands import Daemon
+from tests.support.streams import nats_client
 
 Start = Callable[[], Awaitable[Daemon]]
 

@@ -16,12 +16,15 @@ from typing import Any
 import pytest
 import yaml
 
-from pgoutbox import config
-from pgoutbox.embedded import postgres_installation
+from pgoutbox.config.load import load
+from pgoutbox.demo.postgres import postgres_installation
 from tests.conftest import Servers, StartDaemon
 from tests.examples import openfaas
-from tests.support import ROOT, Database, Stream, clean_environment, eventually, pgoutbox
-from tests.support import nats_client as connect_nats
+from tests.support.cluster import Database
+from tests.support.commands import ROOT, clean_environment, pgoutbox
+from tests.support.streams import Stream
+from tests.support.streams import nats_client as connect_nats
+from tests.support.waiting import eventually
 
 FOLDER = ROOT / "examples" / "openfaas"
 README = (FOLDER / "README.md").read_text("utf-8")
@@ -93,7 +96,7 @@ def test_services_know_one_another() -> None:
 
 
 def test_config_fits_the_services() -> None:
-    read = config.load({}, {}, FOLDER / "pgoutbox" / "config.yml")
+    read = load({}, {}, FOLDER / "pgoutbox" / "config.yml")
     postgres = SERVICES["postgresql"]["environment"]
 
     assert read.database.host in SERVICES

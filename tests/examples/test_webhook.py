@@ -14,7 +14,8 @@ import pytest
 
 from tests.examples import openfaas
 from tests.examples.conftest import EXAMPLES, StartProgram, Users
-from tests.support import Daemon, eventually
+from tests.support.commands import Daemon
+from tests.support.waiting import eventually
 
 FORWARD = EXAMPLES / "webhook" / "forward.py"
 

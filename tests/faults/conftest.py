@@ -1,9 +1,5 @@
 """Fixtures of this folder."""
 
-import pytest
-
-pytest.register_assert_rewrite("tests.ledger")
-
-from tests.seeds import nursery, scene, seed  # noqa: E402 - after what it may import
+from tests.support.seeds import nursery, scene, seed
 
 __all__ = ["nursery", "scene", "seed"]

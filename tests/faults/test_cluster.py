@@ -13,13 +13,14 @@ from nats.aio.client import Client
 from nats.js import JetStreamContext
 from nats.js.api import StreamConfig
 
-from pgoutbox.config import Mode, PublisherConfig
-from pgoutbox.embedded import free_port
-from pgoutbox.errors import PublishError
-from pgoutbox.message import Message
-from pgoutbox.publisher import Interrupted, connect
+from pgoutbox.config.settings import Mode, PublisherConfig
+from pgoutbox.demo.process import free_port
+from pgoutbox.errors import Interrupted, PublishError
+from pgoutbox.messages.event import Message
+from pgoutbox.nats.connect import connect
 from tests.conftest import Servers
-from tests.support import Stream, eventually, nats_client, unique
+from tests.support.streams import Stream, nats_client
+from tests.support.waiting import eventually, unique
 
 TOPIC = "wal_listener"
 
@@ -129,7 +130,7 @@ async def test_no_message_gets_behind_its_successor_while_leaders_change(
 async def test_relay_goes_over_to_batches_when_the_stream_takes_them(
     replicated: Stream, cluster_urls: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pgoutbox.jetstream._LOOK_AGAIN_AFTER", 0.0)
+    monkeypatch.setattr("pgoutbox.nats.jetstream._LOOK_AGAIN_AFTER", 0.0)
     config = PublisherConfig(nats_url=",".join(cluster_urls), topic=TOPIC)
     stream = (await replicated.jetstream.stream_info(TOPIC)).config
     messages = [Message(f"{TOPIC}.t", f"id-{number}", b"{}") for number in range(300)]

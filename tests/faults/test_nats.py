@@ -14,13 +14,15 @@ import pytest
 from nats.js import JetStreamContext
 from nats.js.api import DiscardPolicy, StreamConfig
 
-from pgoutbox.embedded import NatsServer
-from tests import ledger
+from pgoutbox.demo.nats_server import NatsServer
 from tests.conftest import Connect, Servers
-from tests.nursery import Nursery
-from tests.proxy import port_of, proxy, through
-from tests.scene import Scene, Watcher
-from tests.support import Database, Stream, eventually, nats_client, unique
+from tests.support import ledger
+from tests.support.cluster import Database
+from tests.support.nursery import Nursery
+from tests.support.proxy import port_of, proxy, through
+from tests.support.scene import Scene, Watcher
+from tests.support.streams import Stream, nats_client
+from tests.support.waiting import eventually, unique
 
 FAILS = "NATS fails, trying again"
 WORKS = "NATS works again"

@@ -12,12 +12,14 @@ from contextlib import suppress
 import asyncpg
 import pytest
 
-from tests import ledger
 from tests.conftest import Connect, Servers
-from tests.nursery import Nursery
-from tests.proxy import port_of, proxy, through
-from tests.scene import Scene
-from tests.support import ADMIN, Stream, eventually
+from tests.support import ledger
+from tests.support.cluster import ADMIN
+from tests.support.nursery import Nursery
+from tests.support.proxy import port_of, proxy, through
+from tests.support.scene import Scene
+from tests.support.streams import Stream
+from tests.support.waiting import eventually
 
 FAILS = "PostgreSQL fails, trying again"
 WORKS = "PostgreSQL works again"

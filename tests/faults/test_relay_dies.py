@@ -11,10 +11,11 @@ import pytest
 from nats.aio.client import Client
 
 from tests.conftest import Connect
-from tests.nursery import Relay
-from tests.proxy import port_of, proxy, through
-from tests.scene import Scene, Watcher
-from tests.support import ADMIN, eventually
+from tests.support.cluster import ADMIN
+from tests.support.nursery import Relay
+from tests.support.proxy import port_of, proxy, through
+from tests.support.scene import Scene, Watcher
+from tests.support.waiting import eventually
 
 PUBLISHED_AGAIN = "published again beyond what was unconfirmed"
 

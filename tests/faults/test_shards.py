@@ -11,9 +11,10 @@ import pytest
 from nats.js.errors import NotFoundError
 
 from tests.conftest import Connect
-from tests.nursery import Relay
-from tests.scene import Scene
-from tests.support import Stream, eventually
+from tests.support.nursery import Relay
+from tests.support.scene import Scene
+from tests.support.streams import Stream
+from tests.support.waiting import eventually
 
 SHARDS = 2
 ROWS = 40

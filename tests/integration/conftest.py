@@ -1,5 +1,5 @@
 """Fixtures of this folder."""
 
-from tests.seeds import nursery
+from tests.support.seeds import nursery
 
 __all__ = ["nursery"]

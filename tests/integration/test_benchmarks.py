@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 from benchmarks.report import Report
-from pgoutbox.embedded import guarded
-from tests.support import ROOT, clean_environment
+from pgoutbox.demo.process import guarded
+from tests.support.commands import ROOT, clean_environment
 
 
 def test_a_small_run_writes_goals_and_figures(tmp_path: Path) -> None:

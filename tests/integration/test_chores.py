@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncpg
 import pytest
 
-from pgoutbox import outbox
-from pgoutbox.message import Subjects
-from pgoutbox.outbox import Outbox
+from pgoutbox.messages.subjects import Subjects
+from pgoutbox.outbox import reader
+from pgoutbox.outbox.reader import Outbox
 from tests.conftest import StartDaemon
-from tests.proxy import port_of, proxy, through
-from tests.support import ADMIN, Database, Stream, eventually, pgoutbox
+from tests.support.cluster import ADMIN, Database
+from tests.support.commands import pgoutbox
+from tests.support.proxy import port_of, proxy, through
+from tests.support.streams import Stream
+from tests.support.waiting import eventually
 
 
 async def test_change_freeze_keeps_drift_from_being_mended_and_nothing_else(
@@ -69,7 +72,7 @@ async def test_connection_that_no_longer_answers_ends_the_session(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not every chore that takes too long can wait: another one may never be done again."""
-    monkeypatch.setattr(outbox, "_ANSWER_TIMEOUT", 0.2)
+    monkeypatch.setattr(reader, "_ANSWER_TIMEOUT", 0.2)
     async with proxy(port_of(database.dsn)) as network:
         connection = await asyncpg.connect(through(database.dsn, network))
         asked = Outbox(

@@ -13,18 +13,12 @@ import asyncpg
 import pytest
 
 import pgoutbox as package
-from pgoutbox.config import SETTINGS
+from pgoutbox.config.settings import SETTINGS
 from tests.conftest import StartDaemon
-from tests.support import (
-    ADMIN,
-    ROOT,
-    WRITER,
-    Database,
-    Stream,
-    clean_environment,
-    eventually,
-    pgoutbox,
-)
+from tests.support.cluster import ADMIN, WRITER, Database
+from tests.support.commands import ROOT, clean_environment, pgoutbox
+from tests.support.streams import Stream
+from tests.support.waiting import eventually
 
 SECRET = "s3cr3t-of-mine"
 UNREACHABLE = f"postgresql://joe:{SECRET}@127.0.0.1:1/db"

@@ -9,15 +9,17 @@ import pytest
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from pgoutbox.config import PublisherConfig
-from pgoutbox.embedded import NatsServer
-from pgoutbox.errors import PublishError
-from pgoutbox.message import Message
-from pgoutbox.monitor import Monitor
-from pgoutbox.publisher import Interrupted, Refused, connect
+from pgoutbox.config.settings import PublisherConfig
+from pgoutbox.demo.nats_server import NatsServer
+from pgoutbox.errors import Interrupted, PublishError, Refused
+from pgoutbox.messages.event import Message
+from pgoutbox.monitoring.monitor import Monitor
+from pgoutbox.nats.connect import connect
 from tests.conftest import Connect, Servers, StartDaemon
-from tests.proxy import proxy, through
-from tests.support import Database, eventually, nats_client
+from tests.support.cluster import Database
+from tests.support.proxy import proxy, through
+from tests.support.streams import nats_client
+from tests.support.waiting import eventually
 
 NO_JETSTREAM = "jetstream: disabled"
 

@@ -15,11 +15,11 @@ from urllib.parse import urlsplit
 import pytest
 import trustme
 
-from pgoutbox import database as db
-from pgoutbox.config import DatabaseConfig
+from pgoutbox.config.settings import DatabaseConfig
+from pgoutbox.database import connection as db
 from pgoutbox.errors import ConfigError, DatabaseError, PgoutboxError
 from tests.conftest import Servers
-from tests.support import ADMIN, OWNER, WRITER, Database
+from tests.support.cluster import ADMIN, OWNER, WRITER, Database
 
 SECRET = "s3cr3t-of-mine"
 

@@ -14,9 +14,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pgoutbox.demo import command_line
+from pgoutbox.demo.tour import command_line
 from tests.conftest import StartDaemon
-from tests.support import Daemon, eventually
+from tests.support.commands import Daemon
+from tests.support.waiting import eventually
 
 EVENT = re.compile(
     r"receive-event +wal_listener\.public_users +(INSERT|UPDATE) +(\w+ \w+) +[\d.]+ ms"

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pgoutbox.config import PublisherConfig
-from pgoutbox.message import Subjects
-from pgoutbox.outbox import Outbox
+from pgoutbox.config.settings import PublisherConfig
+from pgoutbox.messages.subjects import Subjects
+from pgoutbox.outbox.reader import Outbox
 from tests.conftest import Connect
-from tests.support import Database
+from tests.support.cluster import Database
 
 
 def outbox_on(connection: object) -> Outbox:

@@ -12,13 +12,15 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from pgoutbox import database as db
-from pgoutbox.config import DatabaseConfig, InstallConfig
+from pgoutbox.config.settings import DatabaseConfig, InstallConfig
+from pgoutbox.database import connection as db
+from pgoutbox.database.install import forget_relay, install, uninstall, uninstall_all
+from pgoutbox.database.print_sql import quoted
+from pgoutbox.database.tables import resolve
 from pgoutbox.errors import InstallError
-from pgoutbox.install import forget_relay, install, resolve, uninstall, uninstall_all
-from pgoutbox.outbox import leader_lock
-from pgoutbox.schema import quoted
-from tests.support import ADMIN, WRITER, Database, eventually
+from pgoutbox.locks import leader_lock
+from tests.support.cluster import ADMIN, WRITER, Database
+from tests.support.waiting import eventually
 
 Session = asyncpg.Connection
 

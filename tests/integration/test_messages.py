@@ -13,11 +13,16 @@ from cloudevents.core.formats.json import JSONFormat
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pgoutbox import outbox as outbox_module
-from pgoutbox.config import PublisherConfig
-from pgoutbox.message import Message, form
-from pgoutbox.outbox import Outbox, Progress
-from tests.support import WRITER, Database, Stream, pgoutbox, unique
+from pgoutbox.config.settings import PublisherConfig
+from pgoutbox.messages.cloudevents import form
+from pgoutbox.messages.event import Message
+from pgoutbox.outbox import places
+from pgoutbox.outbox.progress import Progress
+from pgoutbox.outbox.reader import Outbox
+from tests.support.cluster import WRITER, Database
+from tests.support.commands import pgoutbox
+from tests.support.streams import Stream
+from tests.support.waiting import unique
 
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 HOSTILE = "odd . table\r\nEvil: *"
@@ -272,7 +277,7 @@ async def test_a_relay_that_starts_inside_a_transaction_numbers_its_events_the_s
     database: Database, owner: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where they are more than are counted at once."""
-    monkeypatch.setattr(outbox_module, "_COUNTED_AT_ONCE", 4)
+    monkeypatch.setattr(places, "_COUNTED_AT_ONCE", 4)
     await owner.execute("insert into users select n, 'x' from generate_series(1, 23) n")
     await owner.execute("insert into keyless values ('x')")
     whole, _ = await read(database, Progress(), 6)

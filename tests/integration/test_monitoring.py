@@ -13,11 +13,14 @@ import pytest
 from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
-from pgoutbox.embedded import HOST, free_port
-from pgoutbox.metrics import METRICS
+from pgoutbox.demo.process import HOST, free_port
+from pgoutbox.monitoring.metrics import METRICS
 from tests.conftest import Servers, StartDaemon
-from tests.support import ROOT, Daemon, Database, Stream, eventually, nats_client, pgoutbox, unique
-from tests.web import ask, status
+from tests.support.cluster import Database
+from tests.support.commands import ROOT, Daemon, pgoutbox
+from tests.support.http import ask, status
+from tests.support.streams import Stream, nats_client
+from tests.support.waiting import eventually, unique
 
 RECORDED = (ROOT / "tests/conformance/meta/metrics.txt").read_text()
 THEIRS = ("published_events", "problematic_events", "filter_skipped_events")

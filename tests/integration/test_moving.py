@@ -19,9 +19,11 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from pgoutbox.embedded import postgres_installation
+from pgoutbox.demo.postgres import postgres_installation
 from tests.conftest import Servers
-from tests.support import ADMIN, ROOT, Database, clean_environment, eventually, pgoutbox
+from tests.support.cluster import ADMIN, Database
+from tests.support.commands import ROOT, clean_environment, pgoutbox
+from tests.support.waiting import eventually
 
 DOCUMENT = (ROOT / "docs" / "moving-from-wal-listener.md").read_text("utf-8")
 CHANGES = """

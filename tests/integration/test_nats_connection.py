@@ -11,14 +11,16 @@ from pathlib import Path
 import pytest
 import trustme
 
-from pgoutbox.config import PublisherConfig
-from pgoutbox.embedded import NatsServer, free_port
+from pgoutbox.config.settings import PublisherConfig
+from pgoutbox.demo.nats_server import NatsServer
+from pgoutbox.demo.process import free_port
 from pgoutbox.errors import ConfigError, PublishError
-from pgoutbox.message import Message
-from pgoutbox.publisher import check_files, connect
+from pgoutbox.messages.event import Message
+from pgoutbox.nats.connect import connect
+from pgoutbox.nats.credentials import check_files
 from tests.conftest import Servers
-from tests.nats_identities import Identity, Operator
-from tests.support import pgoutbox
+from tests.support.commands import pgoutbox
+from tests.support.nats_identities import Identity, Operator
 
 ADDRESS = "127.0.0.1"
 EVENT = Message("wal_listener.public_users", "1", b"{}")

@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from pgoutbox.config import load
+from pgoutbox.config.load import load
 from tests.conftest import Connect, Servers, StartDaemon
-from tests.support import ROOT, Database, Stream, eventually, nats_client
+from tests.support.cluster import Database
+from tests.support.commands import ROOT
+from tests.support.streams import Stream, nats_client
+from tests.support.waiting import eventually
 
 TEXT = (ROOT / "docs" / "nats.md").read_text("utf-8")
 SETTINGS = re.findall(r"```yaml\n(.*?)```", TEXT, re.DOTALL)

@@ -13,13 +13,14 @@ from nats.aio.msg import Msg
 from nats.js import JetStreamContext
 from nats.js.api import StreamConfig
 
-from pgoutbox.config import Mode, PublisherConfig
-from pgoutbox.errors import PublishError
-from pgoutbox.message import Message
-from pgoutbox.publisher import Interrupted, Refused, connect
+from pgoutbox.config.settings import Mode, PublisherConfig
+from pgoutbox.errors import Interrupted, PublishError, Refused
+from pgoutbox.messages.event import Message
+from pgoutbox.nats.connect import connect
 from tests.conftest import Servers
-from tests.proxy import port_of, proxy, through
-from tests.support import Stream, eventually
+from tests.support.proxy import port_of, proxy, through
+from tests.support.streams import Stream
+from tests.support.waiting import eventually
 
 
 @pytest.fixture(params=["window", "fast"])
@@ -142,7 +143,7 @@ async def test_order_is_kept_while_somebody_else_publishes(
 
     async with connect(config_of(stream, mode)) as publisher:
         disturbing = asyncio.create_task(disturb())
-        with caplog.at_level(logging.WARNING, "pgoutbox.publisher"):
+        with caplog.at_level(logging.WARNING, "pgoutbox.nats"):
             for first in range(0, 600, 100):
                 await publisher.publish(messages_of(stream, 100, first=first))
         is_done.set()

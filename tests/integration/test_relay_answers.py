@@ -12,13 +12,13 @@ from typing import Any
 import nats.errors
 import pytest
 
-from pgoutbox.config import Mode, PublisherConfig
-from pgoutbox.jetstream import JetStreamPublisher
-from pgoutbox.message import Message
-from pgoutbox.monitor import Monitor
-from pgoutbox.publisher import Interrupted, Refused
-from pgoutbox.streams import StreamInfo
-from tests.support import eventually
+from pgoutbox.config.settings import Mode, PublisherConfig
+from pgoutbox.errors import Interrupted, Refused
+from pgoutbox.messages.event import Message
+from pgoutbox.monitoring.monitor import Monitor
+from pgoutbox.nats.jetstream import JetStreamPublisher
+from pgoutbox.nats.streams import StreamInfo
+from tests.support.waiting import eventually
 
 Answer = Callable[[list[str]], list[tuple[str, dict[str, Any]]]]
 

@@ -7,10 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from pgoutbox.embedded import free_port
+from pgoutbox.demo.process import free_port
 from tests.conftest import StartDaemon
-from tests.support import WRITER, Database, Stream, eventually, pgoutbox
-from tests.web import ask
+from tests.support.cluster import WRITER, Database
+from tests.support.commands import pgoutbox
+from tests.support.http import ask
+from tests.support.streams import Stream
+from tests.support.waiting import eventually
 
 
 @pytest.fixture

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from pgoutbox.message import Subjects
-from pgoutbox.outbox import LeadershipLost, Outbox, Progress
+from pgoutbox.errors import LeadershipLost
+from pgoutbox.messages.subjects import Subjects
+from pgoutbox.outbox.progress import Progress
+from pgoutbox.outbox.reader import Outbox
 from tests.conftest import Connect
 
 

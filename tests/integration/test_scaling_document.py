@@ -12,7 +12,10 @@ from nats.js import JetStreamContext
 from nats.js.api import ConsumerConfig
 
 from tests.conftest import Servers
-from tests.support import ROOT, Database, eventually, nats_client, pgoutbox
+from tests.support.cluster import Database
+from tests.support.commands import ROOT, pgoutbox
+from tests.support.streams import nats_client
+from tests.support.waiting import eventually
 
 TEXT = (ROOT / "docs" / "scaling.md").read_text("utf-8")
 GATHERING, PARTITIONED = (

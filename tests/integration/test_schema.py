@@ -10,13 +10,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pgoutbox import __version__, schema
-from pgoutbox import database as db
-from pgoutbox.config import DatabaseConfig, InstallConfig
-from pgoutbox.embedded import postgres_installation
+from pgoutbox import __version__
+from pgoutbox.config.settings import DatabaseConfig, InstallConfig
+from pgoutbox.database import connection as db
+from pgoutbox.database import schema
+from pgoutbox.database.install import install
+from pgoutbox.database.print_sql import literal, print_sql, quoted
+from pgoutbox.demo.postgres import postgres_installation
 from pgoutbox.errors import SchemaError
-from pgoutbox.install import install
-from tests.support import WRITER, Cluster, Database, clean_environment
+from tests.support.cluster import WRITER, Cluster, Database
+from tests.support.commands import clean_environment
 
 CATALOGS = {
     "relations": """
@@ -103,7 +106,7 @@ async def test_the_printed_script_makes_what_install_makes(
     async with db.session(DatabaseConfig(dsn=empty_database.dsn), purpose="test") as conn:
         await install(conn, tables, settings, print, actions=actions, grant_relay=[WRITER])
 
-    script = schema.print_sql(dict.fromkeys(tables, actions), "identity", [WRITER])
+    script = print_sql(dict.fromkeys(tables, actions), "identity", [WRITER])
     applied = psql(other.dsn, script)
 
     assert (applied.returncode, applied.stdout, applied.stderr) == (0, "", "")
@@ -115,7 +118,7 @@ async def test_the_printed_script_makes_what_install_makes(
 
 async def test_the_printed_script_can_be_applied_again(database: Database) -> None:
     owner = await make_tables(database)
-    script = schema.print_sql({"users": ("INSERT",)})
+    script = print_sql({"users": ("INSERT",)})
     await owner.execute("select pgoutbox.capture_table('users', '{INSERT}')")
     before = await catalogs(owner)
 
@@ -131,7 +134,7 @@ async def test_the_printed_script_finds_tables_by_the_search_path_of_who_applies
     owner = await make_tables(database)
     await owner.execute(f"alter database {database.name} set search_path = billing, pg_catalog")
 
-    applied = psql(database.dsn, schema.print_sql({'"Odd Name"': ("INSERT",)}))
+    applied = psql(database.dsn, print_sql({'"Odd Name"': ("INSERT",)}))
 
     assert applied.returncode == 0, applied.stderr
     captured = await owner.fetchval("select table_name from pgoutbox.captured_table")
@@ -141,7 +144,7 @@ async def test_the_printed_script_finds_tables_by_the_search_path_of_who_applies
 async def test_the_printed_script_does_nothing_where_a_table_is_missing(
     empty_database: Database,
 ) -> None:
-    applied = psql(empty_database.dsn, schema.print_sql({"nope": ("INSERT",)}))
+    applied = psql(empty_database.dsn, print_sql({"nope": ("INSERT",)}))
 
     assert 'relation "nope" does not exist' in applied.stderr
     owner = await empty_database.connect()
@@ -163,17 +166,15 @@ async def test_no_name_in_the_printed_script_is_ever_read_as_sql(
     database: Database, name: str
 ) -> None:
     owner = await database.connect()
-    await owner.execute(f"create table {schema.quoted(name)} (id int)")
+    await owner.execute(f"create table {quoted(name)} (id int)")
     try:
-        tables = {schema.quoted(name): ("INSERT",)}
-        applied = psql(database.dsn, schema.print_sql(tables, filtered={name: ("INSERT",)}))
+        tables = {quoted(name): ("INSERT",)}
+        applied = psql(database.dsn, print_sql(tables, filtered={name: ("INSERT",)}))
         assert (applied.returncode, applied.stderr) == (0, "")
         captured = await owner.fetch("select table_name from pgoutbox.captured_table")
         assert [row[0] for row in captured] == [name]
     finally:
-        await owner.execute(
-            f"drop table {schema.quoted(name)}; delete from pgoutbox.captured_table"
-        )
+        await owner.execute(f"drop table {quoted(name)}; delete from pgoutbox.captured_table")
         await owner.close()
 
 
@@ -181,7 +182,7 @@ async def test_the_printed_script_captures_the_tables_of_the_filter(database: Da
     owner = await make_tables(database)
     await owner.execute("create table billing.users (id int)")
 
-    applied = psql(database.dsn, schema.print_sql({}, filtered={"users": ("INSERT",), "no": ()}))
+    applied = psql(database.dsn, print_sql({}, filtered={"users": ("INSERT",), "no": ()}))
 
     assert (applied.returncode, applied.stderr) == (0, "")
     rows = await owner.fetch("select schema_name from pgoutbox.captured_table order by 1")
@@ -300,7 +301,7 @@ async def test_the_printed_script_has_later_migrations_too(
     later.append(
         schema.Migration(9001, "9001_x", "-- breaking: it's new\ncreate table pgoutbox.x (x int);")
     )
-    script = schema.print_sql({})
+    script = print_sql({})
 
     for _ in range(2):
         applied = psql(database.dsn, script)
@@ -401,8 +402,8 @@ def test_the_first_line_says_whether_a_migration_breaks(
 async def test_literals_are_safe_under_every_setting(database: Database, text: str) -> None:
     conn = await database.connect(standard_conforming_strings="off")
     try:
-        assert text == await conn.fetchval(f"select {schema.literal(text)}")
+        assert text == await conn.fetchval(f"select {literal(text)}")
         await conn.execute("set standard_conforming_strings = on")
-        assert text == await conn.fetchval(f"select {schema.literal(text)}")
+        assert text == await conn.fetchval(f"select {literal(text)}")
     finally:
         await conn.close()

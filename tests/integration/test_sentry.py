@@ -16,17 +16,12 @@ import pytest
 from nats.js import JetStreamContext
 
 from pgoutbox import __version__
-from pgoutbox.embedded import HOST, free_port
+from pgoutbox.demo.process import HOST, free_port
 from tests.conftest import Servers, StartDaemon
-from tests.support import (
-    ROOT,
-    Database,
-    Stream,
-    clean_environment,
-    eventually,
-    pgoutbox,
-    unique,
-)
+from tests.support.cluster import Database
+from tests.support.commands import ROOT, clean_environment, pgoutbox
+from tests.support.streams import Stream
+from tests.support.waiting import eventually, unique
 
 PASSWORD = "s3cr3t-of-mine"
 
@@ -136,7 +131,7 @@ def test_what_ends_the_relay_is_reported_without_the_password(sentry: Sentry) ->
 def test_errors_of_python_and_drivers_are_reported_without_values(sentry: Sentry) -> None:
     program = f"""
 import logging
-from pgoutbox import sentry
+from pgoutbox.monitoring import sentry
 with sentry.reporting({sentry.dsn!r}):
     row = "a-customers-" + "name"
     logging.getLogger("asyncio").warning("slow: %s", row)

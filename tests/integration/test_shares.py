@@ -13,8 +13,11 @@ from nats.js import JetStreamContext
 from nats.js.errors import NotFoundError
 
 from tests.conftest import Connect
-from tests.nursery import Nursery, Relay
-from tests.support import WRITER, Database, Stream, eventually, pgoutbox, unique
+from tests.support.cluster import WRITER, Database
+from tests.support.commands import pgoutbox
+from tests.support.nursery import Nursery, Relay
+from tests.support.streams import Stream
+from tests.support.waiting import eventually, unique
 
 TABLES = {
     "users": "id int primary key, name text",

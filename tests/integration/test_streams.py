@@ -12,13 +12,14 @@ from nats.aio.client import Client
 from nats.js import JetStreamContext
 from nats.js.errors import NotFoundError
 
-from pgoutbox.config import PublisherConfig
-from pgoutbox.embedded import free_port
+from pgoutbox.config.settings import PublisherConfig
+from pgoutbox.demo.process import free_port
 from pgoutbox.errors import Interrupted, PublishError
-from pgoutbox.message import Message
-from pgoutbox.publisher import connect
+from pgoutbox.messages.event import Message
+from pgoutbox.nats.connect import connect
 from tests.conftest import Servers
-from tests.support import Stream, eventually, nats_client, unique
+from tests.support.streams import Stream, nats_client
+from tests.support.waiting import eventually, unique
 
 
 def config_of(where: Stream, **settings: object) -> PublisherConfig:

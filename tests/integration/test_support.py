@@ -6,7 +6,9 @@ import asyncpg
 import pytest
 
 from tests.conftest import Connect, Servers
-from tests.support import ADMIN, OWNER, WRITER, Database, Stream, eventually
+from tests.support.cluster import ADMIN, OWNER, WRITER, Database
+from tests.support.streams import Stream
+from tests.support.waiting import eventually
 
 
 async def test_owner_has_no_special_rights(connect: Connect) -> None:

@@ -15,11 +15,14 @@ from typing import Any
 import pytest
 import yaml
 
-from pgoutbox import config
 from pgoutbox.cli import main
-from pgoutbox.embedded import PostgresServer
+from pgoutbox.config.load import load
+from pgoutbox.config.settings import Config
+from pgoutbox.demo.postgres import PostgresServer
 from tests.conftest import Servers, StartDaemon
-from tests.support import ROOT, Stream, clean_environment, eventually, nats_client, pgoutbox
+from tests.support.commands import ROOT, clean_environment, pgoutbox
+from tests.support.streams import Stream, nats_client
+from tests.support.waiting import eventually
 
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yaml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
@@ -82,7 +85,7 @@ def test_image_has_the_configuration_where_wal_listeners_has_it() -> None:
     assert instructions["ENV"] == "PGOUTBOX_CONFIG=/app/config.yml"
     assert ("COPY", "docker/config.yml docker/app docker/entrypoint ./") in _instructions()
 
-    assert config.load({}, {}, ROOT / "docker/config.yml") == config.Config()
+    assert load({}, {}, ROOT / "docker/config.yml") == Config()
 
 
 def test_example_in_the_images_configuration_is_valid(tmp_path: Path) -> None:
@@ -90,7 +93,7 @@ def test_example_in_the_images_configuration_is_valid(tmp_path: Path) -> None:
     start = lines.index("# listener:")
     (tmp_path / "config.yml").write_text("\n".join(line[2:] for line in lines[start:]))
 
-    found = config.load({}, {}, tmp_path / "config.yml")
+    found = load({}, {}, tmp_path / "config.yml")
 
     assert found.warnings == found.notes == ()
     assert found.install.tables == {"users": ("INSERT", "UPDATE", "DELETE")}

@@ -10,9 +10,12 @@ from pathlib import Path
 
 import nats
 
-from pgoutbox.embedded import postgres_installation
+from pgoutbox.demo.postgres import postgres_installation
 from tests.conftest import Servers, StartDaemon
-from tests.support import ROOT, Database, Stream, clean_environment, eventually, pgoutbox
+from tests.support.cluster import Database
+from tests.support.commands import ROOT, clean_environment, pgoutbox
+from tests.support.streams import Stream
+from tests.support.waiting import eventually
 
 README = (ROOT / "README.md").read_text("utf-8")
 BLOCK = re.compile(r"^<!-- example: (\w+) -->\n```\w*\n(.*?)^```$", re.DOTALL | re.MULTILINE)

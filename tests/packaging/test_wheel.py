@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import pgoutbox
-from tests.support import ROOT, clean_environment
+from tests.support.commands import ROOT, clean_environment
 
 
 @pytest.fixture(scope="module")

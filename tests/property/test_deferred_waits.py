@@ -10,10 +10,12 @@ import asyncio
 
 import pytest
 
-from tests import ledger
 from tests.conftest import Connect
-from tests.nursery import Nursery
-from tests.support import ADMIN, Database, Stream, eventually
+from tests.support import ledger
+from tests.support.cluster import ADMIN, Database
+from tests.support.nursery import Nursery
+from tests.support.streams import Stream
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.xfail(
     reason="the position is drawn before deferred constraints that were queued later", strict=True

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from tests import ledger
 from tests.conftest import Connect
-from tests.nursery import Nursery
-from tests.support import Database, Stream
+from tests.support import ledger
+from tests.support.cluster import Database
+from tests.support.nursery import Nursery
+from tests.support.streams import Stream
 
 
 async def test_rows_changed_again_keep_their_place(

@@ -6,9 +6,10 @@ import asyncio
 import random
 import time
 
-from tests import ledger
-from tests.nursery import Nursery, Relay
-from tests.support import Database, Stream
+from tests.support import ledger
+from tests.support.cluster import Database
+from tests.support.nursery import Nursery, Relay
+from tests.support.streams import Stream
 
 _SIZES = (1, 2, 3, 5, 8, 20, 50)
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pgoutbox.message import Message
-from pgoutbox.outbox import Batch, Gap, Key, Progress
+from pgoutbox.messages.event import Message
+from pgoutbox.outbox.progress import Gap, Key, Progress
+from pgoutbox.outbox.reader import Batch
 
 _LAST = 14  # positions are 1 to 14
 

@@ -13,11 +13,12 @@ from collections.abc import Awaitable, Callable
 import asyncpg
 import pytest
 
-from pgoutbox.message import Subjects
-from pgoutbox.outbox import Outbox, Progress
-from tests import ledger
+from pgoutbox.messages.subjects import Subjects
+from pgoutbox.outbox.progress import Progress
+from pgoutbox.outbox.reader import Outbox
 from tests.conftest import Connect
-from tests.support import Database
+from tests.support import ledger
+from tests.support.cluster import Database
 
 Connections = list[asyncpg.Connection]
 Look = Callable[[], Awaitable[None]]

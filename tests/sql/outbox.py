@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import asyncpg
 
-from pgoutbox.message import Envelope, Enveloped
+from pgoutbox.messages.envelope import Envelope, Enveloped
 
 UNSENT = "select * from pgoutbox.next_batch($1, '{}', '{}', null, null, 1000000, 1000000000)"
 INSTALLATION = "select id from pgoutbox.installation"

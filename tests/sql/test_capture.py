@@ -8,7 +8,7 @@ import asyncpg
 import pytest
 
 from tests.conftest import Connect
-from tests.support import ADMIN, WRITER
+from tests.support.cluster import ADMIN, WRITER
 
 from .conftest import Capture
 from .outbox import Event, Outbox

@@ -6,7 +6,7 @@ import asyncpg
 import pytest
 
 from tests.conftest import Connect
-from tests.support import WRITER
+from tests.support.cluster import WRITER
 
 from .conftest import Capture
 from .outbox import Outbox

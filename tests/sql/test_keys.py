@@ -9,7 +9,7 @@ import asyncpg
 import pytest
 
 from tests.conftest import Connect
-from tests.support import OWNER, WRITER, Cluster
+from tests.support.cluster import OWNER, WRITER, Cluster
 
 from .conftest import Capture
 

@@ -9,11 +9,11 @@ from typing import Any
 import asyncpg
 import pytest
 
-from pgoutbox.config import DatabaseConfig
-from pgoutbox.daemon import _PLANNER
-from pgoutbox.database import session
+from pgoutbox.config.settings import DatabaseConfig
+from pgoutbox.database.connection import session
+from pgoutbox.relay.daemon import _PLANNER
 from tests.conftest import Connect
-from tests.support import Database
+from tests.support.cluster import Database
 
 from .conftest import Capture
 

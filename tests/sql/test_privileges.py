@@ -7,10 +7,10 @@ from urllib.parse import urlsplit
 import asyncpg
 import pytest
 
-from pgoutbox.message import Subjects
-from pgoutbox.outbox import Outbox
+from pgoutbox.messages.subjects import Subjects
+from pgoutbox.outbox.reader import Outbox
 from tests.conftest import Connect
-from tests.support import ADMIN, Database
+from tests.support.cluster import ADMIN, Database
 
 from .conftest import Capture
 

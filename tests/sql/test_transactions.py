@@ -12,7 +12,8 @@ import asyncpg
 import pytest
 
 from tests.conftest import Connect
-from tests.support import WRITER, eventually
+from tests.support.cluster import WRITER
+from tests.support.waiting import eventually
 
 from .conftest import Capture
 from .outbox import Event, Outbox

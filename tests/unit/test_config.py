@@ -9,10 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pgoutbox import config, kinds
-from pgoutbox.config import Config, load, redact
+from pgoutbox.config import kinds
+from pgoutbox.config.load import load
+from pgoutbox.config.settings import SETTINGS, Config
 from pgoutbox.errors import ConfigError
-from pgoutbox.kinds import Address
+from pgoutbox.names import Address
+from pgoutbox.redact import redact
 
 SECRET = "s3cr3t-of-mine"
 
@@ -70,7 +72,7 @@ def test_every_setting_has_a_flag_a_variable_and_a_key(file: Path) -> None:
         "--tables": {"PGOUTBOX_NAME": "joe"},
         "--except-tables": {"PGOUTBOX_NAME": "joe"},
     }
-    for setting in config.SETTINGS:
+    for setting in SETTINGS:
         if setting.flag is None:
             continue
         value = values.get(setting.kind.metavar, setting.kind.metavar.strip("[]").split("|")[-1])
@@ -306,7 +308,7 @@ def test_durations_are_shown_in_the_largest_unit_that_leaves_them_whole(
 
 
 def test_defaults_are_shown_as_one_would_write_them() -> None:
-    shown = {setting.flag: setting.shown_default for setting in config.SETTINGS}
+    shown = {setting.flag: setting.shown_default for setting in SETTINGS}
 
     assert shown["--retention"] == "15m"
     assert shown["--batch-bytes"] == "4MiB"

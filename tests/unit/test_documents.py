@@ -10,10 +10,9 @@ import click
 import pytest
 
 from benchmarks import plots
-from pgoutbox import daemon  # noqa: F401 - with all modules that have errors of their own
 from pgoutbox.cli import main
 from pgoutbox.errors import PgoutboxError
-from tests import documents
+from tools import documents
 
 README = documents.README.read_text("utf-8")
 STALE = "is stale; bring it up to date with: make docs"

@@ -10,7 +10,7 @@ import sys
 from datetime import UTC, datetime
 
 from pgoutbox.log import JsonFormatter, TextFormatter
-from tests.support import ROOT
+from tests.support.commands import ROOT
 
 
 def a_record(message: str = "batch published", **extra: object) -> logging.LogRecord:

@@ -15,21 +15,13 @@ from cloudevents.core.formats.json import JSONFormat
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pgoutbox import kinds
-from pgoutbox.config import PublisherConfig
-from pgoutbox.message import (
-    Described,
-    Envelope,
-    Event,
-    Message,
-    Subjects,
-    Transaction,
-    commit_time,
-    form,
-    header_value,
-    key_token,
-    token,
-)
+from pgoutbox.config import kinds
+from pgoutbox.config.settings import PublisherConfig
+from pgoutbox.messages.cloudevents import Described, form
+from pgoutbox.messages.envelope import Envelope, commit_time
+from pgoutbox.messages.event import Event, Message, Transaction
+from pgoutbox.messages.headers import header_value
+from pgoutbox.messages.subjects import Subjects, key_token, token
 
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 COMMITTED = datetime(2026, 2, 3, 4, 5, 6, 120_000, tzinfo=UTC)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pgoutbox.message import Message
-from pgoutbox.monitor import STUCK_AFTER, Monitor
+from pgoutbox.messages.event import Message
+from pgoutbox.monitoring.monitor import STUCK_AFTER, Monitor
 
 
 class Clock:

@@ -8,17 +8,17 @@ from typing import Any
 import pytest
 import yaml
 
-from pgoutbox.metrics import METRICS
-from pgoutbox.monitor import STUCK_AFTER, Monitor
-from pgoutbox.web import probes
-from tests import documents
-from tests.support import ROOT
+from pgoutbox.monitoring.metrics import METRICS
+from pgoutbox.monitoring.monitor import STUCK_AFTER, Monitor
+from pgoutbox.monitoring.web import probes
+from tests.support.commands import ROOT
+from tools import documents
 
 PAGE = documents.MONITORING.read_text("utf-8")
 PROBES, ALERTS = (
     yaml.safe_load(block) for block in re.findall(r"^```yaml\n(.*?)^```$", PAGE, re.DOTALL | re.M)
 )
-SOURCES = "".join(path.read_text("utf-8") for path in sorted((ROOT / "pgoutbox").glob("*.py")))
+SOURCES = "".join(path.read_text("utf-8") for path in sorted((ROOT / "pgoutbox").rglob("*.py")))
 
 NAMES = {metric.name for metric in METRICS}
 ANY_NAME = re.compile(r"\b(?:pgoutbox_[a-z_]+|[a-z_]+_events_total)\b")

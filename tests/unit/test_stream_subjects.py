@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pgoutbox.config import PublisherConfig
-from pgoutbox.streams import subjects
+from pgoutbox.config.settings import PublisherConfig
+from pgoutbox.nats.streams import subjects
 
 
 @pytest.mark.parametrize(

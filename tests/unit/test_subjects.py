@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pgoutbox.message import Subjects, escape
+from pgoutbox.messages.subjects import Subjects, escape
 
 
 @pytest.mark.parametrize(

@@ -12,13 +12,14 @@ from typing import Any
 
 import pytest
 
-from pgoutbox import metrics, web
-from pgoutbox.embedded import HOST, free_port
+from pgoutbox.demo.process import HOST, free_port
 from pgoutbox.errors import ConfigError
-from pgoutbox.kinds import Address
-from pgoutbox.monitor import Monitor
-from tests.support import ROOT, eventually
-from tests.web import ask, status
+from pgoutbox.monitoring import metrics, web
+from pgoutbox.monitoring.monitor import Monitor
+from pgoutbox.names import Address
+from tests.support.commands import ROOT
+from tests.support.http import ask, status
+from tests.support.waiting import eventually
 
 RECORDED: list[dict[str, Any]] = json.loads(
     (ROOT / "tests/conformance/meta/probes.json").read_text()

@@ -1,0 +1,24 @@
+"""Delays between attempts."""
+
+from __future__ import annotations
+
+import random
+
+
+class Backoff:
+    """Delays between attempts: doubling, capped, each between half and all of it."""
+
+    def __init__(self, first: float = 0.1, longest: float = 5.0) -> None:
+        self._first = first
+        self._longest = longest
+        self._next = first
+
+    def next(self) -> float:
+        """Return the next delay in seconds."""
+        delay = self._next
+        self._next = min(delay * 2, self._longest)
+        return delay * random.uniform(0.5, 1)  # noqa: S311 - spreads load, guards nothing
+
+    def reset(self) -> None:
+        """Begin with the shortest delay again."""
+        self._next = self._first

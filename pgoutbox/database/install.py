@@ -1,0 +1,347 @@
+"""Capture tables, and release them, without holding up the application that writes them."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import asyncpg
+
+from pgoutbox.config.settings import InstallConfig
+from pgoutbox.database import schema
+from pgoutbox.database.locking import lock_table, patiently
+from pgoutbox.database.tables import (
+    Table,
+    captured_tables,
+    oid_of,
+    printable,
+    resolve,
+    resolve_captured,
+    tables_of_filter,
+)
+from pgoutbox.errors import InstallError, one_a_line
+from pgoutbox.locks import leader_lock
+from pgoutbox.names import ACTIONS
+
+if TYPE_CHECKING:
+    Connection = asyncpg.Connection[asyncpg.Record]
+
+Say = Callable[[str], None]
+
+_NO_SCHEMA = "this database has no schema pgoutbox: nothing to do"
+_BE_OWNER = "Run this as a role that owns the table and the schema pgoutbox."
+
+
+@asynccontextmanager
+async def _as_owner() -> AsyncIterator[None]:
+    """Say what is wrong where the role lacks a right."""
+    try:
+        yield
+    except asyncpg.InsufficientPrivilegeError as error:
+        raise InstallError(f"this role may not do that: {error}", hint=_BE_OWNER) from error
+
+
+@_as_owner()
+async def install(
+    conn: Connection,
+    tables: Sequence[str],
+    settings: InstallConfig,
+    say: Say,
+    *,
+    actions: Sequence[str] | None = None,
+    grant_relay: Sequence[str] = (),
+    warn: Say | None = None,
+) -> None:
+    """Bring the schema up to date and capture ``tables``, or else those of the filter.
+
+    Actions and old values that aren't given stay as they are; those of the filter are added to
+    what others have captured, for each relay picks what its own filter names. Nothing is changed
+    where a name is wrong. A table that fails keeps no other from being captured; InstallError
+    then names what failed and what is done. ``warn``, else ``say``, is told that something
+    in the filter has nothing to capture.
+    """
+    warn = warn or say
+    wanted = dict.fromkeys(await resolve(conn, tables), actions)
+    if not tables:
+        wanted = await tables_of_filter(conn, settings, warn)
+    roles = [await _role(conn, name) for name in grant_relay]
+    await _install_schema(conn, settings, say)
+
+    async def capture(table: Table) -> str:
+        return await _capture(conn, table, wanted[table], settings, say, widens=not tables)
+
+    await _each(conn, list(wanted), capture, say)
+    if settings.tables and not tables:
+        await _name_left_out(conn, {table.oid for table in wanted}, say)
+    if not await conn.fetchval("select exists (select from pgoutbox.captured_table)"):
+        remedy = (
+            "check listener.filter" if settings.tables else "run: pgoutbox install --table NAME"
+        )
+        warn(f"no table is captured; {remedy}")
+    for name, oid in roles:
+        await conn.execute("select pgoutbox.grant_relay($1::oid::regrole)", oid)
+        say(f"role {name}: may run the relay")
+
+
+@_as_owner()
+async def uninstall(
+    conn: Connection, tables: Sequence[str], settings: InstallConfig, say: Say
+) -> None:
+    """Stop capturing ``tables``; events that they have already written stay and are sent."""
+    if (await schema.state(conn)).functions_version is None:
+        say(_NO_SCHEMA)
+        return
+    await _release_each(conn, await resolve_captured(conn, tables), settings, say)
+
+
+@_as_owner()
+async def forget_relay(conn: Connection, relay: str, say: Say) -> None:
+    """Remove what is known of a relay that no longer runs, so that nothing is kept for it.
+
+    Refuses while it leads; holding its lock keeps it from starting meanwhile.
+    """
+    if (await schema.state(conn)).functions_version is None:
+        say(_NO_SCHEMA)
+        return
+    async with conn.transaction():
+        if not await conn.fetchval(
+            "select pg_catalog.pg_try_advisory_xact_lock($1, $2)", *leader_lock(relay)
+        ):
+            raise InstallError(
+                f"the relay {printable(relay)} is running",
+                hint="Stop it first, then run this again.",
+            )
+        known, parked = [
+            await conn.fetch(f"delete from pgoutbox.{table} where relay = $1 returning 1", relay)  # noqa: S608 - ours
+            for table in ("progress", "parked")
+        ]
+        await conn.execute(_FORGET_SHARD_KEYS)
+    what = f"forgotten, with {_count(len(parked), 'parked event')}" if parked else "forgotten"
+    say(f"relay {printable(relay)}: {what if known or parked else 'was not known'}")
+
+
+# Of sets of shards of which no relay is left.
+_FORGET_SHARD_KEYS = """
+delete from pgoutbox.shard_key k where not exists (
+    select from pgoutbox.progress p
+    where pg_catalog.regexp_replace(p.relay, '-[0-9]+(-of-[0-9]+)$', '\\1') = k.shards
+)
+"""
+
+
+@_as_owner()
+async def uninstall_all(
+    conn: Connection, settings: InstallConfig, say: Say, *, drop_unsent: bool = False
+) -> None:
+    """Stop capturing, then drop the schema with all that is in it.
+
+    Refuses while an event is neither sent nor given up with ``drop_unsent``: before anything
+    is changed, and once more when nobody can write any more.
+    """
+    if (await schema.state(conn)).functions_version is None:
+        say(_NO_SCHEMA)
+        return
+    if not drop_unsent:
+        await _refuse_unsent(conn)
+    await _release_each(conn, await captured_tables(conn), settings, say)
+
+    async def drop() -> None:
+        await conn.execute("lock table pgoutbox.event, pgoutbox.transaction")
+        if not drop_unsent:
+            await _refuse_unsent(conn)
+        await conn.execute("drop schema pgoutbox cascade")
+
+    whole = Table(await oid_of(conn, "pgoutbox.event") or 0, "schema pgoutbox", is_partitioned=True)
+    await patiently(conn, whole, drop, settings, say)
+    say("schema pgoutbox: dropped")
+
+
+async def _name_left_out(conn: Connection, wanted: set[int], say: Say) -> None:
+    """Say which tables stay captured although the filter doesn't name them.
+
+    They aren't released: a relay with another file may be there for them.
+    """
+    for table in await captured_tables(conn):
+        if table.oid not in wanted:
+            release = f"pgoutbox uninstall --table {shlex.quote(table.name)}"
+            say(f"{table.name}: captured, though not in this filter; to stop: {release}")
+
+
+async def _role(conn: Connection, name: str) -> tuple[str, int]:
+    row = await conn.fetchrow(
+        "select r.oid, pg_catalog.quote_ident(r.rolname) as name"
+        " from pg_catalog.pg_roles r where r.rolname = $1",
+        name,
+    )
+    if row is None:
+        raise InstallError(f"there is no role {printable(name)}", hint="Nothing was changed.")
+    return row["name"], row["oid"]
+
+
+async def _install_schema(conn: Connection, settings: InstallConfig, say: Say) -> None:
+    async def work() -> bool:
+        return await schema.apply(conn)
+
+    whole = Table(await oid_of(conn, "pgoutbox.event") or 0, "schema pgoutbox", is_partitioned=True)
+    try:
+        is_changed = await patiently(conn, whole, work, settings, say)
+    except asyncpg.InsufficientPrivilegeError as error:
+        raise InstallError(
+            f"the schema pgoutbox can't be installed: {error}",
+            hint="Run this as a role that may create schemas in this database, or that owns"
+            " the schema pgoutbox; or have an administrator apply: pgoutbox install --print-sql",
+        ) from error
+    release = schema.functions_version().partition("+")[0]
+    say(f"schema pgoutbox {release}: {'installed' if is_changed else 'up to date'}")
+
+
+async def _capture(
+    conn: Connection,
+    table: Table,
+    actions: Sequence[str] | None,
+    settings: InstallConfig,
+    say: Say,
+    *,
+    widens: bool,
+) -> str:
+    """Capture one table, or bring it in line; return what became of it."""
+
+    async def work() -> str:
+        before = await conn.fetchrow(
+            "select t.actions, t.old_values, t.problem,"
+            " pg_catalog.has_function_privilege("
+            "'pgoutbox.capture_table(regclass, text[], text)', 'execute') as may_capture"
+            " from pgoutbox.table_state t where t.relation = $1::oid",
+            table.oid,
+        )
+        installed = (_ordered(before["actions"]), before["old_values"]) if before else None
+        kept_actions, kept_old_values = installed or (ACTIONS, "full")
+        wanted_actions = actions or kept_actions
+        if widens and installed:
+            wanted_actions = (*wanted_actions, *kept_actions)
+        wanted = (_ordered(wanted_actions), settings.old_values or kept_old_values)
+        if wanted != installed or (before and before["problem"]):
+            await lock_table(conn, table, "share row exclusive")
+        elif before and not before["may_capture"]:
+            return "already captured"  # as far as a relay's role can see
+        is_changed = await conn.fetchval(
+            "select pgoutbox.capture_table($1::oid::regclass, $2::text[], $3)", table.oid, *wanted
+        )
+        if installed in (wanted, None):
+            return "captured" if is_changed else "already captured"
+        return f"from now on: {','.join(wanted[0]).lower()}; old values: {wanted[1]}"
+
+    return await patiently(conn, table, work, settings, say)
+
+
+def _ordered(actions: Sequence[str]) -> tuple[str, ...]:
+    return tuple(action for action in ACTIONS if action in actions)
+
+
+async def _release_each(
+    conn: Connection, tables: Sequence[Table], settings: InstallConfig, say: Say
+) -> None:
+    async def release(table: Table) -> str:
+        is_changed = await _release(conn, table, settings, say)
+        return "no longer captured" if is_changed else "was not captured"
+
+    await _each(conn, tables, release, say)
+
+
+async def _release(conn: Connection, table: Table, settings: InstallConfig, say: Say) -> bool:
+    async def work() -> bool:
+        is_captured = await conn.fetchval(
+            "select exists (select from pgoutbox.captured_table c where c.relation = $1::oid)",
+            table.oid,
+        )
+        if not is_captured:
+            return False
+        if table.is_there:
+            await lock_table(conn, table, "access exclusive")
+        is_changed: bool = await conn.fetchval(
+            "select pgoutbox.release_table($1::oid::regclass)", table.oid
+        )
+        return is_changed
+
+    return await patiently(conn, table, work, settings, say)
+
+
+async def _each(
+    conn: Connection,
+    tables: Sequence[Table],
+    work: Callable[[Table], Awaitable[str]],
+    say: Say,
+) -> None:
+    """Do ``work`` for each table and say how it went; fail at the end if one failed."""
+    failures: list[InstallError] = []
+    done: list[str] = []
+    for table in tables:
+        try:
+            say(f"{table.name}: {await work(table)}")
+            done.append(table.name)
+        except InstallError as error:
+            failures.append(error)
+        except asyncpg.PostgresError as error:
+            if conn.is_closed():
+                raise
+            failures.append(_refused(table, error))
+    if failures:
+        raise _failed(failures, done)
+
+
+def _refused(table: Table, error: asyncpg.PostgresError) -> InstallError:
+    hint = error.hint
+    if isinstance(error, asyncpg.InsufficientPrivilegeError):
+        hint = _BE_OWNER
+    return InstallError(f"{table.name}: {error}", hint=hint)
+
+
+def _failed(failures: Sequence[InstallError], done: Sequence[str]) -> InstallError:
+    message = one_a_line(map(str, failures), "tables failed")
+    if done:
+        separator = " " if len(failures) == 1 else "\n  "
+        message += f"{separator}(done: {', '.join(done)})"
+    hints: Mapping[str, None] = dict.fromkeys(error.hint for error in failures if error.hint)
+    return InstallError(message, hint=" ".join(hints) or None)
+
+
+async def _refuse_unsent(conn: Connection) -> None:
+    """Raise where events would be lost with the schema."""
+    relays = await conn.fetch(
+        "select r.relay, b.events from ("
+        "  select p.relay from pgoutbox.progress p"
+        "  union all select 'default' where not exists (select from pgoutbox.progress)"
+        ") r cross join lateral pgoutbox.backlog(r.relay) b order by r.relay"
+    )
+    unsent = [(row["relay"], row["events"]) for row in relays if row["events"]]
+    if unsent:
+        drain = ", ".join(_drain(relay) for relay, _ in unsent)
+        forget = "; forget a relay that no longer runs: pgoutbox uninstall --relay NAME"
+        raise InstallError(
+            one_a_line(
+                (
+                    f"{_count(events, 'event is', 'events are')} not sent yet"
+                    f" by the relay {printable(relay)}"
+                    for relay, events in unsent
+                ),
+                "relays haven't sent everything",
+            ),
+            hint=f"Send them first: {drain}{forget if len(relays) > 1 else ''};"
+            " or give them up with --drop-unsent.",
+        )
+    if parked := await conn.fetchval("select count(*) from pgoutbox.parked"):
+        raise InstallError(
+            f"{_count(parked, 'event is', 'events are')} parked, and would be lost",
+            hint="Save what you need of pgoutbox.parked, then give them up with --drop-unsent.",
+        )
+
+
+def _drain(relay: str) -> str:
+    name = "" if relay == "default" else f" --name {shlex.quote(relay)}"
+    return f"pgoutbox relay --drain{name}"
+
+
+def _count(number: int, one: str, more: str | None = None) -> str:
+    return f"{number:,} {one if number == 1 else more or one + 's'}"

@@ -1,0 +1,244 @@
+"""The schema pgoutbox in a database: its files, its versions, how it is brought up to date."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+
+from pgoutbox import __version__
+from pgoutbox.errors import SchemaError
+from pgoutbox.locks import INSTALL_LOCK
+
+_BREAKING = "-- breaking:"
+_RUN_INSTALL = "Run: pgoutbox install"
+# Views come last: they are bound to the functions that they call when they are made.
+_FUNCTION_FOLDERS = ("writer", "slow_path", "rendering", "capture", "slots", "relay", "views")
+
+# Not to_regclass(): a session remembers that there was no such schema, and doesn't learn of the
+# one that was made while it waited for the lock until it reads a table.
+IS_THERE = """exists (
+    select from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+    where n.nspname = 'pgoutbox' and c.relname = 'migration'
+)"""
+
+
+@dataclass(frozen=True, slots=True)
+class Migration:
+    """A numbered file of sql/migrations; immutable once released."""
+
+    number: int
+    name: str
+    sql: str
+
+    @property
+    def breaking(self) -> str | None:
+        """Why a relay that is older than this migration must not go on; None where it may."""
+        first_line = self.sql.partition("\n")[0]
+        return first_line.removeprefix(_BREAKING).strip() if _is_breaking(first_line) else None
+
+
+@dataclass(frozen=True, slots=True)
+class SchemaState:
+    """What a database has of the schema, beside what this pgoutbox knows.
+
+    ``functions_version`` is None where there is no schema.
+    """
+
+    functions_version: str | None
+    missing: tuple[int, ...]  # migrations that the database lacks
+    unknown: tuple[int, ...]  # migrations that this pgoutbox lacks
+    breaking: str | None  # why the unknown ones forbid this pgoutbox to go on
+
+    @property
+    def is_newer(self) -> bool:
+        """The database was brought up to date by a later pgoutbox than this one."""
+        theirs = _release(self.functions_version or "")
+        return bool(self.unknown) or theirs > _release(functions_version())
+
+    @property
+    def is_older(self) -> bool:
+        """`pgoutbox install` has something to do."""
+        if self.functions_version is None or self.missing:
+            return True
+        return self.functions_version != functions_version() and not self.is_newer
+
+
+def _is_breaking(line: str) -> bool:
+    return line.startswith(_BREAKING)
+
+
+def _release(version: str) -> tuple[int, ...]:
+    """Return the release of a functions version, comparable; the checksum has no order."""
+    return tuple(int(part) for part in re.findall(r"\d+", version.partition("+")[0]))
+
+
+def sql_root() -> Traversable:
+    """Return the folder of SQL files: packaged in a wheel, beside the package in a checkout."""
+    packaged = files("pgoutbox") / "sql"
+    return packaged if packaged.is_dir() else Path(__file__).resolve().parents[2] / "sql"
+
+
+def _sql_files(folder: str) -> list[Traversable]:
+    found = (entry for entry in (sql_root() / folder).iterdir() if entry.name.endswith(".sql"))
+    return sorted(found, key=lambda entry: entry.name)
+
+
+@cache
+def migrations() -> tuple[Migration, ...]:
+    """Return all migrations in their order."""
+    return tuple(
+        Migration(
+            number=int(entry.name.partition("_")[0]),
+            name=entry.name.removesuffix(".sql"),
+            sql=entry.read_text("utf-8"),
+        )
+        for entry in _sql_files("migrations")
+    )
+
+
+@cache
+def functions() -> tuple[str, ...]:
+    """Return the text of each file of functions and views, in the order to apply them."""
+    return tuple(
+        entry.read_text("utf-8") for folder in _FUNCTION_FOLDERS for entry in _sql_files(folder)
+    )
+
+
+@cache
+def functions_version() -> str:
+    """Return the version of functions and views: this release, and a checksum of their files."""
+    digest = hashlib.sha256("\0".join(functions()).encode()).hexdigest()
+    return f"{__version__}+{digest[:12]}"
+
+
+async def state(conn: asyncpg.Connection[Any]) -> SchemaState:
+    """Compare the database with this pgoutbox; changes nothing."""
+    known = {migration.number for migration in migrations()}
+    if not await conn.fetchval(f"select {IS_THERE}"):
+        return SchemaState(None, tuple(sorted(known)), (), None)
+    applied = await conn.fetch("select number, breaking from pgoutbox.migration order by number")
+    numbers = [row["number"] for row in applied]
+    version = await conn.fetchval("select functions_version from pgoutbox.installation")
+    reasons = [row["breaking"] for row in applied if row["number"] not in known and row["breaking"]]
+    return SchemaState(
+        functions_version=version or "",
+        missing=tuple(sorted(known.difference(numbers))),
+        unknown=tuple(number for number in numbers if number not in known),
+        breaking="; ".join(reasons) or None,
+    )
+
+
+async def check(conn: asyncpg.Connection[Any]) -> str | None:
+    """Make sure that a relay of this release can work with the database's schema.
+
+    SchemaError, with the command to run, where it can't. Where the schema is newer and the
+    relay may go on: a sentence for the log.
+    """
+    found = await state(conn)
+    if found.functions_version is None:
+        raise SchemaError("this database has no schema pgoutbox", hint=_RUN_INSTALL)
+    if found.breaking:
+        raise SchemaError(
+            f"the schema pgoutbox is newer than this relay ({__version__}): {found.breaking}",
+            hint=f"Upgrade pgoutbox to {_said_release(found)} or later.",
+        )
+    if found.is_older:
+        raise SchemaError(
+            f"the schema pgoutbox ({_said_release(found)}) is older than this relay"
+            f" ({functions_version()})",
+            hint=_RUN_INSTALL,
+        )
+    if found.is_newer:
+        return f"the schema pgoutbox ({_said_release(found)}) is newer than this relay"
+    return None
+
+
+def _said_release(found: SchemaState) -> str:
+    release = (found.functions_version or "").partition("+")[0]
+    # Between two releases only the checksum tells.
+    return release if release != __version__ else found.functions_version or ""
+
+
+async def apply(conn: asyncpg.Connection[Any]) -> bool:
+    """Bring the schema up to date in one transaction; True where something was changed.
+
+    Any number of these at once agree: they take turns, and the first does the work.
+    """
+    async with conn.transaction():
+        await conn.execute("select pg_catalog.pg_advisory_xact_lock($1, $2)", *INSTALL_LOCK)
+        found = await state(conn)
+        if found.is_newer:
+            raise SchemaError(
+                f"the schema pgoutbox ({_said_release(found)}) is newer than this pgoutbox"
+                f" ({__version__})",
+                hint=f"Use pgoutbox {_said_release(found)} or later.",
+            )
+        for migration in migrations():
+            if migration.number in found.missing:
+                await _migrate(conn, migration)
+        if found.is_older:
+            await _apply_functions(conn)
+        return found.is_older
+
+
+async def _migrate(conn: asyncpg.Connection[Any], migration: Migration) -> None:
+    if migration.number == 1:
+        await conn.execute(migration.sql)  # makes the table of migrations
+    await conn.execute(
+        "insert into pgoutbox.migration (number, name, breaking) values ($1, $2, $3)",
+        migration.number,
+        migration.name,
+        migration.breaking,
+    )
+    if migration.number > 1:
+        await conn.execute(migration.sql)
+
+
+async def _apply_functions(conn: asyncpg.Connection[Any]) -> None:
+    for statement in function_statements():
+        await conn.execute(statement)
+
+
+def function_statements() -> Iterable[str]:
+    """Yield what makes functions and views those of this release; repeatable."""
+    # Functions call one another, in no order of their files.
+    yield "set local check_function_bodies = off;\n"
+    yield from functions()
+    yield "revoke execute on all functions in schema pgoutbox from public;\n"
+    yield _REFRESH
+    yield f"update pgoutbox.installation set functions_version = '{functions_version()}';\n"  # noqa: S608 - ours
+
+
+# Capture functions are made by the functions just replaced; roles that relays run as, known
+# by their right to write the progress, need the rights on new ones.
+_REFRESH = """\
+do $$
+declare
+    captured regclass;
+    relay_role oid;
+begin
+    for captured in
+        select t.relation from pgoutbox.captured_table t
+        join pg_catalog.pg_class c on c.oid = t.relation order by t.number
+    loop
+        perform pgoutbox.refresh_capture(captured);
+    end loop;
+    for relay_role in
+        select distinct a.grantee from pg_catalog.pg_class c, pg_catalog.aclexplode(c.relacl) a
+        where c.oid = 'pgoutbox.progress'::regclass and a.privilege_type = 'UPDATE'
+          and a.grantee not in (0, c.relowner)
+    loop
+        perform pgoutbox.grant_relay(relay_role::regrole);
+    end loop;
+end
+$$;
+"""

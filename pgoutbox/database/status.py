@@ -1,0 +1,405 @@
+"""How it stands: the schema, the captured tables, the relays, and what is in the way."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import shlex
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+import asyncpg
+
+from pgoutbox import __version__
+from pgoutbox.database import schema
+from pgoutbox.locks import SLEEP_LOCK, leader_lock
+from pgoutbox.names import ACTIONS
+
+if TYPE_CHECKING:
+    Connection = asyncpg.Connection[asyncpg.Record]
+
+
+_LOCK_TIMEOUT = "500ms"  # for a look at a captured table
+_SECOND_LOOK = 0.3  # seconds after which nobody in a commit stage is still in it
+
+
+@dataclass(frozen=True, slots=True)
+class SchemaStatus:
+    """The version of pgoutbox that the database has, and whether it fits this one."""
+
+    pgoutbox: str
+    installed: str | None
+    problem: str | None = None
+    remedy: str | None = None
+
+    @property
+    def is_missing(self) -> bool:
+        """There is no schema pgoutbox."""
+        return self.installed is None
+
+
+@dataclass(frozen=True, slots=True)
+class TableStatus:
+    """A captured table by its present name, what is wrong with it, and what mends that.
+
+    ``problem`` is one of ``_PROBLEMS``.
+    """
+
+    table: str
+    actions: tuple[str, ...]
+    old_values: str
+    problem: str | None
+    remedy: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Leader:
+    """The session that leads a relay."""
+
+    pid: int
+    application: str
+    leading_s: float
+    way: str | None  # how it publishes, in words
+
+
+@dataclass(frozen=True, slots=True)
+class RelayStatus:
+    """What one relay has to do, and who does it."""
+
+    relay: str
+    backlog: int
+    oldest_unsent_s: float | None
+    gaps: int
+    parked: int
+    high: int
+    leader: Leader | None
+    is_idle: bool
+    share: str  # what it publishes, as flags; empty where that is everything
+
+
+@dataclass(frozen=True, slots=True)
+class Stranger:
+    """A session that isn't ours and holds the sleep lock, so that relays only poll."""
+
+    pid: int
+    application: str
+    mode: str
+
+
+@dataclass(frozen=True, slots=True)
+class SlotStatus:
+    """One slot of the ring."""
+
+    slot: int
+    bytes: int
+    is_written: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """All of it, at one moment."""
+
+    schema: SchemaStatus
+    tables: tuple[TableStatus, ...] = ()
+    relays: tuple[RelayStatus, ...] = ()
+    strangers: tuple[Stranger, ...] = ()
+    slots: tuple[SlotStatus, ...] = ()
+
+    def to_json(self) -> str:
+        """Return it for machines."""
+        return json.dumps(asdict(self), indent=2, ensure_ascii=False)
+
+    def to_text(self) -> str:
+        """Return it for people."""
+        lines = _schema_lines(self.schema)
+        if self.schema.is_missing:
+            return "\n".join(lines)
+        lines += ["", *_relay_lines(self.relays), "", *_table_lines(self.tables)]
+        lines += ["", _slot_line(self.slots)]
+        lines += [
+            f"! pid {stranger.pid} ({stranger.application or 'no name'}) holds the sleep lock:"
+            " relays notice changes at the poll interval only"
+            for stranger in self.strangers
+        ]
+        return "\n".join(lines)
+
+
+async def gather(conn: Connection) -> Status:
+    """Look at everything once; changes nothing."""
+    found = _schema_status(await schema.state(conn))
+    if found.is_missing:
+        return Status(found)
+    return Status(
+        schema=found,
+        tables=await _tables(conn),
+        relays=await _relays(conn),
+        strangers=await _strangers(conn),
+        slots=await _slots(conn),
+    )
+
+
+def _schema_status(state: schema.SchemaState) -> SchemaStatus:
+    if state.functions_version is None:
+        return SchemaStatus(__version__, None, "not installed", "pgoutbox install")
+    installed = state.functions_version.partition("+")[0]
+    if state.is_newer:
+        problem = state.breaking or "newer than this pgoutbox"
+        return SchemaStatus(__version__, installed, problem, f"upgrade pgoutbox to {installed}")
+    if state.is_older:
+        problem = "older than this pgoutbox" if installed != __version__ else "of another build"
+        return SchemaStatus(__version__, installed, problem, "pgoutbox install")
+    return SchemaStatus(__version__, installed)
+
+
+async def _tables(conn: Connection) -> tuple[TableStatus, ...]:
+    rows = await conn.fetch(
+        "select t.relation::oid as oid, t.actions, t.old_values, pg_catalog.format('%I.%I',"
+        " coalesce(n.nspname, t.schema_name), coalesce(c.relname, t.table_name)) as name"
+        " from pgoutbox.captured_table t"
+        " left join pg_catalog.pg_class c on c.oid = t.relation"
+        " left join pg_catalog.pg_namespace n on n.oid = c.relnamespace order by name"
+    )
+    problems = await _problems(conn, [row["oid"] for row in rows])
+    return tuple(
+        TableStatus(
+            row["name"],
+            tuple(action for action in ACTIONS if action in row["actions"]),
+            row["old_values"],
+            problems[row["oid"]],
+            _remedy(row["name"], problems[row["oid"]]),
+        )
+        for row in rows
+    )
+
+
+async def _problems(conn: Connection, oids: Sequence[int]) -> dict[int, str | None]:
+    """Return what is wrong with each table; 'locked' where a lock keeps us from looking.
+
+    All at once if possible, else one after the other.
+    """
+    try:
+        async with conn.transaction():
+            await conn.execute(f"set local lock_timeout = '{_LOCK_TIMEOUT}'")
+            rows = await conn.fetch(
+                "select s.relation::oid as oid, s.problem from pgoutbox.table_state s"
+                " where s.relation = any ($1::oid[])",
+                oids,
+            )
+    except asyncpg.LockNotAvailableError:
+        if len(oids) == 1:
+            return {oids[0]: "locked"}
+        middle = len(oids) // 2
+        return await _problems(conn, oids[:middle]) | await _problems(conn, oids[middle:])
+    return {oid: None for oid in oids} | {row["oid"]: row["problem"] for row in rows}
+
+
+def _remedy(name: str, problem: str | None) -> str | None:
+    """Return the command that mends a table; a running relay mends drift by itself."""
+    if problem in (None, "locked"):
+        return None
+    command = "uninstall" if problem == "missing" else "install"
+    return f"pgoutbox {command} --table {shlex.quote(name)}"
+
+
+# Before any relay has run, what `pgoutbox relay` would find.
+_RELAYS = """
+select
+    r.relay, r.high, r.way, b.events as backlog,
+    extract(epoch from pg_catalog.clock_timestamp() - b.oldest)::float8 as oldest_unsent_s,
+    coalesce((
+        select sum(g.last - g.first + 1)
+        from unnest(r.gap_first, r.gap_last) g (first, last)
+    ), 0)::bigint as gaps,
+    (select count(*) from pgoutbox.parked k where k.relay = r.relay) as parked,
+    extract(epoch from pg_catalog.clock_timestamp() - r.started_at)::float8 as leading_s,
+    r.share
+from (
+    select p.relay, p.high, p.gap_first, p.gap_last, p.way, p.started_at, p.share
+    from pgoutbox.progress p
+    union all
+    select 'default', 0, '{}', '{}', null, null, '' where not exists (select from pgoutbox.progress)
+) r
+cross join lateral pgoutbox.backlog(r.relay) b
+order by r.relay
+"""
+
+_LOCKS = """
+select l.classid::bigint, l.objid::bigint, l.mode, l.pid, a.application_name as application
+from pg_catalog.pg_locks l left join pg_catalog.pg_stat_activity a on a.pid = l.pid
+where l.locktype = 'advisory' and l.objsubid = 2 and l.granted and l.pid is not null
+  and l.database = (
+      select d.oid from pg_catalog.pg_database d where d.datname = pg_catalog.current_database())
+order by l.pid
+"""
+
+
+async def _relays(conn: Connection) -> tuple[RelayStatus, ...]:
+    locks = await conn.fetch(_LOCKS)
+    idle = {lock["pid"] for lock in locks if _is_sleep_lock(lock)}
+    found = []
+    for row in await conn.fetch(_RELAYS):
+        classid, objid = leader_lock(row["relay"])
+        lock = _find(locks, classid, objid)
+        leader = _leader(lock, row) if lock else None
+        found.append(
+            RelayStatus(
+                relay=row["relay"],
+                backlog=row["backlog"],
+                oldest_unsent_s=row["oldest_unsent_s"],
+                gaps=row["gaps"],
+                parked=row["parked"],
+                high=row["high"],
+                leader=leader,
+                is_idle=bool(leader and leader.pid in idle),
+                share=row["share"],
+            )
+        )
+    return tuple(found)
+
+
+def _leader(lock: asyncpg.Record, row: asyncpg.Record) -> Leader:
+    return Leader(lock["pid"], lock["application"] or "", row["leading_s"], row["way"])
+
+
+def _find(locks: Iterable[asyncpg.Record], classid: int, objid: int) -> asyncpg.Record | None:
+    # pg_locks has the keys as unsigned numbers.
+    keys = (classid, objid % 2**32)
+    return next((lock for lock in locks if (lock["classid"], lock["objid"]) == keys), None)
+
+
+def _is_sleep_lock(lock: asyncpg.Record) -> bool:
+    return (lock["classid"], lock["objid"]) == SLEEP_LOCK
+
+
+async def _strangers(conn: Connection) -> tuple[Stranger, ...]:
+    """Return who keeps the sleep lock without being a relay, or a writer about to commit."""
+    first = await _sleep_lock_holders(conn)
+    if not first:
+        return ()
+    await asyncio.sleep(_SECOND_LOOK)
+    return tuple(first[pid] for pid in first.keys() & (await _sleep_lock_holders(conn)).keys())
+
+
+async def _sleep_lock_holders(conn: Connection) -> dict[int, Stranger]:
+    locks = await conn.fetch(_LOCKS)
+    leaders = {lock["pid"] for lock in locks if lock["classid"] == SLEEP_LOCK[0] + 1}
+    return {
+        lock["pid"]: Stranger(lock["pid"], lock["application"] or "", lock["mode"])
+        for lock in locks
+        if _is_sleep_lock(lock) and lock["pid"] not in leaders
+    }
+
+
+async def _slots(conn: Connection) -> tuple[SlotStatus, ...]:
+    rows = await conn.fetch(
+        "select s.slot,"
+        " pg_catalog.pg_total_relation_size(pg_catalog.to_regclass('pgoutbox.event_' || s.slot))"
+        " + pg_catalog.pg_total_relation_size("
+        "pg_catalog.to_regclass('pgoutbox.transaction_' || s.slot)) as bytes,"
+        " (extract(epoch from pg_catalog.now())::bigint / 900) % 5 = s.slot as is_written"
+        " from pg_catalog.generate_series(0, 4) s (slot) order by 1"
+    )
+    return tuple(SlotStatus(row["slot"], row["bytes"], row["is_written"]) for row in rows)
+
+
+def _schema_lines(status: SchemaStatus) -> list[str]:
+    line = f"schema   {status.installed or 'none'}"
+    if status.problem:
+        line += f": {status.problem} ({status.pgoutbox}); run: {status.remedy}"
+    return [line]
+
+
+def _relay_lines(relays: Sequence[RelayStatus]) -> list[str]:
+    header = ("relay", "backlog", "oldest unsent", "gaps", "parked", "leader")
+    lines = _columns([header, *(_relay_row(relay) for relay in relays)])
+    lines += [f"{one.relay} publishes {one.share}" for one in relays if one.share and one.leader]
+    if len(relays) > 1 and not all(relay.leader for relay in relays):
+        # The outbox keeps everything until all of them have sent it.
+        lines.append("forget a relay that no longer runs: pgoutbox uninstall --relay NAME")
+    return lines
+
+
+def _relay_row(relay: RelayStatus) -> tuple[str, ...]:
+    oldest = "-" if relay.oldest_unsent_s is None else _age(relay.oldest_unsent_s)
+    leader = f"nobody; run: {' '.join(['pgoutbox relay', *_flags(relay)])}"
+    if relay.leader:
+        doing = ", idle" if relay.is_idle else ""
+        way = f"; {relay.leader.way}" if relay.leader.way else ""
+        leader = f"pid {relay.leader.pid} for {_age(relay.leader.leading_s)}{doing}{way}"
+    return (
+        relay.relay,
+        f"{relay.backlog:,}",
+        oldest,
+        f"{relay.gaps:,}",
+        f"{relay.parked:,}",
+        leader,
+    )
+
+
+def _flags(relay: RelayStatus) -> Iterator[str]:
+    """Yield what makes `pgoutbox relay` this relay."""
+    shard = re.search(r"--shard (\d+)/(\d+)$", relay.share)
+    name = relay.relay.removesuffix("-{}-of-{}".format(*shard.groups())) if shard else relay.relay
+    if name != "default":
+        yield f"--name {shlex.quote(name)}"
+    if relay.share:
+        yield relay.share
+
+
+def _table_lines(tables: Sequence[TableStatus]) -> list[str]:
+    if not tables:
+        return ["tables   none is captured; run: pgoutbox install --table NAME"]
+    rows = [
+        (
+            table.table if table.table.isprintable() else repr(table.table),
+            ",".join(action.lower() for action in table.actions),
+            table.old_values,
+            _table_state(table),
+        )
+        for table in tables
+    ]
+    return _columns([("table", "actions", "old values", "state"), *rows])
+
+
+_PROBLEMS = {
+    None: "ok",
+    "locked": "locked",
+    "drift": "columns changed",
+    "trigger": "trigger missing or disabled",
+    "missing": "table is gone",
+}
+
+
+def _table_state(table: TableStatus) -> str:
+    said = _PROBLEMS.get(table.problem) or str(table.problem)
+    return f"{said}; run: {table.remedy}" if table.remedy else said
+
+
+def _slot_line(slots: Sequence[SlotStatus]) -> str:
+    sizes = (f"{_size(slot.bytes)}{'*' if slot.is_written else ''}" for slot in slots)
+    return f"slots    {'  '.join(sizes)}   (* is being written)"
+
+
+def _columns(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
+
+
+def _age(seconds: float) -> str:
+    for unit, length in (("d", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{max(seconds, 0):.1f} s"
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}"
+        count /= 1024
+    return f"{count:.1f} GiB"

@@ -1,0 +1,202 @@
+"""Which tables a name means."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import asyncpg
+
+from pgoutbox.config.settings import InstallConfig
+from pgoutbox.errors import InstallError, one_a_line
+
+if TYPE_CHECKING:
+    Connection = asyncpg.Connection[asyncpg.Record]
+
+Say = Callable[[str], None]
+
+# Tables of these bare names in any schema: what comes after SELECT.
+TABLES_NAMED = """
+from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+where c.relname = any ($1::text[]) and c.relkind in ('r', 'p') and c.relpersistence <> 't'
+  and n.nspname !~ '^pg_' and n.nspname not in ('information_schema', 'pgoutbox')
+"""
+
+
+_KINDS = {
+    "v": "a view",
+    "m": "a materialized view",
+    "f": "a foreign table",
+    "S": "a sequence",
+    "i": "an index",
+    "I": "an index",
+    "c": "a composite type",
+}
+
+
+_FOREIGN_SCHEMAS = ("pg_catalog", "information_schema", "pg_toast", "pgoutbox")
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table as PostgreSQL found it; ``name`` is qualified and quoted."""
+
+    oid: int
+    name: str
+    is_partitioned: bool = False
+    is_there: bool = True  # False: captured once, dropped since
+
+
+async def resolve(conn: Connection, names: Sequence[str]) -> list[Table]:
+    """Find tables as PostgreSQL does in a session of this role; InstallError names all missing.
+
+    ``users``, ``billing.invoices``, ``"Odd Name"."T"``; each table once.
+    """
+    found: dict[int, Table] = {}
+    problems: list[str] = []
+    async with conn.transaction(readonly=True):
+        # A session of ours has another search_path; the role's own one is that to reset to.
+        await conn.execute(
+            "select pg_catalog.set_config('search_path', reset_val, true)"
+            " from pg_catalog.pg_settings where name operator(pg_catalog.=) 'search_path'"
+        )
+        oids = [(name, await _find(conn, name)) for name in names]
+    for name, oid in oids:
+        problem = await _describe(conn, name, oid, found)
+        problems += [problem] if problem else []
+    if problems:
+        raise InstallError(
+            one_a_line(problems, "names can't be used"),
+            hint=f"Nothing was changed.{_how_to_name([name for name, oid in oids if not oid])}",
+        )
+    return list(found.values())
+
+
+def _how_to_name(missing: Sequence[str]) -> str:
+    if any("," in name for name in missing):
+        return " Give --table once for each table."
+    if missing:
+        return (
+            " Names are read as PostgreSQL reads them:"
+            " capitals and special characters need double quotes."
+        )
+    return ""
+
+
+async def _find(conn: Connection, name: str) -> int | None:
+    try:
+        async with conn.transaction():
+            return await oid_of(conn, name)
+    except (
+        asyncpg.InvalidNameError,
+        asyncpg.PostgresSyntaxError,
+        asyncpg.FeatureNotSupportedError,
+        asyncpg.CharacterNotInRepertoireError,
+        asyncpg.InvalidSchemaNameError,
+        asyncpg.DataError,  # not even Unicode
+    ):
+        return None
+
+
+async def oid_of(conn: Connection, name: str) -> int | None:
+    oid: int | None = await conn.fetchval("select pg_catalog.to_regclass($1)::oid", name)
+    return oid
+
+
+async def _describe(
+    conn: Connection, name: str, oid: int | None, found: dict[int, Table]
+) -> str | None:
+    """Add the table to ``found``, or return what is wrong with it."""
+    if oid is None:
+        return f"there is no table {printable(name)}{await _similar(conn, name)}"
+    row = await conn.fetchrow(
+        "select c.oid::regclass::text as name, c.relkind::text as kind, n.nspname"
+        " from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace"
+        " where c.oid = $1",
+        oid,
+    )
+    if row is None:
+        return f"there is no table {printable(name)}"
+    if row["kind"] not in ("r", "p"):
+        return f"{row['name']} is {_KINDS.get(row['kind'], 'no table')}, not a table"
+    if row["nspname"] in _FOREIGN_SCHEMAS:
+        return f"{row['name']} belongs to PostgreSQL or to pgoutbox"
+    found[oid] = Table(oid, row["name"], is_partitioned=row["kind"] == "p")
+    return None
+
+
+def printable(name: str) -> str:
+    return name if name.isprintable() else repr(name)
+
+
+async def _similar(conn: Connection, name: str) -> str:
+    rows = await conn.fetch(
+        "select c.oid::regclass::text as full_name, c.relname"
+        " from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace"
+        " where c.relkind in ('r', 'p') and n.nspname !~ '^pg_'"
+        " and n.nspname not in ('information_schema', 'pgoutbox') limit 10000"
+    )
+    names = {row["full_name"].lower(): row["full_name"] for row in rows}
+    names |= {row["relname"].lower(): row["full_name"] for row in rows}
+    close = difflib.get_close_matches(name.lower().replace('"', ""), names, n=1, cutoff=0.7)
+    return f" (did you mean {names[close[0]]}?)" if close else ""
+
+
+async def tables_of_filter(
+    conn: Connection, settings: InstallConfig, warn: Say
+) -> dict[Table, Sequence[str] | None]:
+    """Return the tables of wal-listener's filter, which names them without their schema."""
+    named = settings.actions_by_name
+    rows = await conn.fetch(
+        "select c.oid, c.oid::regclass::text as name, c.relname, c.relkind::text as kind"
+        f" {TABLES_NAMED} order by 2",
+        list(named),
+    )
+    found = {row["relname"] for row in rows}
+    for name in settings.tables:
+        if not found & {name, name.lower()}:
+            warn(f"{printable(name)}: the filter names it, but no schema has such a table yet")
+    return {
+        Table(row["oid"], row["name"], row["kind"] == "p"): named[row["relname"]]
+        for row in rows
+        if named[row["relname"]]
+    }
+
+
+async def captured_tables(conn: Connection) -> list[Table]:
+    """Return all captured tables, those that were dropped included."""
+    rows = await conn.fetch(
+        "select t.relation::oid as oid, t.schema_name, t.table_name, c.relkind::text as kind,"
+        " coalesce(c.oid::regclass::text, pg_catalog.format('%I.%I', t.schema_name, t.table_name))"
+        " as name from pgoutbox.captured_table t"
+        " left join pg_catalog.pg_class c on c.oid = t.relation order by t.number"
+    )
+    return [
+        Table(row["oid"], row["name"], row["kind"] == "p", row["kind"] is not None) for row in rows
+    ]
+
+
+async def resolve_captured(conn: Connection, names: Sequence[str]) -> list[Table]:
+    """Find tables to release; also by the name of a captured table that was dropped."""
+    gone = {name: found for name in names if (found := await _dropped(conn, name))}
+    return [*gone.values(), *await resolve(conn, [name for name in names if name not in gone])]
+
+
+async def _dropped(conn: Connection, name: str) -> Table | None:
+    """Return the captured table of that name, with or without its schema, if it was dropped."""
+    dropped = [table for table in await captured_tables(conn) if not table.is_there]
+    if not dropped:
+        return None
+    try:
+        parts = await conn.fetchval("select pg_catalog.parse_ident($1)", name)
+    except (asyncpg.InvalidParameterValueError, asyncpg.DataError):
+        return None
+    rows = await conn.fetch(
+        "select c.relation::oid as oid from pgoutbox.captured_table c"
+        " where array[c.schema_name, c.table_name] = $1 or array[c.table_name] = $1",
+        parts,
+    )
+    oids = {row["oid"] for row in rows}
+    return next((table for table in dropped if table.oid in oids), None)

@@ -1,0 +1,77 @@
+"""wal-listener's JSON around rendered rows: id, names and commit time."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple
+from uuid import UUID
+
+
+class Enveloped(NamedTuple):
+    """An event with wal-listener's JSON around its rows."""
+
+    id: str
+    payload: bytes
+    time: str  # of its commit, as the payload has it
+
+
+class Envelope:
+    """Puts id, names and commit time around rendered rows, as wal-listener's JSON has them.
+
+    Ids are made as ``sql/relay/event_id_prefix.sql`` says; ``installation`` goes into them.
+    """
+
+    def __init__(self, installation: UUID) -> None:
+        self._installation = installation.bytes
+        self._names: dict[tuple[str, str, str], bytes] = {}
+        self._second: int | None = None  # that the latest text below is of
+        self._second_text = ""
+
+    def around(self, rows: Iterable[Iterable[Any]]) -> Iterator[Enveloped]:
+        """Yield each of ``rows`` of ``pgoutbox.next_batch()`` in its envelope."""
+        source = None
+        for _, seq, schema, table, action, new_row, old_row, its_source, *_ in rows:
+            if its_source != source:
+                source = its_source
+                digits = hashlib.sha256(self._installation + source).hexdigest()
+                prefix = f"{digits[:8]}-{digits[8:12]}-8{digits[13:16]}-8{digits[17:20]}-"
+                time = self._time(source)
+                end = f',"commitTime":"{time}"}}'.encode()
+            event_id = f"{prefix}{seq & 0xFFFFFFFFFFFF:012x}"
+            names = self._names.get((schema, table, action)) or self._named(schema, table, action)
+            payload = b"".join((
+                b'{"id":"', event_id.encode(), names, new_row or b"{}",
+                b',"dataOld":', old_row or b"{}", end,
+            ))  # fmt: skip
+            yield Enveloped(event_id, payload, time)
+
+    def _named(self, *names: str) -> bytes:
+        texts = (json.dumps(name, ensure_ascii=False) for name in names)
+        named = '","schema":{},"table":{},"action":{},"data":'.format(*texts).encode()
+        self._names[names] = named  # type: ignore[index]
+        return named
+
+    def _time(self, source: bytes) -> str:
+        """Return the commit time as RFC 3339 has it: in UTC, without zeros at its end."""
+        second, fraction = divmod(_microseconds(source), 1_000_000)
+        if second != self._second:
+            moment = _EPOCH + timedelta(seconds=second)
+            self._second, self._second_text = second, f"{moment:%Y-%m-%dT%H:%M:%S}"
+        if fraction % 10:  # as it mostly is
+            return f"{self._second_text}.{fraction:06}Z"
+        return f"{self._second_text}.{fraction:06}".rstrip("0").rstrip(".") + "Z"
+
+
+def commit_time(source: bytes) -> float:
+    """Return when the transaction of an ``id_source`` was committed: seconds, of Unix."""
+    return _EPOCH.timestamp() + _microseconds(source) / 1e6
+
+
+_EPOCH = datetime(2000, 1, 1, tzinfo=UTC)  # PostgreSQL's
+
+
+def _microseconds(source: bytes) -> int:
+    return int.from_bytes(source[16:], "big", signed=True)

@@ -1,0 +1,176 @@
+"""What the relay knows of itself, for those who look after it: probes and metrics read it."""
+
+from __future__ import annotations
+
+import time
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from operator import attrgetter
+
+from pgoutbox.messages.event import Message
+
+# Seconds. Whatever the relay waits for, it gives up sooner; longer waits are announced.
+STUCK_AFTER = 300.0
+
+LATENCY_BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 7200)
+
+
+_SUBJECT_AND_TABLE = attrgetter("subject", "table")
+
+
+class Role(Enum):
+    """What a relay is doing as far as others of its name are concerned."""
+
+    STARTING = "starting"  # it has no session in PostgreSQL, or not yet
+    STANDBY = "standby"
+    LEADER = "leader"
+
+
+@dataclass(slots=True)
+class Server:
+    """PostgreSQL or NATS, as the relay fares with it."""
+
+    is_out: bool = False
+    outages: int = 0
+    connections: int = 0
+
+
+@dataclass(slots=True)
+class Histogram:
+    """How many observations there were up to each bound, the last of which is infinite."""
+
+    bounds: tuple[float, ...] = LATENCY_BOUNDS
+    counts: list[int] = field(default_factory=lambda: [0] * (len(LATENCY_BOUNDS) + 1))
+    sum: float = 0.0
+
+    def observe(self, value: float, count: int) -> None:
+        """Note ``count`` observations of ``value``."""
+        self.counts[bisect_left(self.bounds, value)] += count
+        self.sum += value * count
+
+
+@dataclass(slots=True)
+class Lead:
+    """What only the leader knows."""
+
+    has_passed: bool = False  # looked for events, and stored those that it found
+    last_pass: float | None = None  # seconds since the epoch
+    backlog: int = 0
+    oldest: float | None = None  # commit time of the oldest unsent event, since the epoch
+    gaps: int = 0
+    parked: int = 0
+    problem_tables: int = 0
+
+
+class Monitor:
+    """Is told what happens, counts it, and judges whether the relay is alive and ready.
+
+    Messages are counted by subject and table. Where the ``template`` of subjects has a row's key
+    in it, the template stands for all of them, for nobody wants a time series for each row.
+    """
+
+    def __init__(
+        self,
+        *,
+        counts_subjects: bool = False,
+        template: str | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._counts_subjects = counts_subjects
+        self._subject = template if template and "{key}" in template else None
+        self._clock = clock
+        self._due = clock()  # when the next sign of life should come
+        self.is_stopping = False
+        self.role = Role.STARTING
+        self.postgresql = Server()
+        self.nats = Server()
+        self.lead: Lead | None = None
+        self.published: Counter[tuple[str, str]] = Counter()  # by subject and table
+        self.skipped: Counter[str] = Counter()  # by the filter, by table; the outbox counts them
+        self.sent = 0
+        self.batches = 0
+        self.parked = 0  # since the start
+        self.latency = Histogram()
+
+    def step(self, pause: float = 0.0) -> None:
+        """Take a sign of life; the next one will come after ``pause`` seconds at the latest."""
+        self._due = self._clock() + pause
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the relay still does something, be it only trying again."""
+        return self._clock() < self._due + STUCK_AFTER
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the relay leads and publishes, or stands by and could take over."""
+        if self.is_stopping or self.postgresql.is_out:
+            return False
+        if self.role is Role.STANDBY:
+            return True
+        return self.lead is not None and self.lead.has_passed and not self.nats.is_out
+
+    def start_over(self) -> None:
+        """Note that the sessions in PostgreSQL have ended; what was unsent still is."""
+        self.role = Role.STARTING
+        if self.lead is not None:
+            self.lead.has_passed = False
+
+    def stand_by(self) -> None:
+        """Note that another relay leads, and knows better how far it is."""
+        self.role = Role.STANDBY
+        self.lead = None
+
+    def take_lead(self) -> None:
+        """Note that this relay leads."""
+        self.role = Role.LEADER
+        self.lead = self.lead or Lead()
+
+    def found(self, oldest: float | None) -> None:
+        """Note when the first of the events that come next was committed; None: there is none."""
+        if self.lead is not None:
+            self.lead.oldest = oldest
+            if oldest is None:
+                self.lead.backlog = 0
+
+    def stored(self, messages: Sequence[Message], oldest: float | None) -> None:
+        """Note that the stream has confirmed ``messages``, the first of them from ``oldest``."""
+        if not messages:
+            return
+        self.sent += len(messages)
+        self.batches += 1
+        if self.lead is not None:
+            self.lead.backlog = max(0, self.lead.backlog - len(messages))
+        if oldest is not None:
+            self.latency.observe(max(0.0, time.time() - oldest), len(messages))
+        if self._counts_subjects:
+            counts = Counter(map(_SUBJECT_AND_TABLE, messages))
+            for (subject, table), count in counts.items():
+                self.published[self._subject or subject, table] += count
+
+    def set_aside(self) -> None:
+        """Note that an event is parked."""
+        self.parked += 1
+        if self.lead is not None:
+            self.lead.parked += 1
+
+    def passed(self, gaps: int, pause: float) -> None:
+        """Note that all that was found is stored; the next pass comes after ``pause`` seconds."""
+        self.step(pause)
+        if self.lead is not None:
+            self.lead.has_passed = True
+            self.lead.last_pass = time.time()
+            self.lead.gaps = gaps
+
+    def found_problems(self, tables: int) -> None:
+        """Note how many captured tables need attention."""
+        if self.lead is not None:
+            self.lead.problem_tables = tables
+
+    def counted(self, backlog: int, oldest: float | None, parked: int) -> None:
+        """Note what the outbox holds."""
+        if self.lead is not None:
+            self.lead.backlog, self.lead.oldest, self.lead.parked = backlog, oldest, parked

@@ -1,0 +1,55 @@
+"""Names that several rooms share: tables, shards, addresses, actions."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+ACTIONS = ("INSERT", "UPDATE", "DELETE", "TRUNCATE")
+
+
+class Address(NamedTuple):
+    """Where to listen; an empty host stands for all interfaces."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+class TableName(NamedTuple):
+    """A table as one names it; without a schema, the tables of that name in any."""
+
+    schema: str | None
+    table: str
+
+    def __str__(self) -> str:
+        return ".".join(_quoted(part) for part in self if part is not None)
+
+
+def _quoted(name: str) -> str:
+    return name if re.fullmatch(r"[a-z_][a-z0-9_]*", name) else '"' + name.replace('"', '""') + '"'
+
+
+MOST_SHARDS = 64
+
+
+class Shard(NamedTuple):
+    """One of several shares in the rows of all tables."""
+
+    number: int  # from 1
+    of: int
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.of}"
+
+
+def suggest(wrong: str, known: Iterable[str], spelling: Mapping[str, str] | None = None) -> str:
+    """Return a question after what may have been meant, or nothing."""
+    close = difflib.get_close_matches(wrong, list(known), n=1, cutoff=0.6)
+    if not close:
+        return ""
+    return f"; did you mean {(spelling or {}).get(close[0], close[0])}?"

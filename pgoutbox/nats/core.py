@@ -1,0 +1,64 @@
+"""Publishing over core NATS, without a stream."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from pgoutbox.config.settings import PublisherConfig
+from pgoutbox.errors import Interrupted
+from pgoutbox.messages.event import Message
+from pgoutbox.nats import wire
+from pgoutbox.nats.client import NatsClient, server_of
+
+
+class CorePublisher:
+    """Publishes without a stream: at most once for each subscriber.
+
+    A message counts as sent once the server has read it. Nobody stores it: a subscriber that is
+    away, or too slow for the server's patience, misses it. When the connection is lost, messages
+    go out again from the first on that the server isn't known to have read, so subscribers may
+    get some twice; with the same ``Nats-Msg-Id``, but nobody drops them for it.
+    """
+
+    def __init__(
+        self,
+        client: NatsClient,
+        config: PublisherConfig,
+        on_wait: Callable[[float], None] = lambda _: None,
+    ) -> None:
+        self._client = client
+        self._config = config
+        self._on_wait = on_wait
+
+    @property
+    def description(self) -> Mapping[str, object]:
+        """Where and how this publishes; see :class:`pgoutbox.nats.connect.Publisher`."""
+        return {
+            "server": server_of(self._client),
+            "way": "core NATS, at most once: a subscriber that is away misses messages",
+        }
+
+    def check(self) -> None:
+        """Raise if the connection is of no use any more; see :class:`Publisher`."""
+        self._client.check()
+
+    async def publish(self, messages: Sequence[Message]) -> None:
+        """Publish ``messages`` in order; see :class:`Publisher`."""
+        self.check()
+        limit = self._client.max_payload
+        for first in range(0, len(messages), self._config.window):
+            chunk = messages[first : first + self._config.window]
+            count = wire.fitting(chunk, limit)
+            try:
+                await self._send(chunk[:count])
+            except Interrupted as error:
+                error.confirmed = first
+                raise
+            if count < len(chunk):
+                raise wire.too_large(chunk[count], limit, confirmed=first + count)
+
+    async def _send(self, messages: Sequence[Message]) -> None:
+        lines = wire.hpubs(messages)
+        self._on_wait(2 * self._config.ack_timeout)  # until all is written, then read
+        await self._client.send(lines)
+        await self._client.round_trip(self._config.ack_timeout)

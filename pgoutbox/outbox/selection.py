@@ -1,0 +1,123 @@
+"""What one relay publishes of the outbox: all of it, some tables, or some of their rows."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+
+import asyncpg
+
+from pgoutbox.config.settings import RelayConfig
+from pgoutbox.errors import ConfigError
+from pgoutbox.names import Shard, TableName, suggest
+
+_ANSWER_TIMEOUT = 60.0  # seconds
+
+
+class Filter:
+    """wal-listener's filter: a relay that has one passes over what it doesn't name.
+
+    ``actions`` are those wanted of each table, by its bare name; events that are passed over are
+    counted in ``skipped``, by table.
+    """
+
+    def __init__(self, actions: Mapping[str, Sequence[str]], skipped: Counter[str]) -> None:
+        self._actions = actions
+        self._skipped = skipped
+
+    @property
+    def names(self) -> list[str]:
+        """Bare names of the tables that are wanted."""
+        return [name for name, actions in self._actions.items() if actions]
+
+    def passes(self, table: str, action: str) -> bool:
+        """Tell whether an event is wanted, and count it if it isn't."""
+        if action in self._actions.get(table, ()):
+            return True
+        self._skipped[table] += 1
+        return False
+
+
+_CAPTURED = """
+select coalesce(n.nspname, t.schema_name) as schema, coalesce(c.relname, t.table_name) as table
+from pgoutbox.captured_table t
+left join pg_catalog.pg_class c on c.oid = t.relation
+left join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+"""
+
+
+class Share:
+    """What a relay takes of each table; decided when it meets the table, and by that for good.
+
+    Each method that takes a connection may raise one of
+    :data:`pgoutbox.database.connection.FAILURES`.
+    """
+
+    def __init__(self, config: RelayConfig) -> None:
+        self._tables = config.tables
+        self._except = config.except_tables
+        self._shard = config.shard or Shard(1, 1)
+        self._shards = config.shards
+        # True for all of a table's events, False for none, the key's columns for a shard's.
+        self._known: dict[str, dict[str, bool | list[str]]] = {}
+        self._arguments: tuple[str, int, int] = ("{}", *self._shard)
+
+    @property
+    def arguments(self) -> tuple[str, int, int]:
+        """What ``pgoutbox.next_share`` has to know of it."""
+        return self._arguments
+
+    @property
+    def parts(self) -> int:
+        """Into how many parts the rows are divided."""
+        return self._shard.of
+
+    async def decide(
+        self, connection: asyncpg.Connection[asyncpg.Record], tables: Iterable[tuple[str, str]]
+    ) -> None:
+        """Decide what of each table, by schema and name, is in the share."""
+        for schema, table in tables:
+            wanted: bool | list[str] = self.has(schema, table)
+            if wanted and self._shards:
+                wanted = await connection.fetchval(
+                    "select pgoutbox.shard_key_of($1, $2, $3)",
+                    self._shards,
+                    schema,
+                    table,
+                    timeout=_ANSWER_TIMEOUT,
+                )
+            self._known.setdefault(schema, {})[table] = wanted
+        self._arguments = (json.dumps(self._known), *self._shard)
+
+    def has(self, schema: str, table: str) -> bool:
+        """Tell whether the share has any of a table's rows."""
+        names = (TableName(schema, table), TableName(None, table))
+        if self._tables:
+            return any(name in self._tables for name in names)
+        return not any(name in self._except for name in names)
+
+    async def check(self, connection: asyncpg.Connection[asyncpg.Record]) -> None:
+        """Make sure that each table that is named is captured.
+
+        Raises:
+            ConfigError: one isn't.
+        """
+        captured = [TableName(*row) for row in await connection.fetch(_CAPTURED)]
+        for name in self._tables or self._except:
+            if not any(name in (known, TableName(None, known.table)) for known in captured):
+                flag = "--tables" if self._tables else "--except-tables"
+                raise ConfigError(
+                    f"{flag} names {name}, which is no captured table{_meant(name, captured)}",
+                    hint=f"Capture it first: pgoutbox install --table {name}",
+                )
+
+
+def _meant(name: TableName, captured: Sequence[TableName]) -> str:
+    whole, bare = map(str, captured), [str(TableName(None, known.table)) for known in captured]
+    return suggest(str(name), bare if name.schema is None else whole)
+
+
+def share_of(config: RelayConfig) -> Share | None:
+    """Return a relay's share; None where that is the whole outbox."""
+    return Share(config) if config.share else None

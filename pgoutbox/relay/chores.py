@@ -1,0 +1,138 @@
+"""What a relay does beside publishing: drift, rotation, probes, counts."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+
+import asyncpg
+
+from pgoutbox.errors import DatabaseError
+from pgoutbox.monitoring.monitor import Monitor
+from pgoutbox.outbox.progress import Progress
+from pgoutbox.outbox.reader import Outbox
+from pgoutbox.relay.outage import Outage
+from pgoutbox.relay.wakeup import WakeUp
+
+log = logging.getLogger("pgoutbox.relay")
+
+_DRIFT_INTERVAL = 15.0
+_ROTATE_INTERVAL = 30.0
+_PROBE_INTERVAL = 30.0
+_COUNT_INTERVAL = 5.0
+_COUNT_SHARE = 0.02  # of the time, at most, goes into counting what is unsent
+_COUNT_AT_MOST = 1_000_000  # events, which takes a few seconds
+_COUNT_TIMEOUT = 5.0
+_COUNT_RETRY = _COUNT_TIMEOUT / _COUNT_SHARE
+_CHORE_RETRY = 60.0
+
+
+class Chores:
+    """What the leader sees to now and then: drift, slots to empty, whether notifications come.
+
+    And how much is unsent, for its monitor; and whether there is a table named in ``find`` that
+    isn't captured: then ``found`` is called.
+    """
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        wake_up: WakeUp,
+        monitor: Monitor,
+        retention: float,
+        *,
+        find: Sequence[str],
+        found: Callable[[], None],
+    ) -> None:
+        self._find = find
+        self._found = found
+        self._outbox = outbox
+        self._wake_up = wake_up
+        self._monitor = monitor
+        self._retention = retention
+        self._due = dict.fromkeys((self._mend_drift, self._rotate, self._probe, self._count), 0.0)
+        self._outages = {
+            name: Outage(f"a chore of the relay ({name.replace('_', ' ')})")
+            for name in ("mend_drift", "rotate", "probe", "count")
+        }
+        self._problems: set[tuple[str, str]] = set()
+        self._ends: dict[int, tuple[int | None, float]] = {}
+        self._is_deaf = False
+
+    async def do(self, progress: Progress, pause: float = 0.0) -> None:
+        """Do what is due; ``progress`` is the relay's, which then waits ``pause`` seconds."""
+        now = time.monotonic()
+        for chore, due in self._due.items():
+            if now < due:
+                continue
+            name = chore.__name__.strip("_")
+            try:
+                self._due[chore] = now + await chore(progress)
+            except (asyncpg.PostgresError, TimeoutError) as error:
+                # It can wait, the events can't. What ends the connection shows elsewhere too.
+                reason: Exception = error
+                if isinstance(error, TimeoutError):
+                    await self._outbox.check()
+                    reason = DatabaseError("PostgreSQL takes too long for it")
+                self._due[chore] = now + (_COUNT_RETRY if name == "count" else _CHORE_RETRY)
+                self._outages[name].begin(reason)
+            else:
+                self._outages[name].end()
+            self._monitor.step(pause)
+
+    async def _mend_drift(self, _: Progress) -> float:
+        if self._find and await self._outbox.misses(self._find):
+            self._found()
+        problems = set()
+        for table in await self._outbox.mend_drift():
+            name, problem = table["relation"], table["problem"]
+            if problem == "drift":
+                log.info(
+                    "capture function refreshed after a change of columns", extra={"table": name}
+                )
+                continue
+            problems.add((name, problem))
+        for name, problem in problems - self._problems:
+            log.warning(
+                "a captured table needs attention",
+                extra={"table": name, "problem": problem, "hint": "Run: pgoutbox status"},
+            )
+        self._problems = problems
+        self._monitor.found_problems(len(problems))
+        return _DRIFT_INTERVAL
+
+    async def _rotate(self, progress: Progress) -> float:
+        """Empty slots in which nothing has changed for as long as the retention lasts.
+
+        By this process's own clock, which doesn't jump.
+        """
+        now = time.monotonic()
+        for slot, end in await self._outbox.slot_ends():
+            known, since = self._ends.setdefault(slot, (end, now))
+            if known != end:
+                self._ends[slot] = (end, now)
+                continue
+            is_due = now - since >= self._retention and (end is None or end <= progress.high)
+            if is_due and await self._outbox.rotate(slot):
+                log.info("slot emptied", extra={"slot": slot})
+        return min(_ROTATE_INTERVAL, max(1.0, self._retention / 4))
+
+    async def _probe(self, _: Progress) -> float:
+        is_deaf = not await self._wake_up.probe()
+        if is_deaf != self._is_deaf:
+            self._is_deaf = is_deaf
+            if is_deaf:
+                log.warning(
+                    "notifications don't arrive, so events wait for the next poll",
+                    extra={"hint": "A pooler in transaction mode between relay and server?"},
+                )
+            else:
+                log.info("notifications arrive again")
+        return _PROBE_INTERVAL
+
+    async def _count(self, progress: Progress) -> float:
+        began = time.monotonic()
+        counted = await self._outbox.backlog(progress, _COUNT_AT_MOST, _COUNT_TIMEOUT)
+        self._monitor.counted(*counted)
+        return max(_COUNT_INTERVAL, (time.monotonic() - began) / _COUNT_SHARE)

@@ -1,0 +1,148 @@
+"""When to look into the outbox again: notifications, the sleep lock, and the poll interval."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import asyncpg
+
+from pgoutbox.errors import DatabaseError
+from pgoutbox.locks import SLEEP_LOCK, leader_lock
+
+CHANNEL = "pgoutbox"
+
+_PROBE_TIMEOUT = 10.0  # seconds
+_VERIFIED_FOR = 2.0  # seconds that an answer of the server is good for
+
+
+class WakeUp:
+    """Listens for notifications and holds the relay's session locks, on a connection of its own.
+
+    A notification is only a hint: what is there to be sent, the outbox tells.
+    """
+
+    def __init__(self, connection: asyncpg.Connection[asyncpg.Record], relay: str) -> None:
+        self._connection = connection
+        self._leader_lock = leader_lock(relay)
+        self._hint = asyncio.Event()
+        self._heard = asyncio.Event()  # a notification of our own
+        self._is_lost = False
+        self._verified_at = time.monotonic()
+        self._is_asleep = False
+
+    async def start(self) -> None:
+        """Begin to listen."""
+        self._connection.add_termination_listener(self._on_lost)
+        await self._connection.add_listener(CHANNEL, self._on_notification)
+
+    def _on_notification(self, _: object, pid: int, *__: object) -> None:
+        if pid == self._connection.get_server_pid():
+            self._heard.set()
+        else:
+            self._hint.set()
+
+    def _on_lost(self, *_: object) -> None:
+        self._is_lost = True
+        self._hint.set()
+
+    async def try_lead(self) -> bool:
+        """Take the relay's leader lock if it is free; it is kept until the connection ends."""
+        return bool(
+            await self._connection.fetchval(
+                "select pg_try_advisory_lock($1, $2)", *self._leader_lock, timeout=_PROBE_TIMEOUT
+            )
+        )
+
+    @property
+    def is_asleep(self) -> bool:
+        """Whether this relay holds the sleep lock, so that writers notify."""
+        return self._is_asleep
+
+    async def fall_asleep(self) -> bool:
+        """Make writers notify from now on; look into the outbox once more before waiting.
+
+        False while a writer is between its decision not to notify and the end of its
+        transaction.
+        """
+        if not self._is_asleep:
+            self._hint.clear()
+            self._is_asleep = await self._connection.fetchval(
+                "select pg_try_advisory_lock($1, $2)", *SLEEP_LOCK, timeout=_PROBE_TIMEOUT
+            )
+        return self._is_asleep
+
+    async def get_up(self) -> None:
+        """Let writers commit without notifying again."""
+        if self._is_asleep:
+            self._is_asleep = False
+            await self._connection.execute(
+                f"select pg_advisory_unlock({SLEEP_LOCK[0]}, {SLEEP_LOCK[1]})",
+                timeout=_PROBE_TIMEOUT,
+            )
+
+    async def wait(self, seconds: float) -> bool:
+        """Wait for a hint, at most ``seconds``; tell whether one came.
+
+        Raises:
+            DatabaseError: the connection was lost.
+        """
+        try:
+            async with asyncio.timeout(seconds):
+                await self._hint.wait()
+        except TimeoutError:
+            return False
+        self.check()
+        self._hint.clear()
+        return True
+
+    async def probe(self) -> bool:
+        """Tell whether a notification comes through; also finds a connection that is half open.
+
+        A session that has heard one hears them all, and is spared the NOTIFY, which writes WAL.
+
+        Raises:
+            DatabaseError: the connection is dead.
+        """
+        try:
+            async with asyncio.timeout(_PROBE_TIMEOUT):
+                await self._connection.execute(
+                    "select" if self._heard.is_set() else f"notify {CHANNEL}"
+                )
+        except TimeoutError:
+            raise DatabaseError("the connection to PostgreSQL no longer answers") from None
+        try:
+            async with asyncio.timeout(1):
+                await self._heard.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def interrupt(self) -> None:
+        """End a wait now."""
+        self._hint.set()
+
+    def check(self) -> None:
+        """Raise if the connection is lost, and with it the leader lock.
+
+        Raises:
+            DatabaseError: it is.
+        """
+        if self._is_lost or self._connection.is_closed():
+            raise DatabaseError("the connection to PostgreSQL was lost")
+
+    async def verify(self) -> None:
+        """Make sure that the leader lock is still held; asks the server now and then.
+
+        A process that was frozen doesn't know yet what happened meanwhile, but it sees that time
+        has passed since it last asked.
+
+        Raises:
+            DatabaseError: the connection is lost, and with it the lock.
+        """
+        self.check()
+        now = time.monotonic()
+        if now - self._verified_at > _VERIFIED_FOR:
+            async with asyncio.timeout(_PROBE_TIMEOUT):
+                await self._connection.execute("select")
+            self._verified_at = time.monotonic()

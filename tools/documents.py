@@ -1,0 +1,140 @@
+"""What the documents repeat: docs/commands.md, tables of settings and metrics, and figures.
+
+The figures are those of one run of the benchmarks, which docs/performance/figures.json has.
+``make docs`` writes them; tests/unit/test_documents.py notices when they are stale.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+
+from click.testing import CliRunner
+
+from benchmarks import plots
+from benchmarks.report import Report
+from pgoutbox.cli import main
+from pgoutbox.config import settings as config
+from pgoutbox.config.settings import Setting
+from pgoutbox.monitoring.metrics import METRICS
+from tests.support.commands import ROOT
+
+COMMANDS = ROOT / "docs" / "commands.md"
+README = ROOT / "README.md"
+SETTINGS = ROOT / "docs" / "settings.md"
+MONITORING = ROOT / "docs" / "monitoring.md"
+PERFORMANCE = ROOT / "docs" / "performance.md"
+PLOTS = ROOT / "docs" / "performance"
+FIGURES = PLOTS / "figures.json"
+
+_WIDTH = 100  # columns; never those of whoever's terminal this is
+_TABLE = r"(?<=<!-- {0}: begin -->\n).*?(?=<!-- {0}: end -->)"
+
+# A setting without a flag has no help.
+_MEANINGS = {
+    "database.host": "PostgreSQL's host, where no `--dsn` is given.",
+    "database.port": "Its port.",
+    "database.name": "The database.",
+    "database.user": "The role.",
+    "database.password": "Its password.",
+    "database.ssl_mode": "TLS: libpq's `sslmode`.",
+    "database.enable_tls": "TLS: `sslmode` is `require` at least.",
+    "monitoring.health_addr": "Port of the probes, on all interfaces.",
+    "publisher.topics_map": "What stands in a subject instead of `schema_table`.",
+    "install.tables": "Tables, each with its actions, that `install` captures without `--table`.",
+}
+
+
+def commands() -> str:
+    """Return docs/commands.md as it should be."""
+    parts = ["# Commands\n", "What `--help` says; `make docs` writes it here.\n"]
+    for name in ("", *main.commands):
+        parts.append(f"## {f'pgoutbox {name}'.strip()}\n\n```\n{_help(name)}```\n")
+    return "\n".join(parts)
+
+
+def with_settings(text: str) -> str:
+    """Return docs/settings.md, now ``text``, with the table as it should be."""
+    return _with_table(text, "settings", settings())
+
+
+def with_metrics(text: str) -> str:
+    """Return docs/monitoring.md, now ``text``, with the table as it should be."""
+    return _with_table(text, "metrics", metrics())
+
+
+def figures() -> Report:
+    """Return what the run measured of which the documents tell."""
+    return Report.from_json(json.loads(FIGURES.read_text("utf-8")))
+
+
+def with_figures(text: str) -> str:
+    """Return docs/performance.md, now ``text``, with the figures of the run."""
+    report = figures()
+    text = _with_table(text, "goals", report.goals_to_markdown())
+    return _with_table(text, "figures", report.tables_to_markdown())
+
+
+def _with_table(text: str, name: str, table: str) -> str:
+    pattern = re.compile(_TABLE.format(name), re.DOTALL)
+    changed, count = pattern.subn(lambda _: table, text)
+    if count != 1:
+        raise ValueError(f"there is not exactly one place for the table of {name}")
+    return changed
+
+
+def settings() -> str:
+    """Return the table of all settings, those last that only wal-listener's file has."""
+    ordered = sorted(config.SETTINGS, key=lambda setting: setting.flag is None)
+    rows = [
+        ["key in the file", "flag", "variable", "default", "meaning"],
+        ["---"] * 5,
+        *(list(_row(setting)) for setting in ordered),
+    ]
+    return _table(rows)
+
+
+def metrics() -> str:
+    """Return the table of all metrics but those of the process."""
+    rows = [["metric", "type", "labels", "meaning"], ["---"] * 4]
+    rows += [
+        [_code([metric.name]), metric.kind, _code(metric.labels), f"{metric.help}."]
+        for metric in METRICS
+    ]
+    return _table(rows)
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def write() -> None:
+    """Bring the files up to date."""
+    COMMANDS.write_text(commands(), "utf-8")
+    SETTINGS.write_text(with_settings(SETTINGS.read_text("utf-8")), "utf-8")
+    MONITORING.write_text(with_metrics(MONITORING.read_text("utf-8")), "utf-8")
+    PERFORMANCE.write_text(with_figures(PERFORMANCE.read_text("utf-8")), "utf-8")
+    plots.write(figures(), PLOTS)
+
+
+def _help(name: str) -> str:
+    arguments = [name, "--help"] if name else ["--help"]
+    printed = CliRunner().invoke(main, arguments, prog_name="pgoutbox", terminal_width=_WIDTH)
+    return "".join(f"{line.rstrip()}\n" for line in printed.stdout.splitlines())
+
+
+def _row(setting: Setting) -> Iterator[str]:
+    yield _code(setting.keys)
+    yield _code([setting.flag] if setting.flag else [])
+    yield _code(setting.variables)
+    yield _code([setting.shown_default] if setting.shown_default else [])
+    yield setting.help.replace("|", "\\|") or _MEANINGS[setting.path]
+
+
+def _code(words: Sequence[str]) -> str:
+    return ", ".join(f"`{word}`" for word in words)
+
+
+if __name__ == "__main__":
+    write()
