@@ -16,8 +16,10 @@ test: lint  ## Run every check and every test, on servers that the tests start t
 	$(PYTHON) -m tools.majors 13 16
 	$(PYTHON) -m pytest
 
-test-matrix: lint  ## Compare with wal-listener, and test the SQL, on PostgreSQL 13 to 18 (needs npm)
+test-matrix: lint  ## Compare with wal-listener, and test the SQL, on PostgreSQL 13 to 18 and published (needs npm)
 	$(PYTHON) -m tools.majors 13 14 15 16 17 18 --strict --tests tests/conformance tests/sql
+	$(PYTHON) -m pytest tests/sql --publish-outbox --wal-level replica
+	$(PYTHON) -m pytest tests/sql --publish-outbox --wal-level logical
 
 check: lint  ## Run what needs no server: lint, types, import contracts, unit tests
 	$(PYTHON) -m pytest tests/unit

@@ -39,6 +39,17 @@ Connect = Callable[..., Awaitable[asyncpg.Connection]]
 StartDaemon = Callable[..., Awaitable[Daemon]]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let a run choose what the tests' databases stand in."""
+    group = parser.getgroup("pgoutbox")
+    group.addoption("--wal-level", choices=["replica", "logical"], help="of the shared PostgreSQL")
+    group.addoption(
+        "--publish-outbox",
+        action="store_true",
+        help="publish all tables of schema pgoutbox in each test's database (PostgreSQL 15)",
+    )
+
+
 def pytest_report_header() -> str:
     """Name the versions that this run is about."""
     drivers = [f"{name} {importlib.metadata.version(name)}" for name in ("asyncpg", "nats-py")]
@@ -116,13 +127,15 @@ def session_servers() -> Iterator[Servers]:
 
 
 @pytest.fixture(scope="session")
-def cluster(session_servers: Servers) -> Iterator[Cluster]:
+def cluster(session_servers: Servers, pytestconfig: pytest.Config) -> Iterator[Cluster]:
     """The shared PostgreSQL; not to be stopped by a test."""
+    is_published = pytestconfig.getoption("publish_outbox")
     if dsn := os.environ.get("PGOUTBOX_TEST_DSN"):
-        cluster = Cluster(dsn)
+        cluster = Cluster(dsn, is_published=is_published)
     else:
-        server = session_servers.postgres()
-        cluster = Cluster(server.dsn(), server)
+        wal_level = pytestconfig.getoption("wal_level")
+        server = session_servers.postgres(**({"wal_level": wal_level} if wal_level else {}))
+        cluster = Cluster(server.dsn(), server, is_published=is_published)
     asyncio.run(cluster.prepare())
     yield cluster
     asyncio.run(cluster.clean_up())

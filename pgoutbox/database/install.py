@@ -68,6 +68,7 @@ async def install(
         wanted = await tables_of_filter(conn, settings, warn)
     roles = [await _role(conn, name) for name in grant_relay]
     await _install_schema(conn, settings, say)
+    await _name_publications(conn, say)
 
     async def capture(table: Table) -> str:
         return await _capture(conn, table, wanted[table], settings, say, widens=not tables)
@@ -195,6 +196,27 @@ async def _install_schema(conn: Connection, settings: InstallConfig, say: Say) -
         ) from error
     release = schema.functions_version().partition("+")[0]
     say(f"schema pgoutbox {release}: {'installed' if is_changed else 'up to date'}")
+
+
+async def _name_publications(conn: Connection, say: Say) -> None:
+    """Name the publications that have tables of schema pgoutbox, as those of all tables do."""
+    names = await conn.fetchval(_PUBLICATIONS)
+    if names:
+        say(
+            f"publishing the tables of schema pgoutbox, too: {', '.join(names)}; a PostgreSQL"
+            " subscriber without these tables stops; docs/publications.md tells how to leave"
+            " them out"
+        )
+
+
+_PUBLICATIONS = """
+select pg_catalog.array_agg(pg_catalog.quote_ident(p.pubname) order by p.pubname)
+from pg_catalog.pg_publication p
+where (p.pubinsert or p.pubupdate or p.pubdelete or p.pubtruncate) and exists (
+    select from pg_catalog.pg_publication_tables t
+    where t.pubname = p.pubname and t.schemaname = 'pgoutbox'
+)
+"""
 
 
 async def _capture(

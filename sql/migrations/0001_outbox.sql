@@ -108,6 +108,16 @@ create table pgoutbox.event_2 () inherits (pgoutbox.event);
 create table pgoutbox.event_3 () inherits (pgoutbox.event);
 create table pgoutbox.event_4 () inherits (pgoutbox.event);
 
+-- Somebody's publication of all tables has these, too, and PostgreSQL then refuses an UPDATE or
+-- DELETE of a table without replica identity: the writer's statement would fail. No index of
+-- events is unique, nor can one be, since put_in_order() exchanges their numbers row by row.
+alter table pgoutbox.event replica identity full;
+alter table pgoutbox.event_0 replica identity full;
+alter table pgoutbox.event_1 replica identity full;
+alter table pgoutbox.event_2 replica identity full;
+alter table pgoutbox.event_3 replica identity full;
+alter table pgoutbox.event_4 replica identity full;
+
 -- What reads the events of one slot names it, and reads no other.
 create view pgoutbox.event_in_slot as
 select 0::smallint as slot, e.* from pgoutbox.event_0 e
@@ -135,6 +145,13 @@ create unique index transaction_1_position on pgoutbox.transaction_1 (position);
 create unique index transaction_2_position on pgoutbox.transaction_2 (position);
 create unique index transaction_3_position on pgoutbox.transaction_3 (position);
 create unique index transaction_4_position on pgoutbox.transaction_4 (position);
+
+alter table pgoutbox.transaction replica identity full;
+alter table pgoutbox.transaction_0 replica identity using index transaction_0_position;
+alter table pgoutbox.transaction_1 replica identity using index transaction_1_position;
+alter table pgoutbox.transaction_2 replica identity using index transaction_2_position;
+alter table pgoutbox.transaction_3 replica identity using index transaction_3_position;
+alter table pgoutbox.transaction_4 replica identity using index transaction_4_position;
 
 -- One row a relay. Sent is every position up to `high` outside the gaps, and of the
 -- transaction at `partial_position` every event up to `partial_seq`. Gaps are ranges:

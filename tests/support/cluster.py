@@ -68,8 +68,11 @@ class Database:
 class Cluster:
     """A PostgreSQL server as the tests see it: roles, a template, a database a test."""
 
-    def __init__(self, admin_dsn: str, server: PostgresServer | None = None) -> None:
+    def __init__(
+        self, admin_dsn: str, server: PostgresServer | None = None, *, is_published: bool = False
+    ) -> None:
         self._admin_dsn = admin_dsn
+        self._is_published = is_published
         self._template = unique("pgoutbox_template_")
         self._made: set[str] = set()
         self.server = server
@@ -111,6 +114,7 @@ class Cluster:
             await schema.apply(owner)
         finally:
             await owner.close()
+        await self._publish(self._template)
 
     async def create_database(self, *, installed: bool = True) -> Database:
         """Return a new database, with pgoutbox's schema or without."""
@@ -135,6 +139,7 @@ class Cluster:
         finally:
             await admin.close()
         await schema.apply(await database.connect())
+        await self._publish(database.name)
         return database
 
     async def drop_database(self, database: Database) -> None:
@@ -151,6 +156,19 @@ class Cluster:
         source = f' template "{template}"' if template else ""
         await admin.execute(f'create database "{name}" owner {OWNER}{source}')
         self._made.add(name)
+
+    async def _publish(self, name: str) -> None:
+        """Publish all tables of ours, where asked to, as a publication of all tables does.
+
+        Those of the tests are left out: whether these have a replica identity is their affair.
+        """
+        if not self._is_published:
+            return
+        admin = await asyncpg.connect(self.dsn(ADMIN, name))
+        try:
+            await admin.execute("create publication everything for tables in schema pgoutbox")
+        finally:
+            await admin.close()
 
     async def _drop(self, name: str) -> None:
         admin = await asyncpg.connect(self._admin_dsn)
