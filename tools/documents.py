@@ -1,4 +1,4 @@
-"""What the documents repeat: docs/commands.md, tables of settings and metrics, and figures.
+"""What the documents repeat: docs/commands.md, settings, metrics, alerts, figures, manifests.
 
 The figures are those of one run of the benchmarks, which docs/performance/figures.json has.
 ``make docs`` writes them; tests/unit/test_documents.py notices when they are stale.
@@ -24,6 +24,7 @@ COMMANDS = ROOT / "docs" / "commands.md"
 README = ROOT / "README.md"
 SETTINGS = ROOT / "docs" / "settings.md"
 MONITORING = ROOT / "docs" / "monitoring.md"
+ALERTS = ROOT / "deploy" / "prometheus" / "alerts.yaml"
 PERFORMANCE = ROOT / "docs" / "performance.md"
 PLOTS = ROOT / "docs" / "performance"
 FIGURES = PLOTS / "figures.json"
@@ -60,7 +61,8 @@ def with_settings(text: str) -> str:
 
 
 def with_metrics(text: str) -> str:
-    """Return docs/monitoring.md, now ``text``, with the table as it should be."""
+    """Return docs/monitoring.md, now ``text``, with metrics and alerts as they should be."""
+    text = _with_table(text, "alerts", f"```yaml\n{ALERTS.read_text('utf-8')}```\n")
     return _with_table(text, "metrics", metrics())
 
 

@@ -1,6 +1,7 @@
 """The relay's metrics for Prometheus: what each is called, and how it is read off the monitor.
 
-The first three are wal-listener's, by name, labels and help (``internal/config/metrics.go``).
+The first three are wal-listener's, by name, labels and help (``internal/config/metrics.go``). All
+others have the relay's name as their first label, since several relays share a Prometheus.
 """
 
 from __future__ import annotations
@@ -40,7 +41,9 @@ class Metric:
 def _one(name: str, help_text: str, read: Callable[[Monitor], float]) -> Metric:
     """Return a metric that every relay has; one named _total is a counter."""
     kind: Literal["counter", "gauge"] = "counter" if name.endswith("_total") else "gauge"
-    return Metric(name, kind, help_text, (), lambda monitor: [((), read(monitor))])
+    return Metric(
+        name, kind, help_text, ("relay",), lambda monitor: [((monitor.relay,), read(monitor))]
+    )
 
 
 def _of_lead(name: str, help_text: str, read: Callable[[Lead], float | None]) -> Metric:
@@ -49,9 +52,9 @@ def _of_lead(name: str, help_text: str, read: Callable[[Lead], float | None]) ->
     def samples(monitor: Monitor) -> Iterator[Sample]:
         value = read(monitor.lead) if monitor.lead is not None else None
         if value is not None:
-            yield (), value
+            yield (monitor.relay,), value
 
-    return Metric(name, "gauge", help_text, (), samples)
+    return Metric(name, "gauge", help_text, ("relay",), samples)
 
 
 def _by_server(name: str, help_text: str, read: Callable[[Monitor], tuple[float, float]]) -> Metric:
@@ -60,9 +63,9 @@ def _by_server(name: str, help_text: str, read: Callable[[Monitor], tuple[float,
 
     def samples(monitor: Monitor) -> Iterator[Sample]:
         for server, value in zip(("postgresql", "nats"), read(monitor), strict=True):
-            yield (server,), value
+            yield (monitor.relay, server), value
 
-    return Metric(name, kind, help_text, ("server",), samples)
+    return Metric(name, kind, help_text, ("relay", "server"), samples)
 
 
 METRICS = (
@@ -127,7 +130,7 @@ METRICS = (
         "pgoutbox_publish_latency_seconds",
         "histogram",
         "From commit to confirmation; each event counts with the oldest of its batch",
-        (),
+        ("relay",),
         lambda _: [],  # see _families
     ),
     _one("pgoutbox_leader", "Whether this relay leads", lambda m: m.role is Role.LEADER),
@@ -151,8 +154,8 @@ METRICS = (
         "pgoutbox_build_info",
         "gauge",
         "Always 1",
-        ("version",),
-        lambda _: [((__version__,), 1)],
+        ("relay", "version"),
+        lambda monitor: [((monitor.relay, __version__), 1)],
     ),
 )
 
@@ -207,4 +210,6 @@ def _histogram(metric: Metric, monitor: Monitor) -> Family:
     latency = monitor.latency
     bounds = [*(str(float(bound)) for bound in latency.bounds), "+Inf"]
     buckets = list(zip(bounds, map(float, accumulate(latency.counts)), strict=True))
-    return HistogramMetricFamily(metric.name, metric.help, buckets=buckets, sum_value=latency.sum)
+    family = HistogramMetricFamily(metric.name, metric.help, labels=metric.labels)
+    family.add_metric([monitor.relay], buckets, sum_value=latency.sum)
+    return family

@@ -75,10 +75,12 @@ class Monitor:
     def __init__(
         self,
         *,
+        relay: str = "default",
         counts_subjects: bool = False,
         template: str | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self.relay = relay  # its name
         self._counts_subjects = counts_subjects
         self._subject = template if template and "{key}" in template else None
         self._clock = clock

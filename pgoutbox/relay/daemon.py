@@ -100,6 +100,7 @@ class Daemon:
         self._relay: Relay | None = None
         self._sent = 0
         self._monitor = Monitor(
+            relay=config.relay.name,
             counts_subjects=config.monitoring.metrics_addr is not None,
             template=config.publisher.subject,
         )

@@ -60,7 +60,8 @@ class Watched:
         }
 
     async def value(self, name: str, **labels: str) -> float | None:
-        """Return one metric; None where there is none."""
+        """Return one metric of relay default; None where there is none."""
+        labels["relay"] = "default"
         return (await self.samples()).get((name, frozenset(labels.items())))
 
     def has(self, name: str, wanted: Callable[[float], bool], **labels: str) -> Fact:
@@ -262,11 +263,11 @@ async def test_metrics_of_wal_listener_after_events(
     }
     problem = frozenset({"app": "wal-listener", "kind": "publish"}.items())
     assert samples["problematic_events_total", problem] == 1
-    nothing: frozenset[tuple[str, str]] = frozenset()
-    assert samples["pgoutbox_parked_events", nothing] == 1
-    assert samples["pgoutbox_publish_latency_seconds_count", nothing] == 10
-    assert samples["pgoutbox_backlog_events", nothing] == 0
-    assert time.time() >= samples["pgoutbox_last_success_timestamp_seconds", nothing] > 0
+    ours = frozenset({"relay": "default"}.items())
+    assert samples["pgoutbox_parked_events", ours] == 1
+    assert samples["pgoutbox_publish_latency_seconds_count", ours] == 10
+    assert samples["pgoutbox_backlog_events", ours] == 0
+    assert time.time() >= samples["pgoutbox_last_success_timestamp_seconds", ours] > 0
 
 
 def _published(subject: str, count: int, samples: Samples) -> tuple[str, frozenset[Any]]:
@@ -307,6 +308,25 @@ async def test_metrics_are_what_wal_listener_calls_them(
         name = metric.name.removesuffix("_total")
         if name in labels:
             assert dict.fromkeys(metric.labels) == dict.fromkeys(labels[name])
+
+
+async def test_relays_are_told_apart_by_name(
+    database: Database, stream: Stream, daemon: StartDaemon
+) -> None:
+    """In every metric of pgoutbox's own; wal-listener's have the labels that they have there."""
+    relays = [
+        await watched(daemon, database.dsn, stream.url, stream.topic, "--name", name)
+        for name in ("audit", "shop")
+    ]
+
+    for relay, name in zip(relays, ("audit", "shop"), strict=True):
+        await relay.become(200, 200)
+        samples = await relay.samples()
+        labels = {key[0]: dict(key[1]).get("relay") for key in samples}
+        own = {label for metric, label in labels.items() if metric.startswith("pgoutbox_")}
+        assert own == {name}
+        others = {label for metric, label in labels.items() if not metric.startswith("pgoutbox_")}
+        assert others == {None}
 
 
 async def test_prometheus_gets_the_format_that_it_asks_for(

@@ -18,13 +18,14 @@ PAGE = documents.MONITORING.read_text("utf-8")
 PROBES, ALERTS = (
     yaml.safe_load(block) for block in re.findall(r"^```yaml\n(.*?)^```$", PAGE, re.DOTALL | re.M)
 )
+RULES = ALERTS["groups"][0]["rules"]
 SOURCES = "".join(path.read_text("utf-8") for path in sorted((ROOT / "pgoutbox").rglob("*.py")))
 
 NAMES = {metric.name for metric in METRICS}
 ANY_NAME = re.compile(r"\b(?:pgoutbox_[a-z_]+|[a-z_]+_events_total)\b")
 
 
-def test_table_of_metrics_is_that_of_the_code() -> None:
+def test_metrics_and_alerts_are_those_of_the_code() -> None:
     assert documents.with_metrics(PAGE) == PAGE, "is stale; bring it up to date with: make docs"
 
 
@@ -32,14 +33,23 @@ def test_metrics_named_in_the_text_exist() -> None:
     assert set(ANY_NAME.findall(PAGE)) <= NAMES
 
 
-@pytest.mark.parametrize("rule", ALERTS["groups"][0]["rules"], ids=lambda rule: rule["alert"])
-def test_alert_is_about_metrics_that_exist(rule: dict[str, Any]) -> None:
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule["alert"])
+def test_alert_is_about_metrics_and_labels_that_exist(rule: dict[str, Any]) -> None:
     used = set(ANY_NAME.findall(rule["expr"]))
+    labels = {label for metric in METRICS if metric.name in used for label in metric.labels}
 
     assert used
     assert used <= NAMES
-    assert rule["expr"].count("(") == rule["expr"].count(")")
-    assert rule["annotations"].keys() == {"summary"}
+    for grouping in re.findall(r"by \((.*?)\)", rule["expr"]):
+        assert set(grouping.split(", ")) <= labels | {"namespace", "job"}
+    assert rule["annotations"].keys() == {"summary", "description"}
+    assert set(ANY_NAME.findall(rule["annotations"]["description"])) <= NAMES
+
+
+def test_page_says_what_to_do_about_each_alert() -> None:
+    rows = re.findall(r"^\| `(Pgoutbox\w+)` \| \S", PAGE, re.MULTILINE)
+
+    assert rows == [rule["alert"] for rule in RULES]
 
 
 def test_probes_ask_on_paths_that_are_answered() -> None:
