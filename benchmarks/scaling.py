@@ -49,7 +49,9 @@ async def run(rig: Rig) -> list[Table]:
         alone = await _measure(rig, count, {"wal_listener": ()})
         table.add("one relay of all events", **alone, alone_per_s=alone["per_s"])
         for relays in RELAYS:
-            flags = {f"shard_{n}": ("--shard", f"{n}/{relays}") for n in range(1, relays + 1)}
+            flags: dict[str, tuple[str, ...]] = {
+                f"shard_{n}": ("--shard", f"{n}/{relays}") for n in range(1, relays + 1)
+            }
             figures = await _measure(rig, count, flags)
             table.add(f"{relays} of --shard", **figures, alone_per_s=alone["per_s"])
     return [table]

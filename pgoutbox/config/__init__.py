@@ -1,0 +1,1 @@
+"""What can be set, and reading it from flags, environment and file."""

@@ -97,6 +97,7 @@ class RelayConfig:
 
 
 def shard_suffix(shard: Shard) -> str:
+    """Return what the name of a shard's relay ends in."""
     return f"-{shard.number}-of-{shard.of}"
 
 
@@ -215,6 +216,7 @@ def theirs(path: str, key: str, kind: Kind) -> Setting:
 
 
 def their_variable(key: str) -> str:
+    """Return wal-listener's environment variable for a key of its file."""
     return "WAL_" + key.replace(".", "_").upper()
 
 

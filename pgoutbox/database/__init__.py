@@ -1,0 +1,1 @@
+"""PostgreSQL: connections, the schema, and what ``install`` and ``status`` do."""

@@ -101,6 +101,7 @@ async def _find(conn: Connection, name: str) -> int | None:
 
 
 async def oid_of(conn: Connection, name: str) -> int | None:
+    """Return the OID of the relation that ``name`` means; None where there is none."""
     oid: int | None = await conn.fetchval("select pg_catalog.to_regclass($1)::oid", name)
     return oid
 
@@ -128,6 +129,7 @@ async def _describe(
 
 
 def printable(name: str) -> str:
+    """Return ``name`` without anything that a terminal would act on."""
     return name if name.isprintable() else repr(name)
 
 

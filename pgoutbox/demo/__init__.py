@@ -1,0 +1,1 @@
+"""The tour, and the embedded servers that it and the tests start."""

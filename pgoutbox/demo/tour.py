@@ -64,6 +64,7 @@ def run(say: Say, *, keep: bool = False) -> None:
     Raises:
         PgoutboxError: a step failed.
         KeyboardInterrupt: SIGINT or SIGTERM came before the end.
+
     """
     # A shell that starts it in the background has SIGINT ignored, and SIGTERM becomes one.
     signal.signal(signal.SIGINT, signal.default_int_handler)

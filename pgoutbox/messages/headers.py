@@ -9,6 +9,7 @@ from pgoutbox.messages.subjects import percent_encoded
 
 
 def transaction_headers(event: Event) -> str:
+    """Return the headers that name an event's table, action and transaction."""
     transaction = event.transaction
     lines = (
         f"Pgoutbox-Schema: {header_value(event.schema)}\r\n"

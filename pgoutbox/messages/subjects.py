@@ -120,6 +120,7 @@ def key_token(key: Sequence[str] | None) -> str:
 
 
 def bounded(key: str) -> str:
+    """Return ``key``, or its SHA-256 where it is longer than 512 bytes of UTF-8."""
     encoded = key.encode()
     if len(encoded) > _LONGEST_KEY:
         return _DIGEST + hashlib.sha256(encoded).hexdigest()

@@ -1,0 +1,1 @@
+"""What the relay knows of itself, for probes, metrics and Sentry."""

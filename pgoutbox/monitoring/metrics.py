@@ -165,6 +165,7 @@ def route(monitor: Monitor) -> Route:
 
     Raises:
         ConfigError: the package that writes their format isn't installed.
+
     """
     try:
         from prometheus_client import CollectorRegistry, ProcessCollector

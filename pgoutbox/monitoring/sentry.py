@@ -23,6 +23,7 @@ def reporting(dsn: str | None) -> Iterator[None]:
 
     Raises:
         ConfigError: the package for it isn't installed, or ``dsn`` is wrong.
+
     """
     if dsn is None:
         yield

@@ -58,6 +58,7 @@ async def serving(address: Address, routes: Mapping[str, Route]) -> AsyncIterato
 
     Raises:
         ConfigError: the address isn't to be had.
+
     """
     clients: dict[asyncio.Task[None], None] = {}
 

@@ -98,6 +98,7 @@ class NatsClient(Client):
 
         Raises:
             TimeoutError, OSError, ValueError, nats.errors.Error: it isn't there, or says no.
+
         """
         try:
             await self._open(address, options)
@@ -136,6 +137,7 @@ class NatsClient(Client):
 
         Raises:
             Interrupted: why.
+
         """
         if self.failed.done():
             failure = self.failed.result()
@@ -148,6 +150,7 @@ class NatsClient(Client):
 
         Raises:
             Interrupted: the connection has failed.
+
         """
         task = asyncio.ensure_future(waiting)
         try:
@@ -164,6 +167,7 @@ class NatsClient(Client):
 
         Raises:
             Interrupted: the connection is lost.
+
         """
         try:
             await self._send_command(lines)
@@ -176,6 +180,7 @@ class NatsClient(Client):
 
         Raises:
             Interrupted: it doesn't answer within ``timeout`` seconds, or has denied something.
+
         """
         written, pong = self._future(), self._future()
         try:
@@ -256,6 +261,7 @@ async def open_connection(config: PublisherConfig) -> NatsClient:
 
     Raises:
         PublishError: none of them lets us in, or a file in ``config`` can't be used (any more).
+
     """
     try:
         options = client_options(config)

@@ -23,6 +23,7 @@ class Publisher(Protocol):
         Raises:
             Interrupted: not all of them could be published.
             Refused: the one after those that were can never be.
+
         """
 
     def check(self) -> None:
@@ -30,6 +31,7 @@ class Publisher(Protocol):
 
         Raises:
             Interrupted: the connection is lost, or the server has denied something.
+
         """
 
 
@@ -67,6 +69,7 @@ async def connect(
 
     Raises:
         PublishError: no server answers, none lets us in, or there is no stream.
+
     """
     client = await open_connection(config)
     client.failed.add_done_callback(lambda _: on_lost())

@@ -38,6 +38,7 @@ def client_options(config: PublisherConfig) -> dict[str, Any]:
 
     Raises:
         ConfigError: a file is missing, or isn't what it should be.
+
     """
     options: dict[str, Any] = {"inbox_prefix": config.inbox_prefix}
     if config.nkey:
@@ -54,6 +55,7 @@ def check_files(config: PublisherConfig) -> None:
 
     Raises:
         ConfigError: one doesn't.
+
     """
     client_options(config)
 

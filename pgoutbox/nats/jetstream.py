@@ -59,6 +59,7 @@ class JetStreamPublisher:
 
         Raises:
             Interrupted: the connection is lost, or the server denies the subscription.
+
         """
         self._inbox = self._client.new_inbox()
         try:
@@ -162,6 +163,7 @@ class JetStreamPublisher:
         Raises:
             Interrupted: the connection has failed, or nothing came back for too long.
             Refused: the stream will never take the message after the confirmed ones.
+
         """
         while not window.is_settled(count):
             self.check()

@@ -57,6 +57,7 @@ async def see_to(client: NatsClient, config: PublisherConfig) -> StreamInfo:
 
     Raises:
         Interrupted: there is none and none can be made, or it isn't clear which one it is.
+
     """
     name = config.stream or config.topic
     found = await look_at(client, config, name)
@@ -79,6 +80,7 @@ async def look_at(client: NatsClient, config: PublisherConfig, name: str) -> Str
 
     Raises:
         Interrupted: JetStream doesn't say, or the stream is of no use to us.
+
     """
     info = await _ask(client, config, f"STREAM.INFO.{name}", {})
     if info is None:

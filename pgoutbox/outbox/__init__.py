@@ -1,0 +1,1 @@
+"""Reading the outbox: what comes next, and what has been sent."""

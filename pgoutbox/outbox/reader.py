@@ -108,6 +108,7 @@ class Outbox:
 
         Raises:
             ConfigError: it goes beyond the last position to read.
+
         """
         row = await self._connection.fetchrow(
             "select * from pgoutbox.lead($1)", self._relay, timeout=_ANSWER_TIMEOUT
@@ -293,6 +294,7 @@ class Outbox:
 
         Raises:
             LeadershipLost: another relay of the same name has taken over.
+
         """
         plan = self._plan_of(following) if following else self._replay
         flush = following is not None and following.has_lazy_commit

@@ -102,6 +102,7 @@ class Share:
 
         Raises:
             ConfigError: one isn't.
+
         """
         captured = [TableName(*row) for row in await connection.fetch(_CAPTURED)]
         for name in self._tables or self._except:

@@ -1,0 +1,1 @@
+"""The daemon: publishing events as they are committed."""

@@ -83,6 +83,7 @@ def run(config: Config, *, drain: bool = False, until: int | None = None) -> Non
         ConfigError, SchemaError: it can't ever work like this.
         DatabaseError, PublishError, AlreadyRunning: only with ``drain``; the daemon waits and
             tries again.
+
     """
     credentials.check_files(config.publisher)
     with sentry.reporting(config.monitoring.sentry_dsn):
@@ -130,6 +131,7 @@ class Daemon:
 
         Raises:
             ConfigError: the package for metrics is missing.
+
         """
         config = self._config.monitoring
         routes: dict[Address, dict[str, web.Route]] = {}
@@ -311,6 +313,7 @@ class Daemon:
 
         Raises:
             ConfigError: it names tables that aren't captured, and did not so before.
+
         """
         config = self._config.relay
         share = share_of(config)
@@ -372,6 +375,7 @@ class Daemon:
 
         Raises:
             ConfigError: they haven't all ended at the same place, or one never was.
+
         """
         config = self._config.relay
         is_waiting = False

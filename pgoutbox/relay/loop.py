@@ -109,6 +109,7 @@ class Relay:
         Raises:
             Interrupted: publishing failed; ``progress`` covers what was confirmed before.
             DatabaseError: the listening connection was lost.
+
         """
         pause = _FIRST_LOOK_AGAIN
         while not self._is_stopping:
@@ -129,6 +130,7 @@ class Relay:
 
         Raises:
             Interrupted: see :meth:`run`.
+
         """
         batch = await self._outbox.next_batch(self.progress)
         self.progress = batch.before

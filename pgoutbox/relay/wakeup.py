@@ -86,6 +86,7 @@ class WakeUp:
 
         Raises:
             DatabaseError: the connection was lost.
+
         """
         try:
             async with asyncio.timeout(seconds):
@@ -103,6 +104,7 @@ class WakeUp:
 
         Raises:
             DatabaseError: the connection is dead.
+
         """
         try:
             async with asyncio.timeout(_PROBE_TIMEOUT):
@@ -127,6 +129,7 @@ class WakeUp:
 
         Raises:
             DatabaseError: it is.
+
         """
         if self._is_lost or self._connection.is_closed():
             raise DatabaseError("the connection to PostgreSQL was lost")
@@ -139,6 +142,7 @@ class WakeUp:
 
         Raises:
             DatabaseError: the connection is lost, and with it the lock.
+
         """
         self.check()
         now = time.monotonic()

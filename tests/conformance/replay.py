@@ -236,8 +236,9 @@ async def case_stream(
         finally:
             for info in await jetstream.streams_info():
                 # Once, under load, a new stream of that name had the old one's messages.
-                await jetstream.purge_stream(info.config.name)
-                await jetstream.delete_stream(info.config.name)
+                name = info.config.name or ""
+                await jetstream.purge_stream(name)
+                await jetstream.delete_stream(name)
 
 
 async def run_steps(case: Case, database: Database, owner: asyncpg.Connection) -> dict[int, str]:

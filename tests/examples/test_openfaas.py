@@ -61,8 +61,10 @@ def faasd(tmp_path: Path) -> Path:
 
 def test_install_adds_the_services_to_those_of_faasd(faasd: Path) -> None:
     def services() -> dict[str, Any]:
-        found: dict[str, Any] = yaml.safe_load((faasd / "docker-compose.yaml").read_text())
-        return found["services"]
+        found: dict[str, Any] = yaml.safe_load((faasd / "docker-compose.yaml").read_text())[
+            "services"
+        ]
+        return found
 
     assert services()["gateway"] == {"depends_on": ["nats"]}
     assert {name: services()[name] for name in SERVICES} == SERVICES

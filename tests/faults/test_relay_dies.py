@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import re
 import signal
+from functools import partial
 from pathlib import Path
 
+import asyncpg
 import pytest
 from nats.aio.client import Client
+from nats.aio.msg import Msg
 
 from tests.conftest import Connect
 from tests.support.cluster import ADMIN
@@ -59,8 +62,8 @@ async def test_killed_in_the_middle_of_a_large_transaction(
     order: list[int] = []
     seen: set[str] = set()
 
-    async def note(message) -> None:
-        name = message.headers["Nats-Msg-Id"]
+    async def note(message: Msg) -> None:
+        name = (message.headers or {})["Nats-Msg-Id"]
         if name not in seen:
             seen.add(name)
             found = re.search(rb'"data":\{"body":"[^"]*","id":(\d+)', message.data)
@@ -80,10 +83,7 @@ async def test_killed_in_the_middle_of_a_large_transaction(
     for least in (rows // 10, rows // 3, rows // 2, rows):
         relay = await scene.relay()
 
-        async def is_so_far(least: int = least) -> bool:
-            return await scene.stream.count() >= least
-
-        await eventually(is_so_far, timeout=60, pause=0.05)
+        await eventually(partial(_is_so_far, scene, least), timeout=60, pause=0.05)
         if least == rows:
             await scene.all_sent()
         peaks.append(_memory(relay))
@@ -167,9 +167,7 @@ async def test_frozen_leader_publishes_nothing_after_another_took_over(
             await other.line("standing by")
             await scene.pause(0.1, 0.5)
             frozen.send_signal(signal.SIGSTOP)
-            await eventually(
-                lambda frozen=frozen: _is_ended(admin, frozen, scene), timeout=10, pause=0.05
-            )
+            await eventually(partial(_is_ended, admin, frozen, scene), timeout=10, pause=0.05)
             await other.line(" leading ", timeout=10)
             await scene.pause(0.1, 0.5)
             frozen.send_signal(signal.SIGCONT)
@@ -182,7 +180,11 @@ async def test_frozen_leader_publishes_nothing_after_another_took_over(
     await scene.check()
 
 
-async def _is_ended(admin, frozen: Relay, scene: Scene) -> bool:
+async def _is_so_far(scene: Scene, least: int) -> bool:
+    return await scene.stream.count() >= least
+
+
+async def _is_ended(admin: asyncpg.Connection, frozen: Relay, scene: Scene) -> bool:
     """End the session that holds the leader lock, as a server does that misses its client."""
     ended = await admin.fetch(
         "select pg_terminate_backend(pid) from pg_locks"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from functools import partial
 
 import asyncpg
 import pytest
@@ -58,7 +59,7 @@ async def test_a_shard_is_killed_again_and_again(
     await asyncio.gather(*writing)
     last = await relay(1)
     for number in (1, 2):
-        await eventually(lambda name=f"default-{number}-of-2": _has_sent(owner, name), timeout=60)
+        await eventually(partial(_has_sent, owner, f"default-{number}-of-2"), timeout=60)
     assert [await last.stop(), await other.stop()] == [0, 0]
 
     stored = [[json.loads(message.data) for message in await s.messages()] for s in streams]
@@ -93,4 +94,4 @@ async def _write(owner: asyncpg.Connection, scene: Scene, is_over: asyncio.Event
 
 
 async def _has_sent(owner: asyncpg.Connection, relay: str) -> bool:
-    return await owner.fetchval("select events = 0 from pgoutbox.backlog($1)", relay)
+    return bool(await owner.fetchval("select events = 0 from pgoutbox.backlog($1)", relay))

@@ -15,7 +15,7 @@ from tests.support.commands import ROOT, clean_environment
 def test_a_small_run_writes_goals_and_figures(tmp_path: Path) -> None:
     figures = tmp_path / "figures.json"
     sizes = ["--scale", "0.0001", "--runs", "1"]
-    files = ["--json", figures, "--markdown", tmp_path / "report.md"]
+    files = ["--json", str(figures), "--markdown", str(tmp_path / "report.md")]
 
     done = subprocess.run(
         guarded([sys.executable, "-m", "benchmarks", "drain", *sizes, *files]),

@@ -189,7 +189,7 @@ async def test_the_printed_script_keeps_what_is_installed_where_nothing_else_is_
     await owner.execute("begin;" + script + "commit")
 
     async def installed() -> tuple[list[str], str]:
-        row = await owner.fetchrow("select actions, old_values from pgoutbox.captured_table")
+        [row] = await owner.fetch("select actions, old_values from pgoutbox.captured_table")
         return row["actions"], row["old_values"]
 
     assert await installed() == (["INSERT"], "identity")
@@ -373,7 +373,8 @@ async def test_status_shows_who_leads_and_whether_it_is_idle(
     def idle() -> dict[str, object] | None:
         relays = status_of(database)["relays"]
         assert isinstance(relays, list)
-        return relays[0] if relays[0]["is_idle"] else None
+        relay: dict[str, object] = relays[0]
+        return relay if relay["is_idle"] else None
 
     relay = await eventually(idle)
 

@@ -99,7 +99,8 @@ async def test_killed_demo_leaves_no_process(
 
 
 def _descendants(demo: Daemon) -> list[psutil.Process]:
-    return psutil.Process(demo.process.pid).children(recursive=True)
+    found: list[psutil.Process] = psutil.Process(demo.process.pid).children(recursive=True)
+    return found
 
 
 async def _assert_nothing_is_left(temporary: dict[str, str]) -> None:

@@ -218,7 +218,9 @@ async def test_cloudevents(
     datas: list[Any] = [event.get_data() for event in parsed]
     for event, data, message in zip(parsed, datas, found, strict=True):
         assert event.get_id() == data["id"] == message.headers["Nats-Msg-Id"]
-        assert event.get_time().isoformat()[:19] == data["commitTime"][:19]
+        time = event.get_time()
+        assert time is not None
+        assert time.isoformat()[:19] == data["commitTime"][:19]
         assert event.get_datacontenttype() == "application/json"
     assert datas[0]["data"] == {"id": 1, "name": "é"}
     assert [event.get_type() for event in parsed] == [
@@ -248,6 +250,7 @@ async def test_parked_event_keeps_subject_and_headers(
 
     parked = await owner.fetchrow("select * from pgoutbox.parked")
     assert [message.subject for message in found] == [f"{stream.topic}.users.2"]
+    assert parked is not None
     assert parked["subject"] == f"{stream.topic}.users.1"
     assert "Pgoutbox-Transaction-Size: 2\r\n" in parked["headers"]
     assert json.loads(parked["payload"])["type"] == "pgoutbox.insert"

@@ -115,7 +115,7 @@ async def test_relay_waits_for_a_permission(
         unsent = "select count(*) from pgoutbox.outbox where sent_by = '{}'"
 
         async def waits() -> bool:
-            return await owner.fetchval(unsent) == 2
+            return bool(await owner.fetchval(unsent) == 2)
 
         await eventually(waits)
         assert await stream.count() == 1

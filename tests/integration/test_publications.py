@@ -87,7 +87,8 @@ class Subscription:
     async def errors(self) -> int:
         """Return how often applying has failed."""
         admin = await self.subscriber.connect(ADMIN)
-        return await admin.fetchval("select sum(apply_error_count) from pg_stat_subscription_stats")
+        errors = "select sum(apply_error_count) from pg_stat_subscription_stats"
+        return int(await admin.fetchval(errors))
 
 
 @pytest.fixture

@@ -423,7 +423,7 @@ async def write_more(owner: asyncpg.Connection, first: int) -> None:
 
 async def has_sent(owner: asyncpg.Connection, relay: str) -> bool:
     """Tell whether a relay has nothing left to send."""
-    return await owner.fetchval("select events = 0 from pgoutbox.backlog($1)", relay)
+    return bool(await owner.fetchval("select events = 0 from pgoutbox.backlog($1)", relay))
 
 
 async def test_keys_are_forgotten_with_the_last_relay_of_a_set(

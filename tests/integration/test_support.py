@@ -19,6 +19,7 @@ async def test_owner_has_no_special_rights(connect: Connect) -> None:
         " from pg_roles where rolname = current_user"
     )
 
+    assert role is not None
     assert not any(role)
 
 

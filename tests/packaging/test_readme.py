@@ -43,7 +43,7 @@ class Reader:
 
     def _psql(self, script: str) -> None:
         psql: Path = postgres_installation() / "bin" / "psql"
-        command = [psql, "--no-psqlrc", "--quiet", "-v", "ON_ERROR_STOP=1", self.dsn]
+        command = [str(psql), "--no-psqlrc", "--quiet", "-v", "ON_ERROR_STOP=1", self.dsn]
         subprocess.run(command, input=script, text=True, env=clean_environment(), check=True)
 
     async def _shell(self, line: str) -> None:

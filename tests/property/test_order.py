@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from functools import partial
 
 from tests.support import ledger
 from tests.support.cluster import Database
@@ -30,7 +31,7 @@ async def test_stream_tells_what_was_committed_while_relays_are_killed(
                 book,
                 f"{seed} {number}",
                 writers=draw.randint(3, 6),
-                is_over=lambda end=end: time.monotonic() > end,
+                is_over=partial(_is_past, end),
             )
         )
         while not writing.done():
@@ -56,3 +57,7 @@ async def _start(
         *("--poll-interval", "50ms"),
         *flags,
     )
+
+
+def _is_past(moment: float) -> bool:
+    return time.monotonic() > moment

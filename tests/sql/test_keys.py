@@ -313,10 +313,14 @@ async def test_events_are_counted(connection: asyncpg.Connection, capture: Captu
     await connection.execute("insert into t values (4), (5), (6); commit")
     await connection.execute("insert into t values (7)")
     numbers = [row["seq"] for row in await connection.fetch(DESCRIBED, 0)]
-    count = "select * from pgoutbox.count_events(1, $1, $2, $3)"
 
-    assert tuple(await connection.fetchrow(count, -1, 2**63 - 1, 100)) == (4, numbers[3])
-    assert tuple(await connection.fetchrow(count, -1, 2**63 - 1, 2)) == (2, numbers[1])
-    assert tuple(await connection.fetchrow(count, numbers[1], 2**63 - 1, 2)) == (2, numbers[3])
-    assert tuple(await connection.fetchrow(count, -1, numbers[0], 100)) == (1, numbers[0])
-    assert tuple(await connection.fetchrow(count, numbers[3], 2**63 - 1, 100)) == (0, None)
+    async def count(after: int, upto: int, most: int) -> tuple[int, int | None]:
+        counted = "select * from pgoutbox.count_events(1, $1, $2, $3)"
+        [(events, last)] = await connection.fetch(counted, after, upto, most)
+        return events, last
+
+    assert await count(-1, 2**63 - 1, 100) == (4, numbers[3])
+    assert await count(-1, 2**63 - 1, 2) == (2, numbers[1])
+    assert await count(numbers[1], 2**63 - 1, 2) == (2, numbers[3])
+    assert await count(-1, numbers[0], 100) == (1, numbers[0])
+    assert await count(numbers[3], 2**63 - 1, 100) == (0, None)

@@ -154,7 +154,7 @@ async def test_a_long_run_leaves_nothing_dead_in_the_way(
     await relay.execute(_PLANNER)
     await relay.execute(f"prepare next_batch ({TYPES}) as {NEXT_BATCH}")
     await relay.execute("select * from pgoutbox.lead('r')")
-    leadership, place = await relay.fetchrow("select leadership, ctid from pgoutbox.progress")
+    [(leadership, place)] = await relay.fetch("select leadership, ctid from pgoutbox.progress")
     buffers = []
     for number in range(300):
         await write(connection, 1, first=number + 1)

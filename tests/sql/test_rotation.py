@@ -24,7 +24,7 @@ async def rotate(connection: asyncpg.Connection) -> bool:
 
 
 async def left(connection: asyncpg.Connection) -> int:
-    return await connection.fetchval("select count(*) from pgoutbox.event")
+    return int(await connection.fetchval("select count(*) from pgoutbox.event"))
 
 
 async def test_only_what_is_sent(connection: asyncpg.Connection) -> None:

@@ -62,8 +62,9 @@ class Operator:
     def server_config(self) -> str:
         """What a server has to have in its configuration."""
         jwt = self._operator.vouch(self._operator, {"type": "operator"})
-        limits = {"limits": _UNLIMITED, "type": "account"}
-        system = {"limits": {**_UNLIMITED, "mem_storage": 0, "disk_storage": 0}, "type": "account"}
+        limits: dict[str, object] = {"limits": _UNLIMITED, "type": "account"}
+        nothing = {**_UNLIMITED, "mem_storage": 0, "disk_storage": 0}
+        system: dict[str, object] = {"limits": nothing, "type": "account"}
         return f"""
             operator: {jwt}
             system_account: {self._system.public}

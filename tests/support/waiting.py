@@ -8,7 +8,7 @@ import itertools
 import os
 import time
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import TypeVar, overload
 
 _numbers = itertools.count(1)
 
@@ -21,9 +21,21 @@ def unique(prefix: str) -> str:
     return f"{prefix}{os.getpid()}n{next(_numbers)}"
 
 
+@overload
 async def eventually(
-    fact: Callable[[], Awaitable[Fact] | Fact], *, timeout: float = 10.0, pause: float = 0.02
-) -> Fact:
+    fact: Callable[[], Awaitable[Fact | None]], *, timeout: float = ..., pause: float = ...
+) -> Fact: ...
+
+
+@overload
+async def eventually(
+    fact: Callable[[], Fact | None], *, timeout: float = ..., pause: float = ...
+) -> Fact: ...
+
+
+async def eventually(
+    fact: Callable[[], object], *, timeout: float = 10.0, pause: float = 0.02
+) -> object:
     """Return what ``fact`` returns once that is true; fail with its last answer after a while.
 
     An AssertionError in ``fact`` counts as not yet true.
@@ -39,7 +51,7 @@ async def eventually(
         except AssertionError as error:
             answer, failure = None, error
         if answer:
-            return answer  # type: ignore[return-value]
+            return answer
         if time.monotonic() > deadline:
             raise failure or AssertionError(f"not so within {timeout} s: the answer is {answer!r}")
         await asyncio.sleep(pause)

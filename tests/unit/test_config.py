@@ -652,6 +652,7 @@ def test_redact_leaves_no_password_of_a_url(password: str) -> None:
 def test_tables_are_written_as_in_sql(written: object, names: list[tuple[object, str]]) -> None:
     found = kinds.TABLES.read(written)
 
+    assert isinstance(found, tuple)
     assert names == list(found)
     assert kinds.TABLES.read(kinds.TABLES.show(found)) == found
 
