@@ -3,8 +3,11 @@
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 PIP := $(PYTHON) -m pip install --quiet --disable-pip-version-check --no-warn-script-location
+POSTGRES := 13 14 15 16 17 18
+LOCK := $(VENV)/bin/uv pip compile --quiet --universal --python-version=3.11 \
+    --generate-hashes $(UPGRADE) --output-file=requirements
 
-.PHONY: help demo test test-matrix check bench docs clean
+.PHONY: help demo test test-all check coverage bench docs lock clean
 
 help:  ## Say what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s%s\n", $$1, $$2}' Makefile
@@ -14,12 +17,16 @@ demo: $(VENV)/demo  ## Take the tour: PostgreSQL, NATS and pgoutbox, from nothin
 
 test: lint  ## Run every check and every test, on servers that the tests start themselves
 	$(PYTHON) -m tools.majors 13 16
-	$(PYTHON) -m pytest
+	$(PYTHON) -m pytest --cov --cov-report term:skip-covered
 
-test-matrix: lint  ## Compare with wal-listener, and test the SQL, on PostgreSQL 13 to 18 and published (needs npm)
-	$(PYTHON) -m tools.majors 13 14 15 16 17 18 --strict --tests tests/conformance tests/sql
+test-all: lint  ## Run every test on PostgreSQL 13 to 18, or on POSTGRES=15 alone (needs npm)
+	$(PYTHON) -m tools.majors $(POSTGRES) --strict --tests tests
 	$(PYTHON) -m pytest tests/sql --publish-outbox --wal-level replica
 	$(PYTHON) -m pytest tests/sql --publish-outbox --wal-level logical
+
+coverage: export COVERAGE_PROCESS_START = $(CURDIR)/pyproject.toml
+coverage: lint  ## Measure coverage in the commands that tests start, too (half as long again)
+	$(PYTHON) -m pytest --cov --cov-report term:skip-covered --cov-report html
 
 check: lint  ## Run what needs no server: lint, types, import contracts, unit tests
 	$(PYTHON) -m pytest tests/unit
@@ -30,8 +37,16 @@ bench: $(VENV)/dev  ## Measure throughput, latency, and what a write costs
 docs: $(VENV)/dev  ## Write what the documents repeat: commands, settings, metrics, figures
 	$(PYTHON) -m tools.documents
 
+lock: $(VENV)/dev  ## Write requirements/ anew; UPGRADE=--upgrade takes the newest versions
+	$(LOCK)/build.txt requirements/build.in
+	$(LOCK)/dev.txt --constraints=requirements/build.txt --group=dev --all-extras pyproject.toml
+	$(LOCK)/demo.txt --constraints=requirements/dev.txt --extra=demo pyproject.toml
+	$(LOCK)/image.txt --constraints=requirements/dev.txt \
+	    --extra=metrics --extra=nkeys --extra=sentry pyproject.toml
+
 clean:  ## Remove the virtual environment and all caches
-	rm -rf $(VENV) .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache build dist
+	rm -rf $(VENV) .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache \
+	    build dist htmlcov
 
 .PHONY: lint
 lint: $(VENV)/dev
@@ -47,15 +62,14 @@ $(VENV)/python: Makefile
 	done; \
 	echo 'pgoutbox needs Python 3.11 or later with its venv module, and found none.' >&2; exit 1
 
-$(VENV)/demo: $(VENV)/python pyproject.toml
+$(VENV)/demo: $(VENV)/python pyproject.toml requirements/build.txt requirements/demo.txt
 	@echo 'Installing pgoutbox and its demo servers into $(VENV) (takes a minute) ...'
-	@$(PIP) --editable '.[demo]'
+	@$(PIP) --require-hashes --requirement requirements/build.txt
+	@$(PIP) --require-hashes --requirement requirements/demo.txt
+	@$(PIP) --no-build-isolation --no-deps --editable .
 	@touch $@
 
-# The group is read here, for pip knows groups only from version 25.1 on.
-$(VENV)/dev: $(VENV)/demo
+$(VENV)/dev: $(VENV)/demo requirements/dev.txt
 	@echo 'Installing the development tools into $(VENV) (takes a minute) ...'
-	@$(PYTHON) -c 'import tomllib; project = tomllib.load(open("pyproject.toml", "rb")); \
-	    print(*project["dependency-groups"]["dev"], sep="\n")' > $(VENV)/dev.txt
-	@$(PIP) --requirement $(VENV)/dev.txt
+	@$(PIP) --no-build-isolation --require-hashes --requirement requirements/dev.txt
 	@touch $@

@@ -16,7 +16,8 @@ from tests.support.commands import ROOT, clean_environment
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
-    _run(sys.executable, "-m", "build", "--outdir", folder, ROOT)  # the wheel from the sdist
+    build = (sys.executable, "-m", "build", "--no-isolation")
+    _run(*build, "--outdir", folder, ROOT)  # the wheel from the sdist
     return next(folder.glob("*.whl"))
 
 
