@@ -61,7 +61,7 @@ class Leader:
     pid: int
     application: str
     leading_s: float
-    way: str | None  # how it publishes, in words
+    method: str | None  # how it publishes, in words
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +206,7 @@ def _remedy(name: str, problem: str | None) -> str | None:
 # Before any relay has run, what `pgoutbox relay` would find.
 _RELAYS = """
 select
-    r.relay, r.high, r.way, b.events as backlog,
+    r.relay, r.high, r.method, b.events as backlog,
     extract(epoch from pg_catalog.clock_timestamp() - b.oldest)::float8 as oldest_unsent_s,
     coalesce((
         select sum(g.last - g.first + 1)
@@ -216,7 +216,7 @@ select
     extract(epoch from pg_catalog.clock_timestamp() - r.started_at)::float8 as leading_s,
     r.share
 from (
-    select p.relay, p.high, p.gap_first, p.gap_last, p.way, p.started_at, p.share
+    select p.relay, p.high, p.gap_first, p.gap_last, p.method, p.started_at, p.share
     from pgoutbox.progress p
     union all
     select 'default', 0, '{}', '{}', null, null, '' where not exists (select from pgoutbox.progress)
@@ -260,7 +260,7 @@ async def _relays(conn: Connection) -> tuple[RelayStatus, ...]:
 
 
 def _leader(lock: asyncpg.Record, row: asyncpg.Record) -> Leader:
-    return Leader(lock["pid"], lock["application"] or "", row["leading_s"], row["way"])
+    return Leader(lock["pid"], lock["application"] or "", row["leading_s"], row["method"])
 
 
 def _find(locks: Iterable[asyncpg.Record], classid: int, objid: int) -> asyncpg.Record | None:
@@ -326,8 +326,8 @@ def _relay_row(relay: RelayStatus) -> tuple[str, ...]:
     leader = f"nobody; run: {' '.join(['pgoutbox relay', *_flags(relay)])}"
     if relay.leader:
         doing = ", idle" if relay.is_idle else ""
-        way = f"; {relay.leader.way}" if relay.leader.way else ""
-        leader = f"pid {relay.leader.pid} for {_age(relay.leader.leading_s)}{doing}{way}"
+        method = f"; {relay.leader.method}" if relay.leader.method else ""
+        leader = f"pid {relay.leader.pid} for {_age(relay.leader.leading_s)}{doing}{method}"
     return (
         relay.relay,
         f"{relay.backlog:,}",

@@ -1,16 +1,21 @@
-"""Publishing to NATS, in order: into a stream, or without one over core NATS."""
+"""Connecting to NATS, and publishing in order: into a stream, or without one over core NATS."""
 
 from __future__ import annotations
 
+import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Protocol
+from urllib.parse import urlsplit
 
 from pgoutbox.config.settings import PublisherConfig
+from pgoutbox.errors import ConfigError, PublishError
 from pgoutbox.messages.event import Message
 from pgoutbox.nats import streams
-from pgoutbox.nats.client import NatsClient, open_connection
+from pgoutbox.nats.client import NatsClient
 from pgoutbox.nats.core import CorePublisher
+from pgoutbox.nats.credentials import client_options, requires_tls, user_of
+from pgoutbox.nats.failures import CONNECTION_ERRORS, explain
 from pgoutbox.nats.jetstream import JetStreamPublisher
 
 
@@ -18,16 +23,15 @@ class Publisher(Protocol):
     """Publishes messages, in order."""
 
     async def publish(self, messages: Sequence[Message]) -> None:
-        """Publish ``messages``; return once the stream, or without one the server, has them all.
+        """Publish ``messages``; return once the stream, or the server without one, has all of them.
 
         Raises:
             Interrupted: not all of them could be published.
-            Refused: the one after those that were can never be.
-
+            Refused: the one after those that were never can be.
         """
 
     def check(self) -> None:
-        """Raise if nothing can be published any more.
+        """Raise if nothing more can be published.
 
         Raises:
             Interrupted: the connection is lost, or the server has denied something.
@@ -36,11 +40,11 @@ class Publisher(Protocol):
 
 
 class Connected(Publisher, Protocol):
-    """A publisher that can say where its messages go, and how."""
+    """A publisher that describes where its messages go, and how."""
 
     @property
     def description(self) -> Mapping[str, object]:
-        """Server, stream, replicas and way of publishing, as fields of a log line."""
+        """Server, stream, replicas and publishing method, as fields of a log line."""
 
 
 async def _nothing() -> None:
@@ -55,28 +59,58 @@ async def connect(
     verify: Callable[[], Awaitable[None]] = _nothing,
     on_wait: Callable[[float], None] = lambda _: None,
 ) -> AsyncIterator[Connected]:
-    """Connect to NATS, see to the stream, and give a publisher for as long as the connection lasts.
+    """Connect to NATS, find or create the stream, and yield a publisher while the connection lasts.
 
-    ``verify`` raises what :meth:`Publisher.publish` is to fail with when this relay no longer
-    leads; it is asked before a message goes behind somebody else's. A lost connection ends the
-    publisher, and so does anything that the server denies; ``on_lost`` is then called. ``on_wait``
-    is called whenever it waits for the server, with the seconds that this takes at most.
+    ``verify`` is called before a message is published behind another publisher's, and raises if
+    this relay no longer leads. The publisher ends when the connection is lost or the server denies
+    something; ``on_lost`` is then called. ``on_wait`` is called before each wait for the server,
+    with its longest duration in seconds.
 
-    What only the operators of NATS can mend is worth another try later: servers that are away
-    or refuse our credentials or certificate, missing permissions, a stream that is missing or
-    takes other subjects. For what will never work before the settings change see
-    :func:`check_files`, which a relay asks once, before it starts.
+    A failure that the operators of NATS can fix is worth retrying: servers that are down or
+    reject our credentials or certificate, missing permissions, a stream that is missing or has
+    other subjects. A failure that needs other settings is found by
+    :func:`pgoutbox.nats.credentials.check_files`, which a relay calls once, before it starts.
 
     Raises:
-        PublishError: no server answers, none lets us in, or there is no stream.
-
+        PublishError: no server answers, none accepts us, or there is no stream.
     """
-    client = await open_connection(config)
+    client = await _open(config)
     client.failed.add_done_callback(lambda _: on_lost())
     try:
         yield await _publisher(client, config, verify, on_wait)
     finally:
         await client.end()
+
+
+async def _open(config: PublisherConfig) -> NatsClient:
+    """Connect to the first server in ``config`` that accepts us, trying them in random order.
+
+    Raises:
+        PublishError: none of them does, or a file in ``config`` can't be used.
+    """
+    try:
+        options = client_options(config)
+    except ConfigError as error:
+        raise PublishError(str(error), hint=error.hint) from error
+    urls = config.nats_url.split(",")
+    random.shuffle(urls)
+    failures: dict[str, Exception] = {}
+    for url in urls:
+        client = NatsClient(requires_tls=requires_tls(url, config))
+        try:
+            await client.open(_address(url), {**options, **user_of(url, config)})
+            return client
+        except CONNECTION_ERRORS as error:
+            failures[_address(url)] = error
+        finally:
+            if not client.is_connected:
+                await client.end()
+    raise explain(failures, config)
+
+
+def _address(url: str) -> str:
+    """Return host and port of a URL, which may also hold a password."""
+    return urlsplit(url).netloc.rpartition("@")[2]
 
 
 async def _publisher(
@@ -87,7 +121,7 @@ async def _publisher(
 ) -> Connected:
     if not config.jetstream:
         return CorePublisher(client, config, on_wait)
-    stream = await streams.see_to(client, config)
+    stream = await streams.ensure(client, config)
     publisher = JetStreamPublisher(client, config, stream, verify, on_wait)
     await publisher.start()
     return publisher

@@ -8,16 +8,16 @@ from pgoutbox.config.settings import PublisherConfig
 from pgoutbox.errors import Interrupted
 from pgoutbox.messages.event import Message
 from pgoutbox.nats import wire
-from pgoutbox.nats.client import NatsClient, server_of
+from pgoutbox.nats.client import NatsClient
 
 
 class CorePublisher:
     """Publishes without a stream: at most once for each subscriber.
 
-    A message counts as sent once the server has read it. Nobody stores it: a subscriber that is
-    away, or too slow for the server's patience, misses it. When the connection is lost, messages
-    go out again from the first on that the server isn't known to have read, so subscribers may
-    get some twice; with the same ``Nats-Msg-Id``, but nobody drops them for it.
+    A message counts as sent once the server has read it. Nothing stores it: a subscriber that is
+    offline, or that the server drops as too slow, misses it. After a lost connection messages are
+    published again from the first one that the server isn't known to have read, so subscribers
+    may get some twice, with the same ``Nats-Msg-Id``.
     """
 
     def __init__(
@@ -32,18 +32,18 @@ class CorePublisher:
 
     @property
     def description(self) -> Mapping[str, object]:
-        """Where and how this publishes; see :class:`pgoutbox.nats.connect.Publisher`."""
+        """Where and how this publishes; see :class:`pgoutbox.nats.connect.Connected`."""
         return {
-            "server": server_of(self._client),
-            "way": "core NATS, at most once: a subscriber that is away misses messages",
+            "server": self._client.server,
+            "method": "core NATS, at most once: subscribers that are offline miss messages",
         }
 
     def check(self) -> None:
-        """Raise if the connection is of no use any more; see :class:`Publisher`."""
+        """Raise if the connection has failed; see :class:`pgoutbox.nats.connect.Publisher`."""
         self._client.check()
 
     async def publish(self, messages: Sequence[Message]) -> None:
-        """Publish ``messages`` in order; see :class:`Publisher`."""
+        """Publish ``messages`` in order; see :class:`pgoutbox.nats.connect.Publisher`."""
         self.check()
         limit = self._client.max_payload
         for first in range(0, len(messages), self._config.window):
@@ -59,6 +59,6 @@ class CorePublisher:
 
     async def _send(self, messages: Sequence[Message]) -> None:
         lines = wire.hpubs(messages)
-        self._on_wait(2 * self._config.ack_timeout)  # until all is written, then read
+        self._on_wait(2 * self._config.ack_timeout)  # once for writing, once for the answer
         await self._client.send(lines)
         await self._client.round_trip(self._config.ack_timeout)

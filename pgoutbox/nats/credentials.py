@@ -1,4 +1,4 @@
-"""How a relay proves to NATS who it is: users, tokens, nkeys, credentials files, TLS."""
+"""How a relay authenticates to NATS: user, token, nkey, credentials file, TLS certificate."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pgoutbox.errors import ConfigError
 
 
 def user_of(url: str, config: PublisherConfig) -> dict[str, Any]:
-    """Return user and password, or the token: of the URL, else of the settings."""
+    """Return user and password, or the token, from the URL or else from the settings."""
     parts = urlsplit(url)
     if parts.username is None:
         given = {"user": config.user, "password": config.password, "token": config.token}
@@ -27,18 +27,17 @@ def user_of(url: str, config: PublisherConfig) -> dict[str, Any]:
     return {"user": unquote(parts.username), "password": unquote(parts.password)}
 
 
-def insists_on_tls(url: str, config: PublisherConfig) -> bool:
-    """Whoever names a CA or a certificate counts on TLS, too."""
+def requires_tls(url: str, config: PublisherConfig) -> bool:
+    """Return True unless a connection without TLS will do; naming a certificate asks for TLS."""
     is_named = config.ca_cert or config.client_cert
     return config.enable_tls or bool(is_named) or urlsplit(url).scheme == "tls"
 
 
 def client_options(config: PublisherConfig) -> dict[str, Any]:
-    """Return what the client is to connect with, read from the files that ``config`` names.
+    """Return nats-py's connection options, with secrets from the files that ``config`` names.
 
     Raises:
-        ConfigError: a file is missing, or isn't what it should be.
-
+        ConfigError: a file is missing, or its contents are invalid.
     """
     options: dict[str, Any] = {"inbox_prefix": config.inbox_prefix}
     if config.nkey:
@@ -51,7 +50,7 @@ def client_options(config: PublisherConfig) -> dict[str, Any]:
 
 
 def check_files(config: PublisherConfig) -> None:
-    """See that the files which ``config`` names are there, and hold what they should.
+    """Check that the files that ``config`` names exist and have valid contents.
 
     Raises:
         ConfigError: one doesn't.
@@ -64,13 +63,13 @@ def _read(file: str, what: str) -> str:
     try:
         return Path(file).read_text("utf-8")
     except UnicodeDecodeError as error:
-        raise ConfigError(f"the {what} {file} is no text") from error
+        raise ConfigError(f"the {what} {file} isn't text") from error
     except OSError as error:
         raise ConfigError(f"the {what} {file} can't be read: {error.strerror}") from error
 
 
 def _seed(lines: Iterable[str], file: str) -> str:
-    """Return the first seed of a user among ``lines``."""
+    """Return the first user seed among ``lines``."""
     try:
         import nkeys
     except ImportError as error:
@@ -82,21 +81,25 @@ def _seed(lines: Iterable[str], file: str) -> str:
         with suppress(nkeys.NkeysError, ValueError):
             if line.startswith("SU") and nkeys.from_seed(bytearray(line.encode())):
                 return line
-    raise ConfigError(f"{file} holds no seed of a user's nkey", hint="Such a seed begins with SU.")
+    raise ConfigError(
+        f"{file} contains no user seed of an nkey", hint="A user seed starts with SU."
+    )
 
 
 _IN_CREDENTIALS = re.compile(r"-+BEGIN NATS USER JWT-+\s+(\S+)\s+-+END NATS USER JWT-+", re.I)
 
 
 def _credentials(file: str) -> str:
-    """Return the text of a credentials file as nats-py reads it, which hangs where there is no JWT.
+    """Return the text of a credentials file in a form that nats-py can read.
+
+    nats-py hangs on a file without a JWT, so that is checked here.
 
     Written by ``nsc generate creds``; https://docs.nats.io has the format.
     """
     text = _read(file, "credentials file")
     jwt = _IN_CREDENTIALS.search(text)
     if jwt is None:
-        raise ConfigError(f"the credentials file {file} holds no JWT of a user")
+        raise ConfigError(f"the credentials file {file} contains no user JWT")
     seed = _seed(text.split(), file)
     return (
         f"-----BEGIN NATS USER JWT-----\n{jwt[1]}\n------END NATS USER JWT------\n"
@@ -110,7 +113,7 @@ def _tls(config: PublisherConfig) -> ssl.SSLContext:
     try:
         context = ssl.create_default_context(cafile=config.ca_cert)
     except ssl.SSLError as error:
-        raise ConfigError(f"{config.ca_cert} holds no certificate in PEM") from error
+        raise ConfigError(f"{config.ca_cert} contains no PEM certificate") from error
     if config.client_cert and config.client_key:
         _read(config.client_cert, "client certificate")
         _read(config.client_key, "client key")
@@ -124,19 +127,19 @@ def _load_pair(context: ssl.SSLContext, certificate: str, key: str) -> None:
     except _Encrypted as error:
         raise ConfigError(
             f"the client key {key} is encrypted",
-            hint="Store it without a passphrase, for the relay alone to read.",
+            hint="Store it without a passphrase, readable by the relay alone.",
         ) from error
     except ssl.SSLError as error:
         problem = (
             f"the client key {key} doesn't belong to the certificate {certificate}"
             if error.reason == "KEY_VALUES_MISMATCH"
-            else f"{certificate} and {key} aren't a certificate and its key in PEM"
+            else f"{certificate} and {key} aren't a PEM certificate and its key"
         )
         raise ConfigError(problem) from error
 
 
 class _Encrypted(Exception):
-    """The key has a passphrase; OpenSSL itself would ask for it on the terminal."""
+    """The key has a passphrase, which OpenSSL would otherwise ask for on the terminal."""
 
 
 def _no_passphrase() -> NoReturn:

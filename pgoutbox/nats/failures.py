@@ -1,4 +1,4 @@
-"""What NATS connections fail with, in words for people."""
+"""Explanations of failed connections to NATS, for people."""
 
 from __future__ import annotations
 
@@ -15,76 +15,79 @@ from pgoutbox.errors import PublishError
 
 LOST = "the connection was lost"
 
-
-FAILURES = (TimeoutError, OSError, nats.errors.Error, ValueError)
+# Raised by a failing connect, and by whatever uses a failing connection.
+CONNECTION_ERRORS = (TimeoutError, OSError, nats.errors.Error, ValueError)
 
 
 class PlainServer(nats.errors.Error):
-    """The server doesn't offer TLS, and we insist on it."""
+    """The server doesn't offer TLS, and the settings require it."""
 
 
 def explain(failures: Mapping[str, Exception], config: PublisherConfig) -> PublishError:
-    """Return why none of the servers, by their address, could be used, in one sentence."""
+    """Return one sentence that says why each server, by address, could not be used."""
     servers: dict[str, list[str]] = {}
     hint = None
-    for where, error in failures.items():
-        reason, hint_here = _reason(error, config)
-        servers.setdefault(reason, []).append(where)
-        hint = hint or hint_here
-    sentence = "; ".join(f"NATS at {', '.join(sorted(at))} {why}" for why, at in servers.items())
+    for address, error in failures.items():
+        problem, remedy = _diagnosis(error, config)
+        servers.setdefault(problem, []).append(address)
+        hint = hint or remedy
+    sentence = "; ".join(
+        f"NATS at {', '.join(sorted(addresses))} {problem}"
+        for problem, addresses in servers.items()
+    )
     return PublishError(sentence, hint=hint)
 
 
-def _reason(error: Exception, config: PublisherConfig) -> tuple[str, str | None]:
-    """Return what a server does instead of letting us in, and what to do about it."""
-    text = words(error)
+def _diagnosis(error: Exception, config: PublisherConfig) -> tuple[str, str | None]:
+    """Return what is wrong with a server, as a predicate, and what to do about it."""
+    text = text_of(error)
     match error:
         case PlainServer():
             return (
-                "doesn't offer TLS, and is not to be used without",
-                "TLS is insisted on by --nats-tls, tls:// in the URL, and by naming certificates.",
+                "doesn't offer TLS, which is required",
+                "TLS is required by --nats-tls, by tls:// in the URL, and by naming certificates.",
             )
         case ssl.SSLCertVerificationError():
             return (
-                f"has a certificate that can't be trusted: {error.verify_message}",
-                "Its CA has to be in --nats-ca-cert, else among the system's,"
-                " and its name has to be the one in the URL.",
+                f"has an untrusted certificate: {error.verify_message}",
+                "Its CA must be in --nats-ca-cert, or among the system's if that isn't set,"
+                " and it must be valid for the host name in the URL.",
             )
         case ssl.SSLError() if "ALERT" in (error.reason or ""):
             reason = str(error.reason).lower().partition("alert_")[2].replace("_", " ")
             return (
-                f"refuses our certificate: {reason}",
-                "Give a pair that the server's CA has signed and that is still valid:"
-                " --nats-client-cert, --nats-client-key.",
+                f"rejected our certificate: {reason}",
+                "Set --nats-client-cert and --nats-client-key to a valid pair, signed by a CA that"
+                " the server trusts.",
             )
         case _ if re.search("authorization|authentication", text, re.I):
-            return "doesn't let this user in", _about_credentials(config)
+            return "rejected the credentials", _credentials_hint(config)
         case TimeoutError():
             return "doesn't answer", None
         case socket.gaierror():
-            return "can't be found: there is no host of that name", None
+            return "can't be found: no such host", None
     if isinstance(error, ConnectionRefusedError) or f"Errno {errno.ECONNREFUSED}" in text:
         return (
-            "refuses connections: nothing listens there",
-            "Check the NATS URL and that nats-server is running.",
+            "refused the connection: nothing is listening there",
+            "Check the NATS URL, and that nats-server is running.",
         )
     return f"can't be used: {text}", None
 
 
-def _about_credentials(config: PublisherConfig) -> str:
+def _credentials_hint(config: PublisherConfig) -> str:
     if config.creds:
-        return "Is the JWT in --nats-creds valid still, and its account known to the server?"
+        return "Is the JWT in --nats-creds still valid, and does the server know its account?"
     if config.nkey:
-        return "Is the public key that belongs to --nats-nkey among the server's users?"
+        return "Is the public key of --nats-nkey among the server's users?"
     if config.client_cert:
         return "Is the subject of --nats-client-cert among the server's users?"
     return (
-        "Check the user and password, or the token: in the NATS URL, or --nats-user and"
-        " --nats-password, --nats-token."
+        "Check the user and password, or the token, in the NATS URL or in --nats-user,"
+        " --nats-password and --nats-token."
     )
 
 
-def words(error: BaseException) -> str:
-    """Return an error of the client in words, without its prefix."""
+def text_of(error: BaseException) -> str:
+    """Return the text of an error of nats-py, without its prefix."""
     text = str(error) or type(error).__name__
     return text.removeprefix("nats: ").strip("'")

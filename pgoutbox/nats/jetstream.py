@@ -7,28 +7,26 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-import nats.errors
-
 from pgoutbox.config.settings import PublisherConfig
 from pgoutbox.errors import Interrupted
 from pgoutbox.messages.event import Message
 from pgoutbox.nats import streams, wire
 from pgoutbox.nats.chain import Chain, kind_of_chain
-from pgoutbox.nats.client import NatsClient, server_of
-from pgoutbox.nats.ingest import Answer, Batch
+from pgoutbox.nats.client import NatsClient
+from pgoutbox.nats.ingest import Answer, IngestBatch
 from pgoutbox.nats.streams import StreamInfo
 from pgoutbox.nats.window import Window
 
 log = logging.getLogger("pgoutbox.nats")
 
-_LOOK_AGAIN_AFTER = 10.0  # seconds; somebody may have given the stream replicas
+_STREAM_CHECK_INTERVAL = 10.0  # seconds; someone may have given the stream replicas
 
 
 class JetStreamPublisher:
     """Publishes with a window of unacknowledged messages that can't get out of order.
 
-    Each message says what it must follow (see :mod:`pgoutbox.nats.chain`), so when one is lost or
-    refused, all behind it are refused too, and publishing goes on from there.
+    Each message says what it must follow (see :mod:`pgoutbox.nats.chain`), so if one is lost or
+    refused, all those behind it are refused too, and publishing resumes from there.
     """
 
     def __init__(
@@ -46,7 +44,7 @@ class JetStreamPublisher:
         self._on_wait = on_wait
         self._inbox = ""
         self._window = Window(0, stream.confirmations, ())
-        self._looked_at = time.monotonic()
+        self._checked_at = time.monotonic()
         self._chain = self._chain_for(stream, stream.end)
         client.failed.add_done_callback(lambda _: self._window.wake())
 
@@ -62,38 +60,33 @@ class JetStreamPublisher:
 
         """
         self._inbox = self._client.new_inbox()
-        try:
-            answers = await self._client.subscribe(f"{self._inbox}.>")
-        except (OSError, nats.errors.Error) as error:
-            raise Interrupted("the connection was lost") from error
-        self._client.on_answer = self._on_ack
-        self._client.answers_to = answers._id
+        await self._client.listen(f"{self._inbox}.>", self._on_ack)
         await self._client.round_trip(self._config.ack_timeout)
 
     @property
     def description(self) -> Mapping[str, object]:
-        """Where and how this publishes; see :class:`pgoutbox.nats.connect.Publisher`."""
+        """Where and how this publishes; see :class:`pgoutbox.nats.connect.Connected`."""
         domain = {"domain": self._stream.domain} if self._stream.domain else {}
         return {
-            "server": server_of(self._client),
+            "server": self._client.server,
             "stream": self._stream.name,
             **domain,
             "replicas": self._stream.replicas,
-            "way": "one message at a time" if self._config.window == 1 else self._chain.way,
+            "method": "one message at a time" if self._config.window == 1 else self._chain.method,
         }
 
     def check(self) -> None:
-        """Raise if the connection is of no use any more; see :class:`Publisher`."""
+        """Raise if the connection has failed; see :class:`pgoutbox.nats.connect.Publisher`."""
         self._client.check()
 
     async def publish(self, messages: Sequence[Message]) -> None:
-        """Store ``messages`` in order; see :class:`Publisher`."""
+        """Store ``messages`` in order; see :class:`pgoutbox.nats.connect.Publisher`."""
         self.check()
-        if time.monotonic() - self._looked_at > _LOOK_AGAIN_AFTER:
-            await self._look_again()
+        if time.monotonic() - self._checked_at > _STREAM_CHECK_INTERVAL:
+            await self._check_stream()
         done = 0
         while done < len(messages):
-            if self._chain.is_missed:
+            if self._chain.is_contended:
                 await self._verify()
             following = messages[done : done + 1] if self._chain.goes_alone else messages[done:]
             window = Window(
@@ -110,19 +103,19 @@ class JetStreamPublisher:
                 done += window.confirmed
                 self._chain.learn(window, following)
 
-    async def _look_again(self) -> None:
-        """Go over to another kind of chain where the stream has changed; say, its replicas."""
-        stream = await streams.look_at(self._client, self._config, self._stream.name)
-        self._looked_at = time.monotonic()
+    async def _check_stream(self) -> None:
+        """Change to another kind of chain if the stream's settings now need one."""
+        stream = await streams.find(self._client, self._config, self._stream.name)
+        self._checked_at = time.monotonic()
         if stream is None:
             raise Interrupted(f"the stream {self._stream.name!r} has been deleted")
         self._stream = stream
         if kind_of_chain(stream, self._config.mode) is not type(self._chain):
             self._chain = self._chain_for(stream, self._chain.end)
-            log.info("the stream has changed", extra=self.description)
+            log.info("publishing method changed with the stream", extra=self.description)
 
     async def _send(self, window: Window, messages: Sequence[Message]) -> None:
-        """Hand ``messages`` to the client, as far as the window lets, until one is refused."""
+        """Send ``messages``, as the window has room for them, until one is refused."""
         size = max(1, self._config.window // 4)
         unsettled = 0 if self._chain.in_batches else self._config.window - size
         for first in range(0, len(messages), size):
@@ -133,8 +126,8 @@ class JetStreamPublisher:
             count = wire.fitting(chunk, self._client.max_payload)
             end = first + count
             replies = self._replies(window, messages, first, end)
-            places = self._chain.places(messages, first, end)
-            await self._client.send(wire.hpubs(messages[first:end], replies, places))
+            expectations = self._chain.expectations(messages, first, end)
+            await self._client.send(wire.hpubs(messages[first:end], replies, expectations))
             if count < len(chunk):
                 await self._settle(window, len(window))
                 if window.is_broken:
@@ -144,10 +137,10 @@ class JetStreamPublisher:
     def _replies(
         self, window: Window, messages: Sequence[Message], first: int, end: int
     ) -> list[str]:
-        """Return the subjects for answers to ``messages[first:end]``, and have them expected."""
+        """Return the reply subjects of ``messages[first:end]``, and note them in ``window``."""
         number = window.start + first
         if self._chain.in_batches and end - first > 1:
-            batch = Batch(first, end - first)
+            batch = IngestBatch(first, end - first)
             window.begin(batch)
             return batch.replies(self._inbox, number, messages[first:end])
         asking = list(self._chain.asking(messages, first, end))
@@ -161,7 +154,7 @@ class JetStreamPublisher:
         """Wait until the first ``count`` messages of ``window`` are stored, or one is refused.
 
         Raises:
-            Interrupted: the connection has failed, or nothing came back for too long.
+            Interrupted: the connection has failed, or no answer came for too long.
             Refused: the stream will never take the message after the confirmed ones.
 
         """
@@ -174,8 +167,8 @@ class JetStreamPublisher:
             except TimeoutError:
                 if (window.confirmed, window.signs) == before:
                     raise Interrupted(
-                        f"no acknowledgement came within {self._config.ack_timeout:g} s",
-                        hint="Is the stream's leader up, and its disk not full?",
+                        f"no acknowledgement within {self._config.ack_timeout:g} s",
+                        hint="Does the stream have a leader, and room on its disk?",
                     ) from None
         if window.is_refused_next and window.refusal and not window.is_chain_broken:
             raise window.refusal

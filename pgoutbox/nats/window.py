@@ -1,4 +1,4 @@
-"""Messages on their way to a stream, and what comes back for them."""
+"""Messages sent to a stream, and the answers to them."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from typing import Any
 
 from pgoutbox.errors import Interrupted, Refused
 from pgoutbox.messages.event import Message
-from pgoutbox.nats.ingest import Answer, Batch
+from pgoutbox.nats.ingest import Answer, IngestBatch
 
 # Error codes of nats-server (server/errors.json).
 # The message before isn't the expected one; its batch has ended.
-_WRONG_PLACE = {10070, 10071, 10164, 10208}
+_BROKEN_CHAIN = {10070, 10071, 10164, 10208}
 _TOO_LARGE = {10054, 10097}  # the message, its headers
 _STREAM_END = re.compile(r"wrong last sequence: (\d+)")
 
 
 class Window:
-    """Messages on their way to the stream, and what came back for them.
+    """Messages sent to the stream, and its answers so far.
 
-    Messages are numbered through the publisher's life, so that late answers to an earlier
-    window are recognised. ``confirmations`` are how the stream's word begins; whoever hears our
-    messages can answer them, and only the stream's word counts.
+    Messages are numbered over the publisher's lifetime, so that late answers to an earlier window
+    are recognised. ``confirmations`` are the possible beginnings of the stream's acknowledgements:
+    any subscriber of our subjects can answer, and only the stream counts.
 
-    Not every message asks for an answer. Where each names the one before, an acknowledgement
-    covers those before it that didn't ask, if the stream's sequence has moved by as many since
-    the last one, whose sequence is ``sequence`` at the beginning. A refusal, or any other count,
-    says of them only that one is missing.
+    Not every message asks for an answer. If each names the one before it, an acknowledgement
+    covers those before it that didn't ask, provided the stream's sequence has grown by their
+    number since the last one, which at first is ``sequence``. A refusal, or any other growth, says
+    only that one of them is missing.
     """
 
     def __init__(
@@ -44,18 +44,18 @@ class Window:
         self._messages = messages
         self.start = start
         self.end = start
-        self.confirmed = 0  # messages stored, counted from the first without a hole
-        self.refusal: Interrupted | None = None  # of the lowest message refused
-        self.stream_end: int | None = None  # its last sequence, where that is why it refused
-        self.signs = 0  # of life, for messages that aren't confirmed
+        self.confirmed = 0  # messages stored, from the first without a hole
+        self.refusal: Interrupted | None = None  # of the first message refused
+        self.stream_end: int | None = None  # its last sequence, if it refused because of that
+        self.signs = 0  # of life from the server, for unconfirmed messages
         self._before = sequence
         self._ack: bytes | None = None  # of the last message confirmed
         self._asking: deque[int] = deque()  # messages that ask for an answer and aren't confirmed
         self._refused = -1
-        self._is_misplaced = False  # the refused message doesn't follow the one that it named
-        self._batch: Batch | None = None
-        self._refusals: dict[int, bytes] = {}  # by their places in the batch
-        self._early: dict[int, bytes] = {}  # acknowledged before one of their predecessors
+        self._is_misplaced = False  # the refused message doesn't follow what it named
+        self._batch: IngestBatch | None = None
+        self._refusals: dict[int, bytes] = {}  # by position in the batch, from 1
+        self._early: dict[int, bytes] = {}  # acknowledged before a predecessor was
         self._waiter: asyncio.Future[None] | None = None
         self._awaited = 0
 
@@ -63,32 +63,32 @@ class Window:
         return self.end - self.start
 
     def extend(self, count: int, asking: Iterable[int]) -> None:
-        """Note that ``count`` more messages are sent, and which of the window's ask for answers."""
+        """Note that ``count`` more messages are sent; those at ``asking`` ask for answers."""
         self.end += count
         self._asking.extend(asking)
 
-    def begin(self, batch: Batch) -> None:
-        """Note that the messages of ``batch`` are sent, and all before them confirmed."""
+    def begin(self, batch: IngestBatch) -> None:
+        """Note that the messages of ``batch`` are sent, all earlier ones being confirmed."""
         self.extend(batch.size, [batch.first + batch.size - 1])
         self._batch, self._refusals = batch, {}
 
     @property
     def sequence(self) -> int | None:
-        """In the stream, of the last message confirmed."""
+        """The stream's sequence of the last confirmed message."""
         return self._before if self._ack is None else _answer(self._ack)["seq"]
 
     @property
     def is_repeat(self) -> bool:
-        """Whether the stream had the last message confirmed already."""
+        """Whether the last confirmed message was in the stream before."""
         return self._ack is not None and _answer(self._ack).get("duplicate", False)
 
     def is_settled(self, count: int) -> bool:
-        """Tell whether the first ``count`` messages are stored, or as many as will be."""
+        """Return True if the first ``count`` messages are stored, or no more will be."""
         return self.confirmed >= count or self.is_refused_next
 
     @property
     def is_refused_next(self) -> bool:
-        """Whether the next answer is a refusal.
+        """Whether the next awaited answer is a refusal.
 
         A refusal can overtake the acknowledgements of earlier messages.
         """
@@ -96,32 +96,32 @@ class Window:
 
     @property
     def is_broken(self) -> bool:
-        """Whether one of the messages is refused, maybe none of the next."""
+        """Whether a message is refused, not necessarily the next one."""
         return self._refused >= 0
 
     @property
     def is_unclear(self) -> bool:
-        """Whether one is refused without a word, among the messages that didn't ask."""
+        """Whether the refused message is one of those that asked for no answer."""
         return self.is_refused_next and self._refused > self.confirmed
 
     @property
     def is_chain_broken(self) -> bool:
-        """Whether messages are refused for their place alone, as far as we know."""
+        """Whether messages are refused only because of what they must follow, as far as we know."""
         return self._is_misplaced or self.is_unclear
 
     def changed(self, count: int) -> asyncio.Future[None]:
-        """Return a future that is done when :meth:`is_settled` has something new to say."""
+        """Return a future that is done when :meth:`is_settled` may have changed."""
         self._awaited = count
         self._waiter = asyncio.get_running_loop().create_future()
         return self._waiter
 
     def wake(self) -> None:
-        """Let :meth:`changed` say that there is something new."""
+        """Complete the future of :meth:`changed`."""
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
     def on_ack(self, number: int, ack: bytes) -> None:
-        """Take an answer of the stream to the message of that number."""
+        """Take an answer to the message with that number."""
         index = number - self.start
         if index < self.confirmed:
             return
@@ -157,14 +157,14 @@ class Window:
                 self.signs = batch.first + count
             case {"type": "gap"}:
                 pass  # the answer to the batch as a whole follows
-            case {"type": "err", "seq": int(place)}:
-                self._refusals.setdefault(place, data)
+            case {"type": "err", "seq": int(position)}:
+                self._refusals.setdefault(position, data)
             case _:
-                self._refusals.setdefault(answer.place, data)
-                if answer.place == batch.size:
+                self._refusals.setdefault(answer.position, data)
+                if answer.position == batch.size:
                     self._end_batch(batch, 0, data)
 
-    def _end_batch(self, batch: Batch, count: int, answer: bytes) -> None:
+    def _end_batch(self, batch: IngestBatch, count: int, answer: bytes) -> None:
         """Note that the first ``count`` messages of ``batch`` are stored, and no others."""
         self._batch = None
         if count and self._covers(answer, count):
@@ -177,15 +177,15 @@ class Window:
             self._refuse_in(batch)
         self.wake()
 
-    def _refuse_in(self, batch: Batch) -> None:
-        place = self.confirmed - batch.first + 1
-        if place in self._refusals:
-            self._refuse(self.confirmed, self._refusals[place])
+    def _refuse_in(self, batch: IngestBatch) -> None:
+        position = self.confirmed - batch.first + 1
+        if position in self._refusals:
+            self._refuse(self.confirmed, self._refusals[position])
         else:
             self._refused, self._is_misplaced = self.confirmed, True
 
     def _covers(self, ack: bytes, count: int) -> bool:
-        """Tell whether ``ack`` says that the last ``count`` messages are stored, one by one."""
+        """Return True if ``ack`` shows that the last ``count`` messages are stored, in a row."""
         answer, before = _answer(ack), self.sequence
         is_new = not answer.get("duplicate", False)
         return is_new and before is not None and answer["seq"] == before + count
@@ -205,33 +205,33 @@ def _answer(ack: bytes) -> dict[str, Any]:
 
 
 def _refusal(answer: bytes, subject: str) -> tuple[Interrupted, bool]:
-    """Return why a message was refused, and whether only its place in the chain was wrong."""
+    """Return why a message was refused, and whether only what it must follow was wrong."""
     if not answer:
         return Interrupted(
-            "no stream takes a message's subject",
-            hint="Has the stream been deleted, or do its subjects leave out this one?",
+            "no stream has the message's subject",
+            hint="Was the stream deleted, or is this subject missing from it?",
             subject=subject,
         ), False
     match _parsed(answer):
-        case {"error": {"err_code": int(code), "description": str(said)}}:
+        case {"error": {"err_code": int(code), "description": str(description)}}:
             if code in _TOO_LARGE:
-                return Refused(f"the stream refuses it: {said}", subject=subject), False
-            return Interrupted(f"the stream refuses messages: {said}"), code in _WRONG_PLACE
+                return Refused(f"the stream rejects it: {description}", subject=subject), False
+            return Interrupted(f"the stream rejects messages: {description}"), code in _BROKEN_CHAIN
         case {"stream": str(name), "domain": str(domain)}:
-            who = f": the stream {name!r} of the domain {domain!r}"
+            source = f": from stream {name!r} of domain {domain!r}"
         case {"stream": str(name)}:
-            who = f": the stream {name!r}"
+            source = f": from stream {name!r}"
         case _:
-            who = ""
+            source = ""
     return Interrupted(
-        f"somebody else than the stream answers a message{who}",
-        hint="Does another stream, or a service that replies, listen to its subject?",
+        f"an answer came from something other than the stream{source}",
+        hint="Does another stream, or a service that replies, subscribe to the message's subject?",
         subject=subject,
     ), False
 
 
 def _parsed(answer: bytes) -> object:
-    """Return an answer's JSON; None where it is none, for anybody may have answered."""
+    """Return an answer's JSON, or None if it isn't JSON: anyone may have answered."""
     try:
         return json.loads(answer)
     except (ValueError, RecursionError):

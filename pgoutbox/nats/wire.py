@@ -1,4 +1,4 @@
-"""Messages as lines of NATS's client protocol, which https://docs.nats.io describes."""
+"""Messages as lines of NATS's client protocol; see https://docs.nats.io."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from itertools import repeat
 from pgoutbox.errors import Refused
 from pgoutbox.messages.event import Message
 
-_HEADER_ROOM = 130  # bytes: version 10, id 51, id or sequence to follow 65, empty line 2
+_HEADER_ROOM = 130  # bytes: version 10, id 51, expectation 65, empty line 2
 
 
 def hpubs(
     messages: Sequence[Message],
     replies: Iterable[str] = repeat(""),
-    places: Iterable[str] = repeat(""),
+    expectations: Iterable[str] = repeat(""),
 ) -> bytes:
-    """Return an HPUB for each of ``messages``, in one piece.
+    """Return an HPUB for each of ``messages``, concatenated.
 
-    ``replies`` are the subjects for answers to each, empty where it asks for none; ``places`` the
-    headers, if any, that say what each has to follow.
+    ``replies`` are their reply subjects, empty for those that ask for no answer; ``expectations``
+    are the header lines that say what each must follow, possibly empty.
     """
     parts: list[bytes] = []
-    for (subject, name, payload, more, _), reply, place in zip(
-        messages, replies, places, strict=False
+    for (subject, message_id, payload, further, _), reply, expectation in zip(
+        messages, replies, expectations, strict=False
     ):
-        headers = f"NATS/1.0\r\nNats-Msg-Id: {name}\r\n{place}{more}\r\n"
+        headers = f"NATS/1.0\r\nNats-Msg-Id: {message_id}\r\n{expectation}{further}\r\n"
         size = len(headers) if headers.isascii() else len(headers.encode())
         line = f"HPUB {subject} {reply} {size} {size + len(payload)}\r\n{headers}"
         parts += line.encode(), payload, b"\r\n"
@@ -33,7 +33,7 @@ def hpubs(
 
 
 def fitting(messages: Sequence[Message], max_payload: int) -> int:
-    """Return how many of ``messages``, from the first, the server's limit lets through."""
+    """Return how many of ``messages``, from the first, don't exceed ``max_payload`` bytes."""
     room = max_payload - _HEADER_ROOM
     for index, (_, _, payload, headers, _) in enumerate(messages):
         if len(payload) + (len(headers.encode()) if headers else 0) > room:
@@ -42,7 +42,7 @@ def fitting(messages: Sequence[Message], max_payload: int) -> int:
 
 
 def too_large(message: Message, max_payload: int, *, confirmed: int = 0) -> Refused:
-    """Return that the server never takes ``message``."""
+    """Return the error for a message that exceeds ``max_payload`` bytes."""
     return Refused(
         f"a payload of {len(message.payload)} bytes exceeds the server's max_payload"
         f" of {max_payload}",

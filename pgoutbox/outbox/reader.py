@@ -156,14 +156,14 @@ class Outbox:
         self._place = None
         return row["share"] if row and row["high"] else None
 
-    async def note_way(self, way: str) -> None:
+    async def note_method(self, method: str) -> None:
         """Note how this relay publishes, for people who look at its status."""
         await self._connection.execute(
-            "update pgoutbox.progress set way = $3"
-            " where relay = $1 and leadership = $2 and way is distinct from $3",
+            "update pgoutbox.progress set method = $3"
+            " where relay = $1 and leadership = $2 and method is distinct from $3",
             self._relay,
             self._leadership,
-            way,
+            method,
             timeout=_ANSWER_TIMEOUT,
         )
         self._place = None

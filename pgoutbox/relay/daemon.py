@@ -428,7 +428,7 @@ class Daemon:
                 ) as connected:
                     self._monitor.nats.connections += 1
                     self._say_connected(connected.description)
-                    await outbox.note_way(str(connected.description["way"]))
+                    await outbox.note_method(str(connected.description["method"]))
                     relay = self._relay_to(connected, outbox, wake_up, progress, chores)
                     return await self._run(relay)
             except Refused:

@@ -165,14 +165,14 @@ create table pgoutbox.progress (
     partial_position bigint,
     partial_seq bigint,
     plan jsonb not null default 'null',
-    way text,
+    method text,
     started_at timestamptz not null default pg_catalog.clock_timestamp(),
     share text not null default ''
 ) with (fillfactor = 10);
 
 comment on table pgoutbox.progress is 'What each relay has sent.';
 comment on column pgoutbox.progress.plan is 'Progress as it will be after the batch now being published, or null: a relay that was killed in the middle of it goes on in the same order.';
-comment on column pgoutbox.progress.way is 'How the leader publishes, in words.';
+comment on column pgoutbox.progress.method is 'How the leader publishes, in words.';
 comment on column pgoutbox.progress.share is 'What of the outbox the relay publishes, as flags; all of it where empty.';
 
 -- Once a relay of a set of shards has decided by which columns a table's rows are told apart, that

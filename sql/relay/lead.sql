@@ -10,6 +10,6 @@ as $$
     insert into pgoutbox.progress as p (relay, leadership)
     values (lead.relay, pg_catalog.nextval('pgoutbox.leadership_seq'))
     on conflict on constraint progress_pkey do update
-    set leadership = excluded.leadership, way = null, started_at = pg_catalog.clock_timestamp()
+    set leadership = excluded.leadership, method = null, started_at = pg_catalog.clock_timestamp()
     returning p.*
 $$;

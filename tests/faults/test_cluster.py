@@ -80,14 +80,14 @@ async def publish_foreign(client: Client, chance: random.Random) -> None:
 async def publish_all(config: PublisherConfig, messages: list[Message]) -> set[str]:
     """Publish as a relay does: from the first unconfirmed message on, until all are stored.
 
-    Returns the ways in which it did.
+    Returns the methods in which it did.
     """
-    ways = set()
+    methods = set()
     done = 0
     while done < len(messages):
         try:
             async with connect(config) as publisher:
-                ways.add(str(publisher.description["way"]))
+                methods.add(str(publisher.description["method"]))
                 while done < len(messages):
                     batch = messages[done : done + 500]
                     await publisher.publish(batch)
@@ -97,12 +97,12 @@ async def publish_all(config: PublisherConfig, messages: list[Message]) -> set[s
         except PublishError as error:
             print(f"after {done} messages: {error}")
         await asyncio.sleep(0.02)  # a relay's shortest backoff
-    return ways
+    return methods
 
 
-@pytest.mark.parametrize(("mode", "way"), [("window", "pipelined"), ("auto", "fast-ingest")])
+@pytest.mark.parametrize(("mode", "method"), [("window", "pipelined"), ("auto", "fast-ingest")])
 async def test_no_message_gets_behind_its_successor_while_leaders_change(
-    replicated: Stream, cluster_urls: list[str], mode: Mode, way: str
+    replicated: Stream, cluster_urls: list[str], mode: Mode, method: str
 ) -> None:
     """In batches not even while somebody else publishes."""
     seed = random.randrange(2**32)
@@ -117,14 +117,14 @@ async def test_no_message_gets_behind_its_successor_while_leaders_change(
             asyncio.create_task(change_leaders(client, replicated.jetstream, chance)),
             *([asyncio.create_task(publish_foreign(client, chance))] if mode == "auto" else []),
         ]
-        ways = await publish_all(config, messages)
+        methods = await publish_all(config, messages)
         for task in disturbing:
             task.cancel()
         await asyncio.gather(*disturbing, return_exceptions=True)
 
     ours = [s.headers["Nats-Msg-Id"] for s in await replicated.messages() if s.headers]
     assert list(dict.fromkeys(ours)) == [message.id for message in messages]
-    assert all(said.startswith(way) for said in ways)
+    assert all(said.startswith(method) for said in methods)
 
 
 async def test_relay_goes_over_to_batches_when_the_stream_takes_them(
@@ -136,18 +136,18 @@ async def test_relay_goes_over_to_batches_when_the_stream_takes_them(
     messages = [Message(f"{TOPIC}.t", f"id-{number}", b"{}") for number in range(300)]
     await replicated.jetstream.update_stream(stream.evolve(allow_batched=None))
     async with connect(config) as publisher:
-        ways = [publisher.description["way"]]
+        methods = [publisher.description["method"]]
         for first, takes_batches in ((0, True), (100, None), (200, True)):
             await publisher.publish(messages[first : first + 100])
             await replicated.jetstream.update_stream(stream.evolve(allow_batched=takes_batches))
-            ways.append(publisher.description["way"])
+            methods.append(publisher.description["method"])
     stored = [stored.headers["Nats-Msg-Id"] for stored in await replicated.messages()]
     assert stored == [message.id for message in messages]
     by_sequence, in_batches = (
         "pipelined, chained by sequence",
         "fast-ingest batches, chained by sequence",
     )
-    assert ways == [by_sequence, by_sequence, in_batches, by_sequence]
+    assert methods == [by_sequence, by_sequence, in_batches, by_sequence]
 
 
 async def test_stream_that_is_created_has_the_replicas_that_were_asked_for(
@@ -161,7 +161,7 @@ async def test_stream_that_is_created_has_the_replicas_that_were_asked_for(
         with contextlib.suppress(PublishError):  # until the cluster has chosen a leader
             async with connect(config) as publisher:
                 assert publisher.description["replicas"] == 3
-                assert publisher.description["way"] == "pipelined, chained by sequence"
+                assert publisher.description["method"] == "pipelined, chained by sequence"
                 return True
         return False
 

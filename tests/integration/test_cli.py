@@ -385,7 +385,7 @@ async def test_status_shows_who_leads_and_whether_it_is_idle(
         "select application_name from pg_stat_activity where pid = $1", leader["pid"]
     )
     assert application == leader["application"]
-    assert leader["way"] == "pipelined, chained by message id"
+    assert leader["method"] == "pipelined, chained by message id"
     assert application.startswith("pgoutbox ")
     assert status_of(database)["strangers"] == []
     text = pgoutbox("status", "--dsn", database.dsn).stdout

@@ -70,7 +70,7 @@ async def test_messages_arrive_in_order_with_their_headers(server: NatsServer, w
         subscription = await client.subscribe("shop.>")
         await client.flush()
         async with connect(config_of(server, window=window)) as publisher:
-            assert "at most once" in str(publisher.description["way"])
+            assert "at most once" in str(publisher.description["method"])
             await publisher.publish(messages)
             await client.flush()
             assert subscription.pending_msgs == 2_000

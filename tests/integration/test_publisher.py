@@ -150,7 +150,7 @@ async def test_order_is_kept_while_somebody_else_publishes(
         await disturbing
     ours = [s.headers["Nats-Msg-Id"] for s in await stream.messages() if s.headers]
     assert [f"id-{n}" for n in range(600)] == ours
-    said = ["somebody else publishes into the stream; messages go one at a time"]
+    said = ["others publish into the stream; publishing one message at a time"]
     assert [record.message for record in caplog.records] == (said if mode == "window" else [])
 
 
@@ -186,14 +186,14 @@ async def test_what_was_held_up_in_the_network_is_not_stored_behind_others(
 
 async def test_batches_are_asked_for_by_name(stream: Stream, jetstream: JetStreamContext) -> None:
     await jetstream.add_stream(name=stream.topic, subjects=[f"{stream.topic}.*"])
-    with pytest.raises(PublishError, match="takes no fast-ingest batches"):
+    with pytest.raises(PublishError, match="doesn't accept fast-ingest batches"):
         async with connect(config_of(stream, "fast")):
             pass
     await jetstream.update_stream(limited(stream, "fast"))
     async with connect(config_of(stream, "fast")) as publisher:
-        assert publisher.description["way"] == "fast-ingest batches, chained by sequence"
+        assert publisher.description["method"] == "fast-ingest batches, chained by sequence"
     async with connect(config_of(stream)) as publisher:
-        assert publisher.description["way"] == "pipelined, chained by message id"
+        assert publisher.description["method"] == "pipelined, chained by message id"
 
 
 async def test_oversized_message_is_refused_after_those_before_it(
@@ -259,7 +259,7 @@ async def test_deleted_stream_interrupts(
     async with connect(config_of(stream, mode)) as publisher:
         await publisher.publish(messages_of(stream, 3))
         await jetstream.delete_stream(stream.topic)
-        with pytest.raises(Interrupted, match="no stream takes"):
+        with pytest.raises(Interrupted, match="no stream has"):
             await publisher.publish(messages_of(stream, 3, first=3))
 
 
@@ -280,7 +280,7 @@ async def test_lost_connection_interrupts_and_tells(servers: Servers, stream: St
 async def test_absent_server_is_one_sentence(servers: Servers) -> None:
     server = servers.nats()
     server.kill()
-    expected = f"NATS at 127.0.0.1:{server.port} refuses connections: nothing listens there"
+    expected = f"NATS at 127.0.0.1:{server.port} refused the connection: nothing is listening there"
     with pytest.raises(PublishError, match=expected):
         async with connect(PublisherConfig(nats_url=server.url)):
             pass
@@ -289,7 +289,7 @@ async def test_absent_server_is_one_sentence(servers: Servers) -> None:
 async def test_rejected_user_is_one_sentence_without_the_password(servers: Servers) -> None:
     server = servers.nats('authorization: {user: "shop", password: "right"}')
     url = server.url.replace("nats://", "nats://shop:wrong@")
-    with pytest.raises(PublishError, match="doesn't let this user in") as refused:
+    with pytest.raises(PublishError, match="rejected the credentials") as refused:
         async with connect(PublisherConfig(nats_url=url)):
             pass
     assert "wrong" not in str(refused.value)
@@ -343,7 +343,7 @@ async def test_answers_of_others_confirm_nothing(
     await nats.subscribe(f"{stream.topic}.*", cb=reply)
     await nats.flush()
     async with connect(config_of(stream, mode)) as publisher:
-        with pytest.raises(Interrupted, match="somebody else than the stream") as interrupted:
+        with pytest.raises(Interrupted, match="something other than the stream") as interrupted:
             await publisher.publish(messages_of(stream, 3))
     assert interrupted.value.confirmed == 0
     assert interrupted.value.subject == f"{stream.topic}.t"

@@ -65,7 +65,7 @@ async def test_stream_of_the_topics_name_with_other_subjects_is_not_ours(
 ) -> None:
     topic = stream.topic
     await jetstream.add_stream(name=topic, subjects=[f"{topic}x.*"])
-    expected = f"the stream '{topic}' takes {topic}x.*, not {topic}.*"
+    expected = f"the stream '{topic}' has the subjects {topic}x.*, not {topic}.*"
     with pytest.raises(PublishError, match=expected.replace("*", r"\*")) as refused:
         async with connect(config_of(stream)):
             pass
@@ -100,7 +100,7 @@ async def test_it_is_not_guessed_which_of_several_streams_is_meant(
                 pass
         async with connect(config_of(stream, stream=names[1])) as publisher:
             await publisher.publish(to(f"{topic}.{names[1]}"))
-            with pytest.raises(Interrupted, match=f"answers .*: the stream '{names[0]}'"):
+            with pytest.raises(Interrupted, match=f"other than .*: from stream '{names[0]}'"):
                 await publisher.publish(to(f"{topic}.{names[0]}"))
     finally:
         for name in names:
@@ -111,7 +111,7 @@ async def test_stream_that_acknowledges_nothing_is_named(
     stream: Stream, jetstream: JetStreamContext
 ) -> None:
     await jetstream.add_stream(name=stream.topic, subjects=[f"{stream.topic}.*"], no_ack=True)
-    with pytest.raises(PublishError, match=f"the stream '{stream.topic}' acknowledges nothing"):
+    with pytest.raises(PublishError, match=f"'{stream.topic}' sends no acknowledgements"):
         async with connect(config_of(stream)):
             pass
 
@@ -123,7 +123,7 @@ async def test_event_outside_the_streams_subjects_waits_with_all_behind_it(
     await jetstream.add_stream(name=topic, subjects=[f"{topic}.public_users"])
     messages = [*to(f"{topic}.public_users", 3), *to(f"{topic}.orders"), *to(f"{topic}.public_x")]
     async with connect(config_of(stream)) as publisher:
-        with pytest.raises(Interrupted, match="no stream takes a message's subject") as interrupted:
+        with pytest.raises(Interrupted, match="no stream has the message's subject") as interrupted:
             await publisher.publish(messages)
     assert interrupted.value.subject == f"{topic}.orders"
     assert await stored_in(jetstream, topic) == 3
@@ -141,7 +141,7 @@ async def test_stream_that_was_deleted_is_made_again_with_the_next_connection(
     async with connect(config_of(stream)) as publisher:
         await publisher.publish(messages)
         await jetstream.delete_stream(stream.topic)
-        with pytest.raises(Interrupted, match="no stream takes"):
+        with pytest.raises(Interrupted, match="no stream has"):
             await publisher.publish(messages)
     async with connect(config_of(stream)) as publisher:
         await publisher.publish(messages)
@@ -240,13 +240,13 @@ async def test_domain_of_another_server_is_published_into(servers: Servers, tmp_
         async with nats_client(leaf.url) as client:
             await client.jetstream(domain="hub").delete_stream("shop")
             await client.jetstream(domain="leaf").add_stream(name="shop", subjects=["shop.*"])
-        with pytest.raises(Interrupted, match="somebody else than the stream") as interrupted:
+        with pytest.raises(Interrupted, match="something other than the stream") as interrupted:
             await publisher.publish(to("shop.public_orders", 5))
-    assert "the stream 'shop' of the domain 'leaf'" in str(interrupted.value)
+    assert "from stream 'shop' of domain 'leaf'" in str(interrupted.value)
     assert interrupted.value.confirmed == 0
 
     nowhere = PublisherConfig(nats_url=leaf.url, topic="shop", js_domain="nowhere")
-    with pytest.raises(PublishError, match="there is no JetStream domain 'nowhere'"):
+    with pytest.raises(PublishError, match="can't reach a JetStream domain 'nowhere'"):
         async with connect(nowhere):
             pass
 

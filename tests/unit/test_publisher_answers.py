@@ -1,4 +1,4 @@
-"""The publisher and the answers of a stream, in orders that a real one seldom gives."""
+"""The publisher, and answers of a stream in orders that a real one seldom gives."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from pgoutbox.config.settings import Mode, PublisherConfig
 from pgoutbox.errors import Interrupted, Refused
 from pgoutbox.messages.event import Message
 from pgoutbox.monitoring.monitor import Monitor
+from pgoutbox.nats.client import NatsClient
 from pgoutbox.nats.jetstream import JetStreamPublisher
 from pgoutbox.nats.streams import StreamInfo
 from tests.support.waiting import eventually
 
 Answer = Callable[[list[str]], list[tuple[str, dict[str, Any]]]]
 
-WRONG_PLACE = {"error": {"code": 400, "err_code": 10070, "description": "wrong last msg ID: x"}}
+WRONG_LAST = {"error": {"code": 400, "err_code": 10070, "description": "wrong last msg ID: x"}}
 TOO_LARGE = {"error": {"code": 400, "err_code": 10054, "description": "message size exceeds"}}
 
 
@@ -43,7 +44,7 @@ class Stream:
         on_wait: Callable[[float], None] = lambda _: None,
     ) -> None:
         self.stored: list[str] = []
-        self.places: list[bytes] = []  # that messages said they must have
+        self.expectations: list[bytes] = []  # of messages, for what comes before them
         self._answers = answers
         self._name = name
         self.failed: asyncio.Future[Interrupted] = asyncio.get_running_loop().create_future()
@@ -64,7 +65,7 @@ class Stream:
     async def send(self, lines: bytes) -> None:
         if b".$FI " in lines:
             return self._take_batch(lines)
-        self.places += re.findall(rb"Nats-(Expected-\S+: \S+)", lines)
+        self.expectations += re.findall(rb"Nats-(Expected-\S+: \S+)", lines)
         numbers = {
             name.decode(): number
             for number, name in re.findall(
@@ -107,7 +108,7 @@ async def test_break_of_the_chain_before_an_oversized_event_refuses_only_that_ev
     """Its neighbours, refused for their place alone, must not be taken for it and parked."""
 
     def somebody_came_between(names: list[str]) -> list[tuple[str, dict[str, Any]]]:
-        return [*stream.all_stored(names[:1]), *((name, WRONG_PLACE) for name in names[1:])]
+        return [*stream.all_stored(names[:1]), *((name, WRONG_LAST) for name in names[1:])]
 
     stream = Stream([lambda names: stream.all_stored(names), somebody_came_between])
     messages = _messages(1, 1, 1, 2_000, 1)  # what one piece holds, and one more
@@ -172,7 +173,7 @@ async def test_each_message_says_what_it_follows(replicas: int, kind: bytes) -> 
     await stream.publisher.publish(_messages(1, 1, 1))
 
     number = 1 if kind == b"Sequence: " else 0
-    assert stream.places == [
+    assert stream.expectations == [
         b"Expected-Last-Sequence: 0",
         b"Expected-Last-%s%d" % (kind, number),
         b"Expected-Last-%s%d" % (kind, number + 1),
@@ -197,7 +198,7 @@ async def test_relay_that_waits_for_acknowledgements_is_alive() -> None:
     monitor = Monitor(clock=lambda: now)
     stream = Stream([lambda _: []], ack_timeout=600.0, on_wait=monitor.step)
     publishing = asyncio.create_task(stream.publisher.publish(_messages(1)))
-    await eventually(lambda: stream.places)
+    await eventually(lambda: stream.expectations)
 
     now = 600.0
 
@@ -238,8 +239,7 @@ async def test_connection_cut_before_the_subscription_is_an_interruption(
     async def subscribe(_: object, __: str) -> None:
         raise nats.errors.ConnectionClosedError
 
-    monkeypatch.setattr(Stream, "subscribe", subscribe, raising=False)
-    monkeypatch.setattr(Stream, "new_inbox", lambda _: "_INBOX.x", raising=False)
+    monkeypatch.setattr(NatsClient, "subscribe", subscribe)
 
     with pytest.raises(Interrupted, match="connection was lost"):
-        await Stream([]).publisher.start()
+        await NatsClient().listen("_INBOX.x.>", lambda *_: None)
