@@ -75,7 +75,7 @@ create table pgoutbox.event (
     check (xid is null) no inherit
 );
 
-comment on table pgoutbox.event is 'One row a captured change; written once, never updated, removed by TRUNCATE of its slot.';
+comment on table pgoutbox.event is 'One row a captured change; never updated after its COMMIT, removed by TRUNCATE of its slot.';
 comment on column pgoutbox.event.opens is 'First of its transaction: queues the commit stage.';
 comment on column pgoutbox.event.new_row is 'JSON object of the row after the change, rendered as wal-listener does.';
 comment on column pgoutbox.event.old_row is 'JSON object of the row before the change.';
@@ -134,11 +134,16 @@ create index event_2_xid_seq on pgoutbox.event_2 (xid, seq);
 create index event_3_xid_seq on pgoutbox.event_3 (xid, seq);
 create index event_4_xid_seq on pgoutbox.event_4 (xid, seq);
 
-create table pgoutbox.transaction_0 () inherits (pgoutbox.transaction);
-create table pgoutbox.transaction_1 () inherits (pgoutbox.transaction);
-create table pgoutbox.transaction_2 () inherits (pgoutbox.transaction);
-create table pgoutbox.transaction_3 () inherits (pgoutbox.transaction);
-create table pgoutbox.transaction_4 () inherits (pgoutbox.transaction);
+create table pgoutbox.transaction_0 (slot smallint not null default 0)
+    inherits (pgoutbox.transaction);
+create table pgoutbox.transaction_1 (slot smallint not null default 1)
+    inherits (pgoutbox.transaction);
+create table pgoutbox.transaction_2 (slot smallint not null default 2)
+    inherits (pgoutbox.transaction);
+create table pgoutbox.transaction_3 (slot smallint not null default 3)
+    inherits (pgoutbox.transaction);
+create table pgoutbox.transaction_4 (slot smallint not null default 4)
+    inherits (pgoutbox.transaction);
 
 create unique index transaction_0_position on pgoutbox.transaction_0 (position);
 create unique index transaction_1_position on pgoutbox.transaction_1 (position);
