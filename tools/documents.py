@@ -18,11 +18,13 @@ from pgoutbox.cli import main
 from pgoutbox.config import settings as config
 from pgoutbox.config.settings import Setting
 from pgoutbox.monitoring.metrics import METRICS
+from pgoutbox.subjects import PLACEHOLDERS
 from tests.support.commands import ROOT
 
 COMMANDS = ROOT / "docs" / "commands.md"
 README = ROOT / "README.md"
 SETTINGS = ROOT / "docs" / "settings.md"
+MESSAGES = ROOT / "docs" / "messages.md"
 MONITORING = ROOT / "docs" / "monitoring.md"
 ALERTS = ROOT / "deploy" / "prometheus" / "alerts.yaml"
 PERFORMANCE = ROOT / "docs" / "performance.md"
@@ -58,6 +60,11 @@ def commands() -> str:
 def with_settings(text: str) -> str:
     """Return docs/settings.md, now ``text``, with the table as it should be."""
     return _with_table(text, "settings", settings())
+
+
+def with_placeholders(text: str) -> str:
+    """Return docs/messages.md, now ``text``, with the table as it should be."""
+    return _with_table(text, "placeholders", placeholders())
 
 
 def with_metrics(text: str) -> str:
@@ -97,6 +104,13 @@ def settings() -> str:
     return _table(rows)
 
 
+def placeholders() -> str:
+    """Return the table of what a template of subjects may have between braces."""
+    rows = [["placeholder", "is"], ["---"] * 2]
+    rows += [[f"`{{{each.name}}}`", each.meaning] for each in PLACEHOLDERS.values()]
+    return _table(rows)
+
+
 def metrics() -> str:
     """Return the table of all metrics but those of the process."""
     rows = [["metric", "type", "labels", "meaning"], ["---"] * 4]
@@ -115,6 +129,7 @@ def write() -> None:
     """Bring the files up to date."""
     COMMANDS.write_text(commands(), "utf-8")
     SETTINGS.write_text(with_settings(SETTINGS.read_text("utf-8")), "utf-8")
+    MESSAGES.write_text(with_placeholders(MESSAGES.read_text("utf-8")), "utf-8")
     MONITORING.write_text(with_metrics(MONITORING.read_text("utf-8")), "utf-8")
     PERFORMANCE.write_text(with_figures(PERFORMANCE.read_text("utf-8")), "utf-8")
     plots.write(figures(), PLOTS)

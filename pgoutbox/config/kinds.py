@@ -6,14 +6,11 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from string import Formatter
 from typing import Any, cast
 from urllib.parse import urlencode, urlsplit
 
 from pgoutbox.names import ACTIONS, MOST_SHARDS, Address, Shard, TableName, suggest
-
-# What a template of subjects may have between braces.
-PLACEHOLDERS = ("topic", "prefix", "name", "schema", "table", "action", "key")
+from pgoutbox.subjects import Template, is_subject
 
 
 class Wrong(ValueError):
@@ -223,16 +220,6 @@ ADDRESS = Kind(_read_address, "ADDRESS")
 PORT = Kind(_read_port, "N")
 
 
-# White space and control characters end a subject, and a part between two dots can't be empty.
-_PART = r"[^\x00-\x20\x7f\ud800-\udfff.]+"
-_SUBJECT = re.compile(rf"{_PART}(\.{_PART})*")
-
-
-def is_subject(text: str) -> bool:
-    """Tell whether NATS takes ``text`` for a subject."""
-    return bool(_SUBJECT.fullmatch(text))
-
-
 def is_stream_name(text: str) -> bool:
     """Tell whether NATS takes ``text`` for the name of a stream."""
     return text.isprintable() and not re.search(r"[\s.*>/\\]", text) and bool(text)
@@ -275,19 +262,12 @@ INBOX_PREFIX = Kind(_read_inbox_prefix, "SUBJECT")
 
 
 def _read_template(value: object) -> str:
-    template = read_text(value)
+    text = read_text(value)
     try:
-        parts = list(Formatter().parse(template))
-    except ValueError:
-        raise Wrong("must have its braces in pairs") from None
-    for _, name, spec, conversion in parts:
-        if name is not None and (name not in PLACEHOLDERS or spec or conversion):
-            known = ", ".join(f"{{{placeholder}}}" for placeholder in PLACEHOLDERS)
-            raise Wrong(f"has an unknown {{{name}}}; there are {known}")
-    filled = "".join(literal + ("x" if name is not None else "") for literal, name, *_ in parts)
-    if not is_subject(filled) or re.search(r"(^|\.)[*>](\.|$)", filled):
-        raise Wrong("must make a subject: no spaces, no empty part, no wildcard")
-    return template
+        Template(text)
+    except ValueError as error:
+        raise Wrong(str(error)) from None
+    return text
 
 
 TEMPLATE = Kind(_read_template, "TEMPLATE")

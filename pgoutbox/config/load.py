@@ -27,6 +27,7 @@ from pgoutbox.config.settings import (
 from pgoutbox.errors import ConfigError, one_a_line
 from pgoutbox.names import suggest
 from pgoutbox.redact import redact
+from pgoutbox.subjects import Naming, Template, is_subject
 
 _PUBLISHER_TYPE = theirs("", "publisher.type", kinds.TEXT)
 
@@ -173,8 +174,9 @@ def _unknown_actions(document: Mapping[str, object]) -> Iterator[str]:
 
 def _wrong_subjects(found: Mapping[str, Any]) -> Iterator[str]:
     prefix = found.get("publisher.topic_prefix", "")
-    for table, name in found.get("publisher.topics_map", {}).items():
-        if not kinds.is_subject(prefix + name):
+    topics_map = found.get("publisher.topics_map", {})
+    for table, name in topics_map.items():
+        if not is_subject(prefix + name):
             yield f"listener.topicsMap makes {prefix + name!r} of {table}, which is no subject"
     topic, stream = found.get("publisher.topic"), found.get("publisher.stream")
     needs_stream = found.get("publisher.jetstream", True) and not stream
@@ -182,10 +184,10 @@ def _wrong_subjects(found: Mapping[str, Any]) -> Iterator[str]:
         yield f"the topic {topic!r} can't be a stream's name, too: name the stream with --stream"
     template = found.get("publisher.subject")
     if template:
-        varying = dict.fromkeys(("name", "schema", "table", "action", "key"), "x")
-        filled = template.format(topic=topic or "x", prefix=prefix, **varying)
-        if not kinds.is_subject(filled):
-            yield f"--subject {template!r} with the topic prefix {prefix!r} makes no subject"
+        naming = Naming(topic or Config().publisher.topic, prefix, topics_map)
+        for subject in Template(template).patterns(naming):
+            if not is_subject(subject):
+                yield f"--subject {template!r} makes {subject!r}, which has an empty part"
 
 
 def _half_credentials(found: Mapping[str, Any]) -> Iterator[str]:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pgoutbox.config import kinds
 from pgoutbox.config.kinds import Kind
 from pgoutbox.names import Address, Shard, TableName
+from pgoutbox.subjects import PLACEHOLDERS, WAL_LISTENER_TEMPLATE
 
 Mode = Literal["auto", "window", "fast"]
 
@@ -53,7 +54,7 @@ class PublisherConfig:
     topic: str = "wal_listener"
     topic_prefix: str = ""
     topics_map: dict[str, str] = field(default_factory=dict)
-    subject: str | None = None  # template; else wal-listener's subjects
+    subject: str = WAL_LISTENER_TEMPLATE
     headers: bool = False
     content: Literal["wal-listener", "cloudevents", "cloudevents-structured"] = "wal-listener"
     mode: Mode = "auto"  # how messages go to the stream; see pgoutbox.nats.chain
@@ -341,8 +342,7 @@ _MESSAGE_SETTINGS = (
         "publisher.subject",
         "--subject",
         kinds.TEMPLATE,
-        "Subject instead of wal-listener's, which is {topic}.{prefix}{name};"
-        " also {schema}, {table}, {action}, {key}.",
+        f"Template of the subjects, with {', '.join(f'{{{name}}}' for name in PLACEHOLDERS)}.",
         keys=("publisher.subject",),
     ),
     _own(

@@ -1,65 +1,32 @@
-"""Messages that differ from wal-listener's: other subjects, headers, CloudEvents."""
+"""CloudEvents 1.0: an event's attributes, in headers or around its payload."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
 from functools import lru_cache
 from urllib.parse import quote
 
-from pgoutbox.config.settings import PublisherConfig
-from pgoutbox.messages.event import Event, Message
-from pgoutbox.messages.headers import header_value, transaction_headers
-from pgoutbox.messages.subjects import (
-    WAL_LISTENER_TEMPLATE,
-    Subjects,
-    Template,
-    bounded,
-    percent_encoded,
-)
+from pgoutbox.messages.event import Event, Headers
+from pgoutbox.messages.headers import header_value
+from pgoutbox.subjects import bounded, percent_encoded
+
+STRUCTURED_HEADERS: Headers = (("Content-Type", "application/cloudevents+json"),)
 
 
-class Described:
-    """Messages that differ from wal-listener's: in their subjects, with headers, as CloudEvents.
+class CloudEvents:
+    """Describes the events of a database as CloudEvents' NATS protocol binding has it."""
 
-    ``source`` is where events come from: the beginning of the attribute of that name, a
-    URI-reference.
-    """
+    def __init__(self, database: str) -> None:
+        self._source = f"/postgresql/{_segment(database)}"
 
-    def __init__(self, config: PublisherConfig, source: str) -> None:
-        subjects = Subjects(config.topic, config.topic_prefix, config.topics_map)
-        template = config.subject or WAL_LISTENER_TEMPLATE
-        self._subject_of = Template(template, subjects).of
-        self._source = source
-        self._parts: list[Callable[[Event], str]] = []
-        if config.headers:
-            self._parts.append(transaction_headers)
-        if config.content == "cloudevents":
-            self._parts.append(self._cloudevents_headers)
-        elif config.content == "cloudevents-structured":
-            self._parts.append(lambda _: "Content-Type: application/cloudevents+json\r\n")
-        self._is_structured = config.content == "cloudevents-structured"
-        self.needs_keys = "{key}" in template or config.content != "wal-listener"
-        self.needs_places = config.headers
-
-    def message(self, event: Event) -> Message:
-        """Return ``event`` as it is published."""
-        return Message(
-            self._subject_of(event),
-            event.id,
-            self._envelope(event) if self._is_structured else event.payload,
-            "".join(part(event) for part in self._parts),
-            event.table,
-        )
-
-    def _cloudevents_headers(self, event: Event) -> str:
-        """Return the attributes in headers: binary mode of CloudEvents' NATS protocol binding."""
+    def headers(self, event: Event) -> Headers:
+        """Return the attributes as headers: the binding's binary mode."""
         attributes = self._attributes(event)
-        return "".join(f"ce-{name}: {header_value(text)}\r\n" for name, text in attributes.items())
+        return tuple((f"ce-{name}", header_value(text)) for name, text in attributes.items())
 
-    def _envelope(self, event: Event) -> bytes:
-        """Return attributes and data in CloudEvents' JSON format, version 1.0."""
+    def envelope(self, event: Event) -> bytes:
+        """Return attributes and payload in CloudEvents' JSON format: structured mode."""
         attributes = json.dumps(self._attributes(event), separators=(",", ":"))
         return b'%b,"data":%b}' % (attributes[:-1].encode(), event.payload)
 
@@ -81,13 +48,6 @@ class Described:
         if event.transaction.traceparent:
             attributes["traceparent"] = event.transaction.traceparent
         return attributes
-
-
-def form(config: PublisherConfig, database: str) -> Subjects | Described:
-    """Return what makes messages: :class:`Subjects` alone where they are wal-listener's."""
-    if config.subject or config.headers or config.content != "wal-listener":
-        return Described(config, f"/postgresql/{_segment(database)}")
-    return Subjects(config.topic, config.topic_prefix, config.topics_map)
 
 
 # What a String of CloudEvents can't have: control characters and what isn't a character.

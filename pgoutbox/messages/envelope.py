@@ -16,6 +16,9 @@ class Enveloped(NamedTuple):
     id: str
     payload: bytes
     time: str  # of its commit, as the payload has it
+    schema: str
+    table: str
+    action: str
 
 
 class Envelope:
@@ -46,7 +49,7 @@ class Envelope:
                 b'{"id":"', event_id.encode(), names, new_row or b"{}",
                 b',"dataOld":', old_row or b"{}", end,
             ))  # fmt: skip
-            yield Enveloped(event_id, payload, time)
+            yield Enveloped(event_id, payload, time, schema, table, action)
 
     def _named(self, *names: str) -> bytes:
         texts = (json.dumps(name, ensure_ascii=False) for name in names)

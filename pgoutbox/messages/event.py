@@ -6,26 +6,34 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
+Headers = tuple[tuple[str, str], ...]  # names and values, both in visible ASCII
+
 
 class Message(NamedTuple):
     """What goes to NATS for one event; ``id`` is its ``Nats-Msg-Id``.
 
-    ``headers`` are further ones, as lines of the protocol: ``Name: value`` and CR LF each.
-    ``table`` is the bare name of the event's table.
+    ``headers`` are those beside ``Nats-Msg-Id``. ``table`` is the bare name of the event's table.
     """
 
     subject: str
     id: str
     payload: bytes
-    headers: str = ""
+    headers: Headers = ()
     table: str = ""
+
+
+class EventNumber(NamedTuple):
+    """Which of a transaction's events one is, from 1, and how many the transaction has."""
+
+    number: int
+    size: int
 
 
 class Transaction(NamedTuple):
     """What the events of one transaction share; see :meth:`of`."""
 
     position: int
-    size: int  # events, those in other batches too; 0 where nobody asks
+    size: int  # events, those in other batches included; 0 if no header needs it
     time: str  # of its commit, RFC 3339 in UTC
     traceparent: str | None  # W3C Trace Context
 
@@ -37,16 +45,16 @@ class Transaction(NamedTuple):
 
 
 class Event(NamedTuple):
-    """An event and what messages may tell of it."""
+    """An event, and what its message may say about it."""
 
     id: str
     schema: str
     table: str
     action: str
-    key: Sequence[str] | None  # values of the key's columns; None where no key is known
+    key: Sequence[str] | None  # values of the key's columns; None if no key is known
     payload: bytes  # wal-listener's JSON
     transaction: Transaction
-    place: int  # in its transaction, from 1; 0 where nobody asks
+    number: int  # in its transaction, from 1; 0 if no header needs it
 
 
 # Version 00 of W3C Trace Context (section 3.2.2), in which neither id is all zeros.

@@ -1,28 +1,28 @@
-"""Headers that describe an event."""
+"""Headers: those that describe an event, and how NATS writes any."""
 
 from __future__ import annotations
 
 import re
 
-from pgoutbox.messages.event import Event
-from pgoutbox.messages.subjects import percent_encoded
+from pgoutbox.messages.event import Event, Headers
+from pgoutbox.subjects import percent_encoded
 
 
-def transaction_headers(event: Event) -> str:
-    """Return the headers that name an event's table, action and transaction."""
+def transaction_headers(event: Event) -> Headers:
+    """Return the headers of ``--headers``: table, action, transaction and trace."""
     transaction = event.transaction
-    lines = (
-        f"Pgoutbox-Schema: {header_value(event.schema)}\r\n"
-        f"Pgoutbox-Table: {header_value(event.table)}\r\n"
-        f"Pgoutbox-Action: {event.action}\r\n"
-        f"Pgoutbox-Transaction: {transaction.position}\r\n"
-        f"Pgoutbox-Transaction-Event: {event.place}\r\n"
-        f"Pgoutbox-Transaction-Size: {transaction.size}\r\n"
-        f"Pgoutbox-Commit-Time: {transaction.time}\r\n"
+    headers = (
+        ("Pgoutbox-Schema", header_value(event.schema)),
+        ("Pgoutbox-Table", header_value(event.table)),
+        ("Pgoutbox-Action", event.action),
+        ("Pgoutbox-Transaction", str(transaction.position)),
+        ("Pgoutbox-Transaction-Event", str(event.number)),
+        ("Pgoutbox-Transaction-Size", str(transaction.size)),
+        ("Pgoutbox-Commit-Time", transaction.time),
     )
     if transaction.traceparent:
-        lines += f"traceparent: {transaction.traceparent}\r\n"
-    return lines
+        return (*headers, ("traceparent", transaction.traceparent))
+    return headers
 
 
 # CloudEvents' NATS protocol binding, section 3.1.3.2: good for any header.
@@ -32,3 +32,8 @@ _UNSAFE_IN_HEADER = re.compile(r'[^\x21-\x7e]|["%]')
 def header_value(text: str) -> str:
     """Return ``text`` in visible ASCII; reversible with :func:`urllib.parse.unquote`."""
     return percent_encoded(text, _UNSAFE_IN_HEADER)
+
+
+def header_lines(headers: Headers) -> str:
+    """Return ``headers`` as NATS's client protocol has them: ``Name: value`` and CR LF each."""
+    return "".join(f"{name}: {value}\r\n" for name, value in headers)

@@ -11,6 +11,7 @@ from enum import Enum
 from operator import attrgetter
 
 from pgoutbox.messages.event import Message
+from pgoutbox.subjects import WAL_LISTENER_TEMPLATE, Template
 
 # Seconds. Whatever the relay waits for, it gives up sooner; longer waits are announced.
 STUCK_AFTER = 300.0
@@ -77,12 +78,12 @@ class Monitor:
         *,
         relay: str = "default",
         counts_subjects: bool = False,
-        template: str | None = None,
+        template: str = WAL_LISTENER_TEMPLATE,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.relay = relay  # its name
         self._counts_subjects = counts_subjects
-        self._subject = template if template and "{key}" in template else None
+        self._subject = template if Template(template).needs_key else None
         self._clock = clock
         self._due = clock()  # when the next sign of life should come
         self.is_stopping = False

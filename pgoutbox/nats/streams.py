@@ -18,6 +18,7 @@ from pgoutbox.config.settings import PublisherConfig
 from pgoutbox.errors import Interrupted
 from pgoutbox.nats.client import NatsClient
 from pgoutbox.nats.failures import LOST, text_of
+from pgoutbox.subjects import Naming, Template
 
 log = logging.getLogger("pgoutbox.nats")
 
@@ -111,15 +112,9 @@ def subjects(config: PublisherConfig) -> list[str]:
     They are the template of subjects with ``*`` for everything that depends on the event. That is
     wal-listener's ``<topic>.*`` unless a setting puts further dots into the subject.
     """
-    template = config.subject or "{topic}.{prefix}{name}"
-    varying = dict.fromkeys(("schema", "table", "action", "key"), "*")
-    names = ["*", *config.topics_map.values()] if "{name}" in template else ["*"]
+    naming = Naming(config.topic, config.topic_prefix, config.topics_map)
     found: list[str] = []
-    for name in names:
-        subject = template.format(
-            topic=config.topic, prefix=config.topic_prefix, name=name, **varying
-        )
-        subject = ".".join("*" if "*" in part else part for part in subject.split("."))
+    for subject in Template(config.subject).patterns(naming):
         if not any(_overlap(subject, known) for known in found):
             found.append(subject)
     return found

@@ -7,6 +7,7 @@ from itertools import repeat
 
 from pgoutbox.errors import Refused
 from pgoutbox.messages.event import Message
+from pgoutbox.messages.headers import header_lines
 
 _HEADER_ROOM = 130  # bytes: version 10, id 51, expectation 65, empty line 2
 
@@ -25,7 +26,8 @@ def hpubs(
     for (subject, message_id, payload, further, _), reply, expectation in zip(
         messages, replies, expectations, strict=False
     ):
-        headers = f"NATS/1.0\r\nNats-Msg-Id: {message_id}\r\n{expectation}{further}\r\n"
+        lines = header_lines(further) if further else ""
+        headers = f"NATS/1.0\r\nNats-Msg-Id: {message_id}\r\n{expectation}{lines}\r\n"
         size = len(headers) if headers.isascii() else len(headers.encode())
         line = f"HPUB {subject} {reply} {size} {size + len(payload)}\r\n{headers}"
         parts += line.encode(), payload, b"\r\n"
@@ -36,7 +38,7 @@ def fitting(messages: Sequence[Message], max_payload: int) -> int:
     """Return how many of ``messages``, from the first, don't exceed ``max_payload`` bytes."""
     room = max_payload - _HEADER_ROOM
     for index, (_, _, payload, headers, _) in enumerate(messages):
-        if len(payload) + (len(headers.encode()) if headers else 0) > room:
+        if len(payload) + (len(header_lines(headers).encode()) if headers else 0) > room:
             return index
     return len(messages)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,11 +13,11 @@ import asyncpg
 from pgoutbox.database.tables import TABLES_NAMED
 from pgoutbox.errors import ConfigError, LeadershipLost
 from pgoutbox.locks import leader_lock
-from pgoutbox.messages.cloudevents import Described
-from pgoutbox.messages.envelope import Envelope, Enveloped, commit_time
-from pgoutbox.messages.event import Event, Message, Transaction
-from pgoutbox.messages.subjects import Subjects
-from pgoutbox.outbox.places import Place, Places
+from pgoutbox.messages.envelope import Envelope, commit_time
+from pgoutbox.messages.event import EventNumber, Message
+from pgoutbox.messages.formats import MessageFormat
+from pgoutbox.messages.headers import header_lines
+from pgoutbox.outbox.numbering import Numbering
 from pgoutbox.outbox.progress import Gap, Key, Progress
 from pgoutbox.outbox.selection import Filter, Share
 
@@ -72,7 +72,7 @@ class Outbox:
     def __init__(
         self,
         connection: asyncpg.Connection[asyncpg.Record],
-        form: Subjects | Described,
+        message_format: MessageFormat,
         *,
         relay: str,
         batch_events: int,
@@ -82,16 +82,17 @@ class Outbox:
         until: int | None = None,
     ) -> None:
         self._connection = connection
-        self._form = form
+        self._format = message_format
         self._wanted = wanted
         self._share = share
         self._until = until  # the last position to read
         self._query = _READ
         self._flags: tuple[bool, ...] = ()  # what else the query asks for
-        if share is not None or isinstance(form, Described):
+        needs_keys = message_format.needs_keys
+        if share is not None or needs_keys or message_format.needs_numbers:
             self._query = _READ_DESCRIBED if share is None else _READ_SHARE
-            self._flags = (isinstance(form, Described) and form.needs_keys,)
-        self._places = Places(connection)
+            self._flags = (needs_keys,)
+        self._numbering = Numbering(connection)
         self._relay = relay
         # Events that are passed over hardly cost memory, and few of them make a small batch.
         self._batch_events = min(batch_events * (share.parts if share else 1), _MOST_EVENTS)
@@ -235,16 +236,16 @@ class Outbox:
         has_long_transaction = len({key.position for key in keys}) < len(keys)
         has_lazy_commit, passed = any(row[8] for row in rows), keys
         after = before.after(keys, is_cut=is_cut)
-        places = [Place(0, 0)] * len(rows)
-        if isinstance(self._form, Described) and self._form.needs_places:
-            places = await self._places.of(keys, before.partial, is_cut=is_cut)
+        numbers: list[EventNumber] = []
+        if self._format.needs_numbers:
+            numbers = await self._numbering.of(keys, before.partial, is_cut=is_cut)
         if self._wanted is not None or self._share is not None:
-            wanted = [number for number, row in enumerate(rows) if self._is_wanted(row)]
-            rows = [rows[number] for number in wanted]
-            keys = [keys[number] for number in wanted]
-            places = [places[number] for number in wanted]
+            wanted = [index for index, row in enumerate(rows) if self._is_wanted(row)]
+            rows = [rows[index] for index in wanted]
+            keys = [keys[index] for index in wanted]
+            numbers = [numbers[index] for index in wanted] if numbers else []
         return Batch(
-            self._messages(rows, places),
+            self._format.messages(rows, self._envelope, numbers),
             keys,
             before,
             after,
@@ -258,18 +259,6 @@ class Outbox:
     def _is_wanted(self, row: asyncpg.Record) -> bool:
         is_in_share = row[4] is not None
         return is_in_share and (self._wanted is None or self._wanted.passes(*row[3:5]))
-
-    def _messages(self, rows: Sequence[asyncpg.Record], places: Sequence[Place]) -> list[Message]:
-        form = self._form
-        enveloped = self._envelope.around(rows)
-        if isinstance(form, Subjects):
-            # The default, which shall not pay for what it doesn't have.
-            of = form.of
-            return [
-                Message(of(row[2], row[3]), event_id, payload, "", row[3])
-                for row, (event_id, payload, _) in zip(rows, enveloped, strict=True)
-            ]
-        return [form.message(event) for event in _events(rows, enveloped, places)]
 
     async def _gap_holders(self) -> frozenset[str]:
         holders = await self._connection.fetchval(
@@ -344,7 +333,7 @@ class Outbox:
             key.position,
             message.subject,
             reason,
-            message.headers,
+            header_lines(message.headers),
             message.payload.decode(),
             timeout=_ANSWER_TIMEOUT,
         )
@@ -408,18 +397,6 @@ class Outbox:
     async def rotate(self, slot: int) -> bool:
         """Empty a slot if everything in it is sent by every relay; tell whether it was."""
         return bool(await self._connection.fetchval("select pgoutbox.rotate($1)", slot))
-
-
-def _events(
-    rows: Sequence[asyncpg.Record], enveloped: Iterable[Enveloped], places: Sequence[Place]
-) -> Iterator[Event]:
-    """Yield what ``next_batch_described`` returned."""
-    transaction = Transaction(0, 0, "", None)
-    for row, (event_id, payload, time), place in zip(rows, enveloped, places, strict=True):
-        position, _, schema, table, action, *_, traceparent, key = row
-        if position != transaction.position:
-            transaction = Transaction.of(position, place.size, time, traceparent)
-        yield Event(event_id, schema, table, action, key, payload, transaction, place.number)
 
 
 _NOTHING_ABOVE = 2**63 - 2

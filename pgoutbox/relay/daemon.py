@@ -26,7 +26,7 @@ from pgoutbox.errors import (
     Refused,
     SchemaError,
 )
-from pgoutbox.messages.cloudevents import form
+from pgoutbox.messages.formats import format_of
 from pgoutbox.monitoring import metrics, sentry, web
 from pgoutbox.monitoring.monitor import Monitor
 from pgoutbox.names import Address
@@ -295,7 +295,7 @@ class Daemon:
             await working.execute(_PLANNER)
             outbox = Outbox(
                 working,
-                form(
+                format_of(
                     config.publisher,
                     await working.fetchval("select pg_catalog.current_database()"),
                 ),

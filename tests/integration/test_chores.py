@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncpg
 import pytest
 
-from pgoutbox.messages.subjects import Subjects
+from pgoutbox.config.settings import PublisherConfig
+from pgoutbox.messages.formats import format_of
 from pgoutbox.outbox import reader
 from pgoutbox.outbox.reader import Outbox
 from tests.conftest import StartDaemon
@@ -76,7 +77,11 @@ async def test_connection_that_no_longer_answers_ends_the_session(
     async with proxy(port_of(database.dsn)) as network:
         connection = await asyncpg.connect(through(database.dsn, network))
         asked = Outbox(
-            connection, Subjects("t", "", {}), relay="r", batch_events=1, batch_bytes=1024
+            connection,
+            format_of(PublisherConfig(), "app"),
+            relay="r",
+            batch_events=1,
+            batch_bytes=1024,
         )
         await asked.check()
         network.stall()

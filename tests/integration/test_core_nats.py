@@ -55,7 +55,7 @@ def config_of(server: NatsServer, **settings: object) -> PublisherConfig:
 
 
 def messages_of(count: int) -> list[Message]:
-    return [Message("shop.public_users", f"id-{n}", b"%d" % n, "x: y\r\n") for n in range(count)]
+    return [Message("shop.public_users", f"id-{n}", b"%d" % n, (("x", "y"),)) for n in range(count)]
 
 
 @pytest.fixture

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from pgoutbox.config.settings import PublisherConfig
-from pgoutbox.messages.subjects import Subjects
+from pgoutbox.messages.formats import format_of
 from pgoutbox.outbox.reader import Outbox
 from tests.conftest import Connect
 from tests.support.cluster import Database
 
 
 def outbox_on(connection: object) -> Outbox:
-    config = PublisherConfig()
     return Outbox(
         connection,  # type: ignore[arg-type]
-        Subjects(config.topic, config.topic_prefix, config.topics_map),
+        format_of(PublisherConfig(), "app"),
         relay="default",
         batch_events=100,
         batch_bytes=1_000_000,

@@ -229,7 +229,7 @@ async def test_message_with_more_headers_than_a_stream_takes_is_refused(
     stream: Stream, mode: Mode
 ) -> None:
     messages = messages_of(stream, 5)
-    messages[2] = messages[2]._replace(headers=f"x: {'x' * 70_000}\r\n")
+    messages[2] = messages[2]._replace(headers=(("x", "x" * 70_000),))
     async with connect(config_of(stream, mode)) as publisher:
         with pytest.raises(Refused, match="header size") as refused:
             await publisher.publish(messages)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from pgoutbox.config.settings import PublisherConfig
 from pgoutbox.errors import LeadershipLost
-from pgoutbox.messages.subjects import Subjects
+from pgoutbox.messages.formats import format_of
 from pgoutbox.outbox.progress import Progress
 from pgoutbox.outbox.reader import Outbox
 from tests.conftest import Connect
@@ -14,7 +15,7 @@ from tests.conftest import Connect
 async def _outbox(connect: Connect) -> Outbox:
     return Outbox(
         await connect(),
-        Subjects("t", "", {}),
+        format_of(PublisherConfig(), "app"),
         relay="default",
         batch_events=100,
         batch_bytes=2**20,

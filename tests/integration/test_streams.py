@@ -179,7 +179,7 @@ async def test_stream_that_is_created_takes_one_subject_for_all(
 async def test_headers_of_a_message_arrive_and_count_as_part_of_it(
     stream: Stream, nats: Client
 ) -> None:
-    headers = "pgoutbox-table: public.größen\r\nce-type: row\r\n"
+    headers = (("pgoutbox-table", "public.größen"), ("ce-type", "row"))
     name = f"{stream.topic}.public_users"
     messages = [
         Message(name, "1", b"{}", headers),

@@ -13,7 +13,8 @@ from collections.abc import Awaitable, Callable
 import asyncpg
 import pytest
 
-from pgoutbox.messages.subjects import Subjects
+from pgoutbox.config.settings import PublisherConfig
+from pgoutbox.messages.formats import format_of
 from pgoutbox.outbox.progress import Progress
 from pgoutbox.outbox.reader import Outbox
 from tests.conftest import Connect
@@ -103,7 +104,7 @@ class Right(Reader):
     async def look(self) -> None:
         outbox = Outbox(
             self.connection,
-            Subjects("t", "", {}),
+            format_of(PublisherConfig(), "app"),
             relay="right",
             batch_events=self.batch_events,
             batch_bytes=2**20,

@@ -44,8 +44,8 @@ class Outbox:
     async def transactions(self) -> list[list[Event]]:
         """Return the unsent events by transaction."""
         found: dict[int, list[Event]] = {}
-        for row, (_, payload, _) in await self.enveloped():
-            message = json.loads(payload)
+        for row, enveloped in await self.enveloped():
+            message = json.loads(enveloped.payload)
             assert message["table"] == row["table_name"]
             event = Event(message["table"], message["action"], message["data"], message["dataOld"])
             found.setdefault(row["position"], []).append(event)
@@ -57,7 +57,7 @@ class Outbox:
 
     async def payloads(self) -> list[str]:
         """Return the unsent payloads from `data` to `dataOld`, byte for byte."""
-        texts = [payload.decode() for _, (_, payload, _) in await self.enveloped()]
+        texts = [enveloped.payload.decode() for _, enveloped in await self.enveloped()]
         return [text[text.index('"data":') : text.rindex(',"commitTime":')] for text in texts]
 
 

@@ -7,7 +7,8 @@ from urllib.parse import urlsplit
 import asyncpg
 import pytest
 
-from pgoutbox.messages.subjects import Subjects
+from pgoutbox.config.settings import PublisherConfig
+from pgoutbox.messages.formats import format_of
 from pgoutbox.outbox.reader import Outbox
 from tests.conftest import Connect
 from tests.support.cluster import ADMIN, Database
@@ -40,7 +41,11 @@ async def test_a_relay_can_do_its_work(
     await connection.execute("insert into t values (1, 'a')")
     await connection.execute("alter table t add n int")
     outbox = Outbox(
-        relay, Subjects("topic", "", {}), relay="r", batch_events=10, batch_bytes=1_000_000
+        relay,
+        format_of(PublisherConfig(), "app"),
+        relay="r",
+        batch_events=10,
+        batch_bytes=1_000_000,
     )
     progress = await outbox.lead()
     batch = await outbox.next_batch(progress)

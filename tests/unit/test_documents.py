@@ -58,6 +58,12 @@ def test_the_table_of_settings_is_that_of_the_code() -> None:
     assert documents.with_settings(written) == written, f"docs/settings.md {STALE}"
 
 
+def test_the_table_of_placeholders_is_that_of_the_code() -> None:
+    written = documents.MESSAGES.read_text("utf-8")
+
+    assert documents.with_placeholders(written) == written, f"docs/messages.md {STALE}"
+
+
 def test_figures_are_those_of_one_run_of_the_benchmarks() -> None:
     written = documents.PERFORMANCE.read_text("utf-8")
 

@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 
 from pgoutbox.config import kinds
 from pgoutbox.config.settings import PublisherConfig
-from pgoutbox.messages.cloudevents import Described, form
 from pgoutbox.messages.envelope import Envelope, commit_time
 from pgoutbox.messages.event import Event, Message, Transaction
-from pgoutbox.messages.headers import header_value
-from pgoutbox.messages.subjects import Subjects, key_token, token
+from pgoutbox.messages.formats import DescribedFormat, PlainFormat, format_of
+from pgoutbox.messages.headers import header_lines, header_value
+from pgoutbox.subjects import Naming, Subjects, is_subject, key_token, token
 
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 COMMITTED = datetime(2026, 2, 3, 4, 5, 6, 120_000, tzinfo=UTC)
@@ -35,9 +35,9 @@ keys = st.lists(texts, min_size=1, max_size=4)
 
 
 def rendered(event: Event, **settings: Any) -> Message:
-    described = form(PublisherConfig(**settings), "app")
-    assert isinstance(described, Described)
-    return described.message(event)
+    config = PublisherConfig(**settings)
+    naming = Naming(config.topic, config.topic_prefix, config.topics_map, "app")
+    return DescribedFormat(Subjects(naming, config.subject), config, "app").message(event)
 
 
 def subject(template: str, event: Event = EVENT, **settings: Any) -> str:
@@ -45,8 +45,8 @@ def subject(template: str, event: Event = EVENT, **settings: Any) -> str:
 
 
 def headers_of(message: Message) -> dict[str, str]:
-    """Parse the lines as a client does, and see that there is nothing else."""
-    lines = message.headers.split("\r\n")
+    """Write the lines, parse them as a client does, and see that there is nothing else."""
+    lines = header_lines(message.headers).split("\r\n")
     assert lines.pop() == ""
     assert all(re.fullmatch(r"[A-Za-z-]+: [\x21-\x7e]*", line) for line in lines)
     found = dict(line.split(": ", 1) for line in lines)
@@ -54,8 +54,43 @@ def headers_of(message: Message) -> dict[str, str]:
     return found
 
 
-def test_without_any_of_these_settings_messages_are_wal_listeners() -> None:
-    assert isinstance(form(PublisherConfig(topics_map={"a_b": "c"}), "app"), Subjects)
+@pytest.mark.parametrize(
+    ("settings", "is_plain", "needs_keys", "needs_numbers"),
+    [
+        ({"topics_map": {"a_b": "c"}}, True, False, False),
+        ({"subject": "{topic}.{schema}.{table}.{action}"}, True, False, False),
+        ({"subject": "{topic}.{key}"}, False, True, False),
+        ({"headers": True}, False, False, True),
+        ({"content": "cloudevents"}, False, True, False),
+        ({"content": "cloudevents-structured", "headers": True}, False, True, True),
+    ],
+)
+def test_only_keys_headers_and_cloudevents_leave_the_cheap_path(
+    settings: dict[str, Any], is_plain: bool, needs_keys: bool, needs_numbers: bool
+) -> None:
+    found = format_of(PublisherConfig(**settings), "app")
+
+    assert isinstance(found, PlainFormat) == is_plain
+    assert (found.needs_keys, found.needs_numbers) == (needs_keys, needs_numbers)
+
+
+def test_both_formats_make_the_same_of_rows_where_settings_ask_for_nothing_more() -> None:
+    config = PublisherConfig(subject="{topic}.{database}.{table}.{action}")
+    naming = Naming(config.topic, database="app")
+    rows = [
+        (position, seq, "public", table, "INSERT", b"{}", None, bytes(24), False, False)
+        for position, seq, table in [(1, 1, "a"), (1, 2, "b"), (2, 3, "a")]
+    ]
+    described = DescribedFormat(Subjects(naming, config.subject), config, "app")
+
+    found = format_of(config, "app").messages(rows, Envelope(UUID(int=0)))
+
+    assert found == described.messages([(*row, None, None) for row in rows], Envelope(UUID(int=0)))
+    assert [message.subject for message in found] == [
+        "wal_listener.app.a.INSERT",
+        "wal_listener.app.b.INSERT",
+        "wal_listener.app.a.INSERT",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -86,7 +121,7 @@ def test_the_template_of_wal_listener_gives_its_subjects(schema: str, table: str
 
     found = subject("{topic}.{prefix}{name}", event, topic_prefix="x")
 
-    assert found == Subjects("wal_listener", "x", {}).of(schema, table)
+    assert found == Subjects(Naming("wal_listener", "x")).of(schema, table, "UPDATE")
 
 
 @pytest.mark.parametrize(
@@ -146,7 +181,7 @@ def test_every_value_is_one_token_and_none_is_a_wildcard(
     assert len(tokens) == 4
     assert all(tokens)
     assert not {"*", ">"} & set(tokens)
-    assert kinds.is_subject(".".join(tokens))
+    assert is_subject(".".join(tokens))
     assert not tokens[0].startswith("$")
     assert [schema, table] == [unquote(part) for part in tokens[:2]]
 
@@ -210,7 +245,8 @@ def test_traceparent_that_is_none_is_dropped(text: str | None) -> None:
 
     assert transaction.traceparent is None
     message = rendered(EVENT._replace(transaction=transaction), headers=True, content="cloudevents")
-    assert "traceparent" not in message.headers
+    assert "traceparent" not in dict(message.headers)
+    assert "ce-traceparent" not in dict(message.headers)
 
 
 @pytest.mark.parametrize(

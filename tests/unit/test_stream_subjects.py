@@ -22,6 +22,7 @@ from pgoutbox.nats.streams import subjects
             ["shop.app.*", "shop.app.a.b"],
         ),
         ({"subject": "sample_app"}, ["sample_app"]),
+        ({"subject": "{topic}.{database}.{name}"}, ["shop.*.*"]),
         ({"subject": "{topic}.{schema}.{table}"}, ["shop.*.*"]),
         ({"subject": "{topic}.{schema}.{table}.{action}.{key}"}, ["shop.*.*.*.*"]),
         ({"subject": "cdc.{prefix}{table}", "topic_prefix": "a.b."}, ["cdc.a.b.*"]),

@@ -8,7 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pgoutbox.messages.subjects import Subjects, escape
+from pgoutbox.config import kinds
+from pgoutbox.config.load import load
+from pgoutbox.messages.event import Message
+from pgoutbox.monitoring.monitor import Monitor
+from pgoutbox.nats.streams import subjects as subjects_of_the_stream
+from pgoutbox.subjects import PLACEHOLDERS, Naming, Placeholder, Subjects, escape, is_subject
 
 
 @pytest.mark.parametrize(
@@ -24,7 +29,9 @@ from pgoutbox.messages.subjects import Subjects, escape
 def test_subject_is_built_as_wal_listener_does(
     prefix: str, topics_map: dict[str, str], subject: str
 ) -> None:
-    assert subject == Subjects("wal_listener", prefix, topics_map).of("public", "users")
+    assert subject == Subjects(Naming("wal_listener", prefix, topics_map)).of(
+        "public", "users", "INSERT"
+    )
 
 
 @pytest.mark.parametrize("name", ["a*b", "a>", "$t", "таблица", "表😀", "50%", "a-b"])
@@ -56,3 +63,20 @@ def test_escaping_can_be_reversed(name: str) -> None:
 @given(names, names)
 def test_different_names_have_different_subjects(one: str, other: str) -> None:
     assert (one == other) == (escape(one) == escape(other))
+
+
+@pytest.mark.parametrize("placeholder", PLACEHOLDERS.values(), ids=PLACEHOLDERS)
+def test_whatever_reads_a_template_knows_every_placeholder(placeholder: Placeholder) -> None:
+    template = f"cdc.{{{placeholder.name}}}"
+    settings = load({"subject": kinds.TEMPLATE.read(template), "topic_prefix": "x"}, {}).publisher
+    subjects = Subjects(Naming("wal_listener", "x", {}, "app"), template)
+
+    found = subjects.of("public", "users", "UPDATE", ["7"])
+
+    assert is_subject(found)
+    (pattern,) = subjects_of_the_stream(settings)
+    assert pattern in ("cdc.*", found)
+    assert subjects.needs_key == placeholder.needs_key
+    monitor = Monitor(counts_subjects=True, template=template)
+    monitor.stored([Message(found, "id", b"")], None)
+    assert set(monitor.published) == {(template if placeholder.needs_key else found, "")}

@@ -1,13 +1,13 @@
-"""Where an event stands in its transaction: the how-manieth of how many."""
+"""Numbers of events in their transactions: which one of how many."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import asyncpg
 
+from pgoutbox.messages.event import EventNumber
 from pgoutbox.outbox.progress import Key
 
 _ANSWER_TIMEOUT = 60.0  # seconds until a connection that no longer answers counts as lost
@@ -15,14 +15,7 @@ _ANSWER_TIMEOUT = 60.0  # seconds until a connection that no longer answers coun
 _COUNTED_AT_ONCE = 200_000  # events; takes a second or so
 
 
-class Place(NamedTuple):
-    """Where an event stands in its transaction, from 1, and how many that has."""
-
-    number: int
-    size: int
-
-
-class Places:
+class Numbering:
     """Numbers the events of each transaction, also of one that is read in several batches.
 
     Only what a batch doesn't show is asked of the database: how many events of a transaction are
@@ -33,10 +26,12 @@ class Places:
     def __init__(self, connection: asyncpg.Connection[asyncpg.Record]) -> None:
         self._connection = connection
         self._last: Key | None = None  # of the last batch, where that was cut
-        self._place = Place(0, 0)  # of the event there
+        self._number = EventNumber(0, 0)  # of the event there
 
-    async def of(self, keys: Sequence[Key], partial: Key | None, *, is_cut: bool) -> list[Place]:
-        """Return the place of each event of a batch.
+    async def of(
+        self, keys: Sequence[Key], partial: Key | None, *, is_cut: bool
+    ) -> list[EventNumber]:
+        """Return the number of each event of a batch.
 
         ``partial`` is the last event that is sent of a transaction, and ``is_cut`` says that the
         batch's last one may have further events.
@@ -50,22 +45,22 @@ class Places:
             last = keys[-1]
             upto_last = sizes[last.position]
             sizes[last.position] = await self._size(last, upto_last)
-            self._last, self._place = last, Place(upto_last, sizes[last.position])
-        numbers = Counter(before)
-        places = []
+            self._last, self._number = last, EventNumber(upto_last, sizes[last.position])
+        seen = Counter(before)
+        numbers = []
         for key in keys:
-            numbers[key.position] += 1
-            places.append(Place(numbers[key.position], sizes[key.position]))
-        return places
+            seen[key.position] += 1
+            numbers.append(EventNumber(seen[key.position], sizes[key.position]))
+        return numbers
 
     async def _upto(self, key: Key) -> int:
         if key == self._last:
-            return self._place.number
+            return self._number.number
         return await self._count(key.position, -1, key.seq)
 
     async def _size(self, last: Key, upto_last: int) -> int:
         if self._last is not None and last.position == self._last.position:
-            return self._place.size
+            return self._number.size
         return upto_last + await self._count(last.position, last.seq, 2**63 - 1)
 
     async def _count(self, position: int, after: int, upto: int) -> int:

@@ -1,0 +1,107 @@
+"""From rows of the outbox to messages: wal-listener's, or described by keys and headers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import repeat
+from typing import Any, Protocol
+
+from pgoutbox.config.settings import PublisherConfig
+from pgoutbox.messages.cloudevents import STRUCTURED_HEADERS, CloudEvents
+from pgoutbox.messages.envelope import Envelope
+from pgoutbox.messages.event import Event, EventNumber, Headers, Message, Transaction
+from pgoutbox.messages.headers import transaction_headers
+from pgoutbox.subjects import Naming, Subjects
+
+Rows = Sequence[Iterable[Any]]
+
+
+class MessageFormat(Protocol):
+    """Turns rows of the outbox into messages.
+
+    It takes rows of ``pgoutbox.next_batch``, or of ``pgoutbox.next_batch_described`` if it needs
+    keys or numbers.
+    """
+
+    needs_keys: bool  # the values of each row's key
+    needs_numbers: bool  # of the events in their transactions
+
+    def messages(
+        self, rows: Rows, envelope: Envelope, numbers: Sequence[EventNumber] = ()
+    ) -> list[Message]:
+        """Return a message for each of ``rows``; ``numbers`` are theirs, if needed."""
+
+
+def format_of(config: PublisherConfig, database: str) -> MessageFormat:
+    """Return the format that the settings ask for, for events of the named database."""
+    naming = Naming(config.topic, config.topic_prefix, config.topics_map, database)
+    subjects = Subjects(naming, config.subject)
+    if config.content == "wal-listener" and not config.headers and not subjects.needs_key:
+        return PlainFormat(subjects)
+    return DescribedFormat(subjects, config, database)
+
+
+class PlainFormat:
+    """wal-listener's payload, no headers, no keys: the default, and as cheap as can be."""
+
+    needs_keys = False
+    needs_numbers = False
+
+    def __init__(self, subjects: Subjects) -> None:
+        self._subjects = subjects
+
+    def messages(
+        self, rows: Rows, envelope: Envelope, numbers: Sequence[EventNumber] = ()
+    ) -> list[Message]:
+        """Return a message for each of ``rows``; see :class:`MessageFormat`."""
+        subject_of = self._subjects.of
+        return [
+            Message(subject_of(schema, table, action), event_id, payload, (), table)
+            for event_id, payload, _, schema, table, action in envelope.around(rows)
+        ]
+
+
+class DescribedFormat:
+    """Messages with a key in their subjects, with headers, or as CloudEvents."""
+
+    def __init__(self, subjects: Subjects, config: PublisherConfig, database: str) -> None:
+        cloudevents = CloudEvents(database)
+        self._subjects = subjects
+        self._headers: list[Callable[[Event], Headers]] = []
+        self._payload: Callable[[Event], bytes] = lambda event: event.payload
+        if config.headers:
+            self._headers.append(transaction_headers)
+        if config.content == "cloudevents":
+            self._headers.append(cloudevents.headers)
+        elif config.content == "cloudevents-structured":
+            self._headers.append(lambda _: STRUCTURED_HEADERS)
+            self._payload = cloudevents.envelope
+        self.needs_keys = subjects.needs_key or config.content != "wal-listener"
+        self.needs_numbers = config.headers
+
+    def messages(
+        self, rows: Rows, envelope: Envelope, numbers: Sequence[EventNumber] = ()
+    ) -> list[Message]:
+        """Return a message for each of ``rows``; see :class:`MessageFormat`."""
+        return [self.message(event) for event in _events(rows, envelope, numbers)]
+
+    def message(self, event: Event) -> Message:
+        """Return ``event`` as it is published."""
+        return Message(
+            self._subjects.of(event.schema, event.table, event.action, event.key),
+            event.id,
+            self._payload(event),
+            tuple(header for headers_of in self._headers for header in headers_of(event)),
+            event.table,
+        )
+
+
+def _events(rows: Rows, envelope: Envelope, numbers: Sequence[EventNumber]) -> Iterator[Event]:
+    """Yield the event of each row of ``pgoutbox.next_batch_described``."""
+    transaction = Transaction(0, 0, "", None)
+    each = zip(rows, envelope.around(rows), numbers or repeat(EventNumber(0, 0)), strict=False)
+    for row, (event_id, payload, time, schema, table, action), number in each:
+        position, *_, traceparent, key = row
+        if position != transaction.position:
+            transaction = Transaction.of(position, number.size, time, traceparent)
+        yield Event(event_id, schema, table, action, key, payload, transaction, number.number)
