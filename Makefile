@@ -19,7 +19,7 @@ test: lint  ## Run every check and every test, on servers that the tests start t
 	$(PYTHON) -m tools.majors 13 16
 	$(PYTHON) -m pytest --cov --cov-report term:skip-covered
 
-test-all: lint  ## Run every test on PostgreSQL 13 to 18, or on POSTGRES=15 alone (needs npm)
+test-all: lint $(VENV)/deploy  ## Run every test on PostgreSQL 13 to 18, or on POSTGRES=15 alone (needs npm)
 	$(PYTHON) -m tools.majors $(POSTGRES) --strict --tests tests
 	$(PYTHON) -m pytest tests/sql --publish-outbox --wal-level replica
 	$(PYTHON) -m pytest tests/sql --publish-outbox --wal-level logical
@@ -41,6 +41,7 @@ lock: $(VENV)/dev  ## Write requirements/ anew; UPGRADE=--upgrade takes the newe
 	$(LOCK)/build.txt requirements/build.in
 	$(LOCK)/dev.txt --constraints=requirements/build.txt --group=dev --all-extras pyproject.toml
 	$(LOCK)/demo.txt --constraints=requirements/dev.txt --extra=demo pyproject.toml
+	$(LOCK)/deploy.txt --constraints=requirements/dev.txt --group=pyproject.toml:deploy
 	$(LOCK)/image.txt --constraints=requirements/dev.txt \
 	    --extra=metrics --extra=nkeys --extra=sentry pyproject.toml
 
@@ -72,4 +73,11 @@ $(VENV)/demo: $(VENV)/python pyproject.toml requirements/build.txt requirements/
 $(VENV)/dev: $(VENV)/demo requirements/dev.txt
 	@echo 'Installing the development tools into $(VENV) (takes a minute) ...'
 	@$(PIP) --no-build-isolation --require-hashes --requirement requirements/dev.txt
+	@touch $@
+
+$(VENV)/deploy: $(VENV)/dev requirements/deploy.txt
+	@echo 'Installing helm and the schemas of Kubernetes into $(VENV) (takes some minutes) ...'
+	@$(PIP) --require-hashes --requirement requirements/deploy.txt
+	@GOBIN=$(abspath $(VENV)/bin) go install helm.sh/helm/v3/cmd/helm@v3.18.4 \
+	    || echo 'helm needs Go to be built; tests of the chart will be skipped.'
 	@touch $@

@@ -7,8 +7,13 @@ The figures are those of one run of the benchmarks, which docs/performance/figur
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from click.testing import CliRunner
 
@@ -30,6 +35,11 @@ ALERTS = ROOT / "deploy" / "prometheus" / "alerts.yaml"
 PERFORMANCE = ROOT / "docs" / "performance.md"
 PLOTS = ROOT / "docs" / "performance"
 FIGURES = PLOTS / "figures.json"
+CHART = ROOT / "deploy" / "helm" / "pgoutbox"
+MANIFESTS = ROOT / "deploy" / "kubernetes" / "pgoutbox.yaml"
+
+# A helm that was built by go takes itself for one of an ancient Kubernetes.
+HELM_FLAGS = ("--kube-version", "1.31.0")
 
 _WIDTH = 100  # columns; never those of whoever's terminal this is
 _TABLE = r"(?<=<!-- {0}: begin -->\n).*?(?=<!-- {0}: end -->)"
@@ -121,6 +131,20 @@ def metrics() -> str:
     return _table(rows)
 
 
+def manifests(helm: str) -> str:
+    """Return deploy/kubernetes/pgoutbox.yaml as it should be; ``helm`` is the program's path."""
+    values = MANIFESTS.with_name("values.yaml")
+    rendered = subprocess.run(
+        [helm, "template", "pgoutbox", CHART, *HELM_FLAGS, "--values", values],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    lines = rendered.stdout.splitlines(keepends=True)
+    text = "".join(line for line in lines if not line.startswith("# Source: "))
+    return f"# deploy/helm/pgoutbox with values.yaml; make docs writes it.\n{text}"
+
+
 def _table(rows: Sequence[Sequence[str]]) -> str:
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
@@ -133,6 +157,16 @@ def write() -> None:
     MONITORING.write_text(with_metrics(MONITORING.read_text("utf-8")), "utf-8")
     PERFORMANCE.write_text(with_figures(PERFORMANCE.read_text("utf-8")), "utf-8")
     plots.write(figures(), PLOTS)
+    if helm := program("helm"):
+        MANIFESTS.write_text(manifests(helm), "utf-8")
+    else:
+        print(f"{MANIFESTS.relative_to(ROOT)} stays as it is: helm isn't installed")
+
+
+def program(name: str) -> str | None:
+    """Return the path of a program in the virtual environment, or of the system's."""
+    folders = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    return shutil.which(name, path=folders)
 
 
 def _help(name: str) -> str:

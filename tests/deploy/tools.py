@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.support.commands import ROOT
+from tools import documents
 
 _WHERE_FROM = {
     "helm": "make test-all installs it where there is Go",
@@ -20,14 +20,13 @@ _WHERE_FROM = {
 
 def program(name: str) -> str:
     """Return the path of a program; skip the test where there is none."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    found = shutil.which(name, path=path)
+    found = documents.program(name)
     if found is None:
         pytest.skip(f"{name} isn't installed ({_WHERE_FROM[name]})")
     return found
 
 
-def run(name: str, *arguments: str | Path, cwd: Path | None = None) -> str:
+def run(name: str, *arguments: str | Path, cwd: Path = ROOT) -> str:
     """Run a program, and return what it printed on stdout."""
     done = subprocess.run(
         [program(name), *arguments], cwd=cwd, capture_output=True, text=True, check=False

@@ -33,6 +33,7 @@ def _pins(name: str) -> dict[str, str]:
         ("build.txt", (FOLDER / "build.in").read_text().splitlines()),
         ("demo.txt", RUN_TIME + EXTRAS["demo"]),
         ("dev.txt", sum(EXTRAS.values(), RUN_TIME) + PROJECT["dependency-groups"]["dev"]),
+        ("deploy.txt", PROJECT["dependency-groups"]["deploy"]),
         ("image.txt", RUN_TIME + EXTRAS["metrics"] + EXTRAS["nkeys"] + EXTRAS["sentry"]),
     ],
 )
