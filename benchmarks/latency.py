@@ -51,7 +51,7 @@ NOTE_ON_DIRECT = (
     " per event, the writer's session included"
 )
 
-_INSERT = "insert into item_pgoutbox (name, note) values ($1, $2)"
+_TABLE = "item_pgoutbox"
 _NUMBER = re.compile(rb"number (\d+)")
 
 
@@ -64,9 +64,9 @@ async def run(rig: Rig) -> list[Table]:
     """
     table = Table("latency from commit to consumer, ms", COLUMNS, NOTE_ON_DIRECT)
     for _ in range(rig.runs):
-        async with rig.database() as database, _consumer(rig) as consumer:
+        async with rig.database() as database, consuming(rig) as consumer:
             with rig.relay(database) as relay:
-                await _write(rig, database, consumer, rate=100, count=20)  # until all is warm
+                await write_to(rig, database, consumer, rate=100, count=20)  # until all is warm
                 for rate in SECONDS:
                     figures = await _measure(rig, database, consumer, relay, rate)
                     table.add(_label(rate), rate=rate, **figures)
@@ -131,7 +131,7 @@ class Consumer:
 
 
 @asynccontextmanager
-async def _consumer(rig: Rig) -> AsyncIterator[Consumer]:
+async def consuming(rig: Rig) -> AsyncIterator[Consumer]:
     """Subscribe to an empty stream, and to what the writer publishes."""
     consumer = Consumer()
     async with nats_client(rig.nats) as client:
@@ -150,45 +150,48 @@ async def _measure(
     """Return percentiles at one rate, both ways, and the CPU time per event."""
     count = rate * max(2, round(SECONDS[rate] * rig.scale))
     clock = CpuClock(relay_us=relay.pid, postgres_us=rig.postgres.pid, nats_us=rig.nats.pid)
-    committed = await _write(rig, database, consumer, rate, count)
+    committed = await write_to(rig, database, consumer, rate, count)
     delays = [(consumer.arrived[n] - at) * 1e3 for n, at in committed.items()]
     direct = [(consumer.arrived_directly[n] - at) * 1e3 for n, at in committed.items()]
-    return {**_percentiles(delays, "p"), **_percentiles(direct, "direct_p"), **clock.us_per(count)}
+    return {**percentiles(delays, "p"), **percentiles(direct, "direct_p"), **clock.us_per(count)}
 
 
-def _percentiles(delays: list[float], prefix: str) -> dict[str, float]:
+def percentiles(delays: list[float], prefix: str) -> dict[str, float]:
     cuts = quantiles(delays, n=1000, method="inclusive")
     return {f"{prefix}{percent:g}": cuts[round(percent * 10) - 1] for percent in PERCENTILES}
 
 
-async def _write(
-    rig: Rig, database: Database, consumer: Consumer, rate: int, count: int
+async def write_to(
+    rig: Rig, database: Database, consumer: Consumer, rate: int, count: int, table: str = _TABLE
 ) -> dict[int, float]:
     """Write ``count`` rows in another process; return when each was committed, once all arrived."""
     first = len(consumer.arrived)
     loop = asyncio.get_running_loop()
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        arguments = (database.dsn, rig.nats.url, first, count, rate)
+        arguments = (database.dsn, rig.nats.url, table, first, count, rate)
         committed = await loop.run_in_executor(pool, write, *arguments)
     await consumer.has_all(first + count)
     return committed
 
 
-def write(dsn: str, nats_url: str, first: int, count: int, rate: int) -> dict[int, float]:
+def write(
+    dsn: str, nats_url: str, table: str, first: int, count: int, rate: int
+) -> dict[int, float]:
     """Commit and publish rows numbered from ``first`` on; return when each COMMIT returned."""
-    return asyncio.run(_write_on_time(dsn, nats_url, first, count, rate))
+    return asyncio.run(_write_on_time(dsn, nats_url, table, first, count, rate))
 
 
 async def _write_on_time(
-    dsn: str, nats_url: str, first: int, count: int, rate: int
+    dsn: str, nats_url: str, table: str, first: int, count: int, rate: int
 ) -> dict[int, float]:
     committed: dict[int, float] = {}
     idle: asyncio.Queue[asyncpg.Connection] = asyncio.Queue()
     gaps = random.Random(rate)
+    insert = f"insert into {table} (name, note) values ($1, $2)"
 
     async def write_one(number: int) -> None:
         connection = await idle.get()
-        await connection.execute(_INSERT, f"number {number}", NOTE)
+        await connection.execute(insert, f"number {number}", NOTE)
         committed[number] = now()
         await client.publish(DIRECT, f"number {number} {NOTE}".encode())
         idle.put_nowait(connection)
@@ -199,7 +202,7 @@ async def _write_on_time(
         # Enough that it needn't wait for one commit to begin the next.
         for _ in range(max(2, rate // 250)):
             connection = await stack.enter_async_context(connect(dsn))
-            await connection.fetch("select * from item_pgoutbox limit 0")
+            await connection.fetch(f"select * from {table} limit 0")
             idle.put_nowait(connection)
         due = now()
         for number in range(first, first + count):

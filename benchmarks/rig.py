@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -106,10 +106,12 @@ class Failed(Exception):
 class Rig:
     """Both servers with default settings, and a database with pgoutbox to clone."""
 
-    def __init__(self, folder: Path, scale: float, runs: int) -> None:
+    def __init__(
+        self, folder: Path, scale: float, runs: int, settings: Mapping[str, str] | None = None
+    ) -> None:
         self.scale = scale
         self.runs = runs
-        self.postgres = PostgresServer(folder / "postgres")
+        self.postgres = PostgresServer(folder / "postgres", settings=settings)
         self.nats = NatsServer(folder / "nats")
         self._folder = folder
         self._numbers = itertools.count(1)
@@ -201,11 +203,19 @@ class Rig:
         self, database: Database, *flags: str
     ) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
         """Run the relay, which writes into a file; what still runs at the end is stopped."""
-        path = self._folder / f"relay-{next(self._numbers)}.log"
         command = [sys.executable, "-m", "pgoutbox", "relay", "--nats-url", self.nats.url]
+        with self.running([*command, *flags], database) as started:
+            yield started
+
+    @contextmanager
+    def running(
+        self, command: Sequence[str | Path], database: Database
+    ) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
+        """Run a program, which writes into a file; stopped at the end as one would stop it."""
+        path = self._folder / f"{next(self._numbers)}.log"
         with path.open("wb") as log:
             process = subprocess.Popen(
-                guarded([*command, *flags]),
+                guarded(command),
                 env=self._environment(database.name),
                 cwd=ROOT,
                 stdin=subprocess.DEVNULL,
@@ -274,13 +284,13 @@ class Drained:
 
 
 @contextmanager
-def rig(scale: float, runs: int) -> Iterator[Rig]:
-    """Start the servers; nothing is left behind at the end."""
+def rig(scale: float, runs: int, settings: Mapping[str, str] | None = None) -> Iterator[Rig]:
+    """Start the servers, PostgreSQL with ``settings``; nothing is left behind at the end."""
     folder = Path(tempfile.mkdtemp(prefix="pgoutbox-bench-"))
     folder.chmod(0o711)  # started by root, PostgreSQL runs as another user
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        made = Rig(folder, scale, runs)
+        made = Rig(folder, scale, runs, settings)
         with made.postgres, made.nats:
             yield made
     finally:
