@@ -214,7 +214,7 @@ def install(
         from pgoutbox.database import connection
         from pgoutbox.database import install as work
 
-        async with connection.session(settings.database, purpose="install") as conn:
+        async with connection.session(settings.database, purpose="install", say=_say) as conn:
             await work.install(
                 conn, tables, settings.install, _say, actions=wanted, grant_relay=grant_relay
             )
@@ -280,7 +280,7 @@ def uninstall(
         from pgoutbox.database import connection
         from pgoutbox.database import install as work
 
-        async with connection.session(settings.database, purpose="uninstall") as conn:
+        async with connection.session(settings.database, purpose="uninstall", say=_say) as conn:
             if everything:
                 await work.uninstall_all(conn, settings.install, _say, drop_unsent=drop_unsent)
             elif relay_name is not None:
@@ -342,7 +342,9 @@ def status(ctx: click.Context, /, as_json: bool, **flags: Any) -> None:
         from pgoutbox.database import connection
         from pgoutbox.database import status as work
 
-        async with connection.session(settings.database, purpose="status", primary=False) as conn:
+        async with connection.session(
+            settings.database, purpose="status", primary=False, say=_say
+        ) as conn:
             return await work.gather(conn)
 
     found = _run(gather())

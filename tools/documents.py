@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 
 from click.testing import CliRunner
@@ -20,6 +21,7 @@ from click.testing import CliRunner
 from benchmarks import plots
 from benchmarks.report import Report
 from pgoutbox.cli import main
+from pgoutbox.config import conninfo
 from pgoutbox.config import settings as config
 from pgoutbox.config.settings import Setting
 from pgoutbox.monitoring.metrics import METRICS
@@ -30,6 +32,7 @@ COMMANDS = ROOT / "docs" / "commands.md"
 README = ROOT / "README.md"
 SETTINGS = ROOT / "docs" / "settings.md"
 MESSAGES = ROOT / "docs" / "messages.md"
+POSTGRESQL = ROOT / "docs" / "postgresql.md"
 MONITORING = ROOT / "docs" / "monitoring.md"
 ALERTS = ROOT / "deploy" / "prometheus" / "alerts.yaml"
 PERFORMANCE = ROOT / "docs" / "performance.md"
@@ -77,6 +80,11 @@ def with_placeholders(text: str) -> str:
     return _with_table(text, "placeholders", placeholders())
 
 
+def with_parameters(text: str) -> str:
+    """Return docs/postgresql.md, now ``text``, with the table as it should be."""
+    return _with_table(text, "parameters", parameters())
+
+
 def with_metrics(text: str) -> str:
     """Return docs/monitoring.md, now ``text``, with metrics and alerts as they should be."""
     text = _with_table(text, "alerts", f"```yaml\n{ALERTS.read_text('utf-8')}```\n")
@@ -121,6 +129,20 @@ def placeholders() -> str:
     return _table(rows)
 
 
+def parameters() -> str:
+    """Return the table of what a connection string may have, neighbours of one fate together."""
+    rows = [["parameter", "variable", "fate", "remark"], ["---"] * 4]
+    for (fate, remark, variable), group in groupby(
+        conninfo.PARAMETERS, lambda one: (one.fate, one.remark, one.variable)
+    ):
+        of_fate = list(group)
+        if fate == "refused" and of_fate[0].same:
+            fate = f"refused, but for {_code(of_fate[0].same)}"
+        names = _code([one.name for one in of_fate])
+        rows.append([names, _code([variable] if variable else []), fate, remark])
+    return _table(rows)
+
+
 def metrics() -> str:
     """Return the table of all metrics but those of the process."""
     rows = [["metric", "type", "labels", "meaning"], ["---"] * 4]
@@ -154,6 +176,7 @@ def write() -> None:
     COMMANDS.write_text(commands(), "utf-8")
     SETTINGS.write_text(with_settings(SETTINGS.read_text("utf-8")), "utf-8")
     MESSAGES.write_text(with_placeholders(MESSAGES.read_text("utf-8")), "utf-8")
+    POSTGRESQL.write_text(with_parameters(POSTGRESQL.read_text("utf-8")), "utf-8")
     MONITORING.write_text(with_metrics(MONITORING.read_text("utf-8")), "utf-8")
     PERFORMANCE.write_text(with_figures(PERFORMANCE.read_text("utf-8")), "utf-8")
     plots.write(figures(), PLOTS)

@@ -7,8 +7,9 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlsplit
 
+from pgoutbox.config import conninfo
 from pgoutbox.names import ACTIONS, MOST_SHARDS, Address, Shard, TableName, suggest
 from pgoutbox.subjects import Template, is_subject
 
@@ -293,32 +294,16 @@ def _one_nats_url(text: str) -> str:
 NATS_URL = Kind(_read_nats_url, "URL")
 
 
-_KEYWORD = re.compile(r"\s*(\w+)\s*=\s*('(?:[^'\\]|\\.)*'|(?:[^\s'\\]|\\.)*)(?=\s|\Z)")
-
-
 def _read_dsn(value: object) -> str:
-    """Read a URL, or libpq's ``keyword=value …``, which asyncpg doesn't know."""
+    """Return a URL, or libpq's ``keyword=value …``, that :mod:`conninfo` can read."""
     text = read_text(value).strip()
-    if not re.match(r"\w+://", text) and _KEYWORD.match(text):
-        if _KEYWORD.sub("", text).strip():
-            raise Wrong("must be a URL, or keywords and values as libpq has them")
-        pairs = [(key, re.sub(r"\\(.)", r"\1", _unquoted(val))) for key, val in _keywords(text)]
-        return f"postgresql://?{urlencode(pairs)}"
     try:
-        scheme = urlsplit(text).scheme
-    except ValueError:
-        scheme = ""
-    if scheme not in ("postgresql", "postgres"):
-        raise Wrong("must be a URL such as postgresql://user@localhost:5432/name")
+        conninfo.read(text)
+    except conninfo.Unreadable as error:
+        raise Wrong(f"{error}. {conninfo.ENCODE}") from error
+    except conninfo.ConninfoError as error:
+        raise Wrong(str(error)) from error
     return text
-
-
-def _keywords(text: str) -> list[tuple[str, str]]:
-    return cast(list[tuple[str, str]], _KEYWORD.findall(text))
-
-
-def _unquoted(value: str) -> str:
-    return value[1:-1] if value[:1] == "'" else value
 
 
 DSN = Kind(_read_dsn, "URL")

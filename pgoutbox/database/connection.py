@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import re
 import socket
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
 
 import asyncpg
 
+from pgoutbox.config.conninfo import ENCODE
 from pgoutbox.config.settings import DatabaseConfig
+from pgoutbox.database.target import Place, Target, target_of
 from pgoutbox.errors import ConfigError, DatabaseError, PgoutboxError, SchemaError
 from pgoutbox.redact import redact
 
@@ -59,11 +57,9 @@ SESSION_SETTINGS = {
     "default_transaction_deferrable": "off",
 }
 
-_ROOTS = Path("~/.postgresql/root.crt")  # where libpq looks for root certificates
+# Without TLS it would be the same.
+_NOBODY_THERE = (TimeoutError, ConnectionRefusedError, FileNotFoundError, socket.gaierror)
 
-_QUERY_PASSWORD = re.compile(r"(?<=[?&])\w*password=[^&]*")
-
-_ENCODE = "In a password, characters such as @ : / # ? % must be percent-encoded."
 _GIVE_ADDRESS = "Give the address with --dsn, PGOUTBOX_DSN, DATABASE_URL or the PG* variables."
 _SSLMODE = (
     "Is it PostgreSQL that listens there? sslmode in the DSN or PGSSLMODE, and enableTLS in the"
@@ -90,20 +86,34 @@ async def connect(
 ) -> asyncpg.Connection[Any]:
     """Open a session that doesn't depend on anybody's defaults.
 
-    ``purpose`` shows in pg_stat_activity. With ``primary`` a standby is refused. Every failure
-    is a DatabaseError, ConfigError or SchemaError in one sentence without a password.
+    Of several hosts, the first that will do. ``purpose`` shows in pg_stat_activity; ``timeout``
+    is for each host, in seconds. With ``primary`` a server that can't be written to won't do.
+
+    Raises:
+        DatabaseError, ConfigError, SchemaError: in one sentence without a password.
     """
+    target = target_of(config)
+    wanted = "read-write" if primary else target.session_attrs
+    failures: dict[str, DatabaseError] = {}
+    for attrs in ("standby", "any") if wanted == "prefer-standby" else (wanted,):
+        for place in target.places:
+            try:
+                return await _open(target, place, purpose, target.timeout or timeout, attrs)
+            except DatabaseError as error:
+                failures.setdefault(str(error), error)
+    raise _all_of(failures)
+
+
+async def _open(
+    target: Target, place: Place, purpose: str, timeout: float, attrs: str
+) -> asyncpg.Connection[Any]:
+    where = f"PostgreSQL at {place}/{target.database}"
     try:
-        conn: asyncpg.Connection[Any] = await asyncpg.connect(
-            **_arguments(config),
-            timeout=timeout,
-            command_timeout=None,
-            server_settings={"application_name": f"pgoutbox {purpose}"},
-        )
+        conn = await _knock(target, place, purpose, timeout)
     except Exception as error:
-        raise _explain_connecting(error, config, timeout) from error
+        raise _explain_connecting(error, where, timeout) from error
     try:
-        await _prepare(conn, primary=primary)
+        await _prepare(conn, where, attrs)
     except BaseException as error:
         conn.terminate()
         if isinstance(error, Exception):
@@ -112,11 +122,56 @@ async def connect(
     return conn
 
 
+async def _knock(
+    target: Target, place: Place, purpose: str, timeout: float
+) -> asyncpg.Connection[Any]:
+    """Connect to one place, with TLS or without, in the order that sslmode means."""
+    settings = {"application_name": f"pgoutbox {purpose}"}
+    if target.options:
+        settings["options"] = target.options
+    attempts = (None,) if place.is_socket else target.tls.attempts
+    for number, context in enumerate(attempts, start=1):
+        try:
+            conn: asyncpg.Connection[Any] = await asyncpg.connect(
+                **target.arguments(place),
+                ssl=context or False,
+                direct_tls=context is not None and target.tls.is_direct,
+                timeout=timeout,
+                command_timeout=None,
+                server_settings=settings,
+            )
+            return conn
+        except (OSError, asyncpg.InvalidAuthorizationSpecificationError) as error:
+            if number == len(attempts) or isinstance(error, _NOBODY_THERE):
+                raise
+    raise AssertionError("sslmode means one attempt at least")
+
+
+def _all_of(failures: Mapping[str, DatabaseError]) -> DatabaseError:
+    """Return the only failure, or one that names those of all hosts."""
+    if len(failures) == 1:
+        return next(iter(failures.values()))
+    hints = dict.fromkeys(error.hint for error in failures.values() if error.hint)
+    return DatabaseError(
+        f"none of the hosts will do: {'; '.join(failures)}", hint=" ".join(hints) or None
+    )
+
+
 @asynccontextmanager
 async def session(
-    config: DatabaseConfig, *, purpose: str, primary: bool = True
+    config: DatabaseConfig,
+    *,
+    purpose: str,
+    primary: bool = True,
+    say: Callable[[str], None] | None = None,
 ) -> AsyncIterator[asyncpg.Connection[Any]]:
-    """Connect for one command; what PostgreSQL refuses in it becomes a DatabaseError."""
+    """Connect for one command; what PostgreSQL refuses in it becomes a DatabaseError.
+
+    ``say`` is told what of the address has no effect.
+    """
+    if say:
+        for note in target_of(config).notes:
+            say(note)
     conn = await connect(config, purpose=purpose, primary=primary)
     try:
         yield conn
@@ -133,76 +188,35 @@ async def _close(conn: asyncpg.Connection[Any]) -> None:
         conn.terminate()
 
 
-async def _prepare(conn: asyncpg.Connection[Any], *, primary: bool) -> None:
+async def _prepare(conn: asyncpg.Connection[Any], where: str, attrs: str) -> None:
     version = conn.get_server_version()
     if version.major < OLDEST_SERVER:
         raise SchemaError(
             f"PostgreSQL {version.major} is too old",
             hint=f"pgoutbox needs PostgreSQL {OLDEST_SERVER} or later.",
         )
+    if attrs != "any":
+        await _refuse_unless(conn, where, attrs)
     # A simple query, which is one round trip.
     await conn.execute(_settings_statement())
-    if primary and await conn.fetchval("select pg_catalog.pg_is_in_recovery()"):
+
+
+async def _refuse_unless(conn: asyncpg.Connection[Any], where: str, attrs: str) -> None:
+    """Make sure that a server is what libpq's target_session_attrs ask for.
+
+    A primary whose sessions only read by default can be written to by ours.
+    """
+    is_standby = await conn.fetchval("select pg_catalog.pg_is_in_recovery()")
+    if is_standby and attrs in ("read-write", "primary"):
         raise DatabaseError(
-            "PostgreSQL at this address is a standby, which can't be written to",
+            f"{where} is a standby, which can't be written to",
             hint="Give the address of the primary.",
         )
+    if not is_standby and attrs in ("standby", "read-only"):
+        raise DatabaseError(f"{where} is a primary, and target_session_attrs asks for a standby")
 
 
-def _arguments(config: DatabaseConfig) -> dict[str, Any]:
-    """Return asyncpg's arguments; what is unset is left out, so that PG* variables apply."""
-    given = {
-        "dsn": config.dsn,
-        "host": config.host,
-        "port": config.port,
-        "user": config.user,
-        "password": config.password,
-        "database": config.name,
-        "ssl": _tls(config),
-    }
-    return {name: value for name, value in given.items() if value is not None}
-
-
-def _tls(config: DatabaseConfig) -> str | ssl.SSLContext | None:
-    """Return what asyncpg is told of TLS; None leaves it to the DSN and PGSSLMODE.
-
-    It refuses to verify a server without a file of root certificates. Then the system's are
-    taken, as wal-listener does, and as libpq does where ``sslrootcert`` is ``system``.
-    """
-    given = dict(parse_qsl(config.dsn.partition("?")[2])) if config.dsn else {}
-    mode = config.ssl_mode or given.get("sslmode") or os.environ.get("PGSSLMODE")
-    if config.enable_tls and mode not in ("require", "verify-ca", "verify-full"):
-        return "require"
-    roots = given.get("sslrootcert") or os.environ.get("PGSSLROOTCERT")
-    if roots != "system" and (
-        mode not in ("verify-ca", "verify-full") or roots or _ROOTS.expanduser().exists()
-    ):
-        return config.ssl_mode
-    context = ssl.create_default_context()
-    context.check_hostname = mode != "verify-ca"
-    return context
-
-
-def address(config: DatabaseConfig) -> str:
-    """Return where ``config`` points, for people; never a password."""
-    rest = _QUERY_PASSWORD.sub("", config.dsn or "").partition("://")[2]
-    place = rest.rpartition("@")[2].partition("?")[0]
-    if place.partition("/")[0]:
-        return place
-    keywords = dict(parse_qsl(rest.partition("?")[2]))
-    host = keywords.get("host") or config.host or os.environ.get("PGHOST", "localhost")
-    port = keywords.get("port") or config.port or os.environ.get("PGPORT", 5432)
-    name = keywords.get("dbname") or keywords.get("database")
-    return f"{host}:{port}{f'/{name}' if name else place}"
-
-
-def _is_ambiguous(dsn: str) -> bool:
-    """Tell whether an @ stands where the driver won't look for the host behind it."""
-    return dsn.count("@") > int("@" in urlsplit(dsn).netloc)
-
-
-def _explain_connecting(error: Exception, config: DatabaseConfig, timeout: float) -> PgoutboxError:
-    where = f"PostgreSQL at {address(config)}"
+def _explain_connecting(error: Exception, where: str, timeout: float) -> PgoutboxError:
     match error:
         case asyncpg.ClientConfigurationError():
             return ConfigError(redact(f"the database's address is wrong: {error}"))
@@ -215,10 +229,7 @@ def _explain_connecting(error: Exception, config: DatabaseConfig, timeout: float
         case ssl.SSLError():
             sentence = f"{where}: TLS failed: {error.reason or error}"
         case ValueError():  # its text may hold a part of the password
-            return ConfigError(
-                "the database's address can't be read",
-                hint=_ENCODE,
-            )
+            return ConfigError("the database's address can't be read", hint=ENCODE)
         case TimeoutError():
             sentence = f"{where} doesn't answer within {timeout:g} s"
         case socket.gaierror():
@@ -231,8 +242,7 @@ def _explain_connecting(error: Exception, config: DatabaseConfig, timeout: float
             return explain(error, where=where)
         case _:
             sentence = f"{where} can't be reached: {_one_line(error)}"
-    hint = _ENCODE if _is_ambiguous(config.dsn or "") else _GIVE_ADDRESS
-    return DatabaseError(redact(sentence), hint=hint)
+    return DatabaseError(redact(sentence), hint=_GIVE_ADDRESS)
 
 
 _HINTS: dict[str, str] = {

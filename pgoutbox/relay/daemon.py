@@ -15,6 +15,7 @@ from pgoutbox.backoff import Backoff
 from pgoutbox.config.settings import Config
 from pgoutbox.database import connection as database
 from pgoutbox.database import install, schema
+from pgoutbox.database.target import target_of
 from pgoutbox.errors import (
     AlreadyRunning,
     ConfigError,
@@ -86,6 +87,7 @@ def run(config: Config, *, drain: bool = False, until: int | None = None) -> Non
 
     """
     credentials.check_files(config.publisher)
+    target_of(config.database)
     with sentry.reporting(config.monitoring.sentry_dsn):
         asyncio.run(Daemon(config, drain=drain, until=until).serve())
 
@@ -160,7 +162,7 @@ class Daemon:
                     "topic": self._config.publisher.topic,
                 },
             )
-            for note in self._config.notes:
+            for note in (*self._config.notes, *target_of(self._config.database).notes):
                 log.info(note)
             for warning in self._config.warnings:
                 log.warning(warning)

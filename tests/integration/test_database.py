@@ -12,11 +12,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import asyncpg
 import pytest
 import trustme
 
 from pgoutbox.config.settings import DatabaseConfig
 from pgoutbox.database import connection as db
+from pgoutbox.demo.postgres import PostgresServer
 from pgoutbox.errors import ConfigError, DatabaseError, PgoutboxError
 from tests.conftest import Servers
 from tests.support.cluster import ADMIN, OWNER, WRITER, Database
@@ -49,9 +51,11 @@ HOSTILE = {
 }
 
 
-async def failure(config: DatabaseConfig, timeout: float = 5.0) -> PgoutboxError:
+async def failure(
+    config: DatabaseConfig, timeout: float = 5.0, *, primary: bool = False
+) -> PgoutboxError:
     with pytest.raises(PgoutboxError) as caught:
-        await db.connect(config, purpose="test", timeout=timeout)
+        await db.connect(config, purpose="test", timeout=timeout, primary=primary)
     assert SECRET not in str(caught.value)
     assert SECRET not in str(caught.value.hint)
     return caught.value
@@ -84,7 +88,7 @@ async def test_a_session_has_our_settings_whatever_the_defaults(database: Databa
 async def test_nobody_listens(unused_port: int) -> None:
     error = await failure(DatabaseConfig(dsn=f"postgresql://joe:{SECRET}@127.0.0.1:{unused_port}"))
 
-    assert f"PostgreSQL at 127.0.0.1:{unused_port} refuses connections" in str(error)
+    assert f"PostgreSQL at 127.0.0.1:{unused_port}/joe refuses connections" in str(error)
     assert isinstance(error, DatabaseError)
     assert "--dsn" in str(error.hint)
 
@@ -98,7 +102,7 @@ async def test_no_socket_in_the_folder(tmp_path: Path) -> None:
 async def test_no_such_host() -> None:
     error = await failure(DatabaseConfig(dsn=f"postgresql://joe:{SECRET}@nowhere.invalid/db"))
 
-    assert str(error) == "PostgreSQL at nowhere.invalid/db: there is no host of that name"
+    assert str(error) == "PostgreSQL at nowhere.invalid:5432/db: there is no host of that name"
 
 
 async def test_nobody_answers(silent_port: int) -> None:
@@ -146,7 +150,8 @@ async def test_tls_that_is_enabled_is_required(database: Database, mode: str | N
 
     error = await failure(replace(config, enable_tls=True))
 
-    assert str(error) == f"PostgreSQL at {parts.hostname}:{parts.port} doesn't do TLS"
+    where = f"{parts.hostname}:{parts.port}/{database.name}"
+    assert str(error) == f"PostgreSQL at {where} doesn't do TLS"
 
 
 @dataclass
@@ -243,33 +248,96 @@ async def test_root_certificates_that_are_given_count(
     assert "unable to get local issuer certificate" in str(await failure(of_system))
 
 
-@pytest.mark.parametrize(
-    ("dsn", "place"),
-    [
-        ("postgresql://joe:pw@h:5/db?sslmode=disable", "h:5/db"),
-        ("postgresql://h", "h"),
-        ("postgresql://?host=h&port=5&dbname=shop&password=pw", "h:5/shop"),
-        ("postgresql:///db?host=/run/sockets", "/run/sockets:5432/db"),
-        ("postgresql:///db", "localhost:5432/db"),
-        ("postgresql:///db?password=p@w&host=h", "h:5432/db"),
-        ("postgresql://joe:p@w/x?y@h/db", "h/db"),
-    ],
-)
-def test_the_address_is_that_of_the_host(
-    monkeypatch: pytest.MonkeyPatch, dsn: str, place: str
+@pytest.mark.parametrize("query", ["channel_binding=require", "sslmode=require&{0}", "{0}&{1}"])
+async def test_channel_binding_is_made_up_for_by_a_certificate_that_is_verified(
+    database: Database, tls: TlsServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, query: str
 ) -> None:
-    for variable in ("PGHOST", "PGPORT"):
-        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    asked = query.format("channel_binding=require", "require_auth=scram-sha-256")
+    dsn = f"{database.dsn.partition('@')[0]}@localhost:{tls.port}/{database.name}?{asked}"
 
-    assert place == db.address(DatabaseConfig(dsn=dsn))
+    unknown = await failure(DatabaseConfig(dsn=dsn))
+    assert "unable to get local issuer certificate" in str(unknown)
+    monkeypatch.setenv("SSL_CERT_FILE", str(tls.certificate))
+    await (await db.connect(DatabaseConfig(dsn=dsn), purpose="test")).close()
+
+    without = await failure(DatabaseConfig(dsn=f"{database.dsn}?{asked}"))
+    assert str(without).endswith("doesn't do TLS")
 
 
-@pytest.mark.parametrize("password", [f"p@{SECRET}", f"1/{SECRET}", f"1/@{SECRET}"])
-async def test_a_password_that_hides_the_host_is_hinted_at(password: str) -> None:
-    """The driver reads a part of it as the host, or the user as the host."""
-    error = await failure(DatabaseConfig(dsn=f"postgresql://localhost:{password}@h/db"))
+async def test_a_server_without_tls_is_taken_where_it_is_only_preferred(
+    database: Database, tls: TlsServer
+) -> None:
+    for mode in ("prefer", "allow", "disable"):
+        await (
+            await db.connect(DatabaseConfig(dsn=f"{database.dsn}?sslmode={mode}"), purpose="test")
+        ).close()
+    through_tls = f"{database.dsn.partition('@')[0]}@localhost:{tls.port}/{database.name}"
+    for mode in ("prefer", "no-verify"):
+        await (
+            await db.connect(DatabaseConfig(dsn=f"{through_tls}?sslmode={mode}"), purpose="test")
+        ).close()
 
-    assert error.hint == ("In a password, characters such as @ : / # ? % must be percent-encoded.")
+
+def make_standby(server: PostgresServer) -> None:
+    """Restart it as a standby, which waits for a primary that never comes."""
+    server.stop()
+    (server.data / "standby.signal").touch()
+    server.start()
+
+
+async def standby_and_primary(servers: Servers) -> tuple[PostgresServer, PostgresServer]:
+    """Start two that let the same superuser in with the same password."""
+    standby, primary = servers.postgres(), servers.postgres()
+    admin = await asyncpg.connect(standby.dsn())
+    await admin.execute(f"alter role postgres password '{primary.password}'")
+    await admin.close()
+    make_standby(standby)
+    return standby, primary
+
+
+async def test_all_hosts_are_tried_and_each_is_named(
+    servers: Servers, unused_port: int, silent_port: int
+) -> None:
+    standby, primary = await standby_and_primary(servers)
+    ports = [unused_port, silent_port, standby.port]
+    dead = ",".join(f"127.0.0.1:{port}" for port in ports)
+    dsn = f"postgresql://postgres@{dead},127.0.0.1:{primary.port}/postgres?connect_timeout=0.3"
+    config = DatabaseConfig(dsn=dsn, password=primary.password)
+
+    conn = await db.connect(config, purpose="test", primary=True)
+    assert await conn.fetchval("show port") == str(primary.port)
+    await conn.close()
+    conn = await db.connect(config, purpose="test")
+    assert await conn.fetchval("show port") == str(standby.port)
+    await conn.close()
+
+    primary.stop()
+    error = await failure(config, primary=True)
+    assert str(error) == (
+        "none of the hosts will do:"
+        f" PostgreSQL at 127.0.0.1:{ports[0]}/postgres refuses connections: nothing listens there;"
+        f" PostgreSQL at 127.0.0.1:{ports[1]}/postgres doesn't answer within 0.3 s;"
+        f" PostgreSQL at 127.0.0.1:{ports[2]}/postgres is a standby, which can't be written to;"
+        f" PostgreSQL at 127.0.0.1:{primary.port}/postgres refuses connections: nothing listens"
+        " there"
+    )
+
+
+@pytest.mark.parametrize(
+    ("attrs", "is_standby"),
+    [("standby", True), ("prefer-standby", True), ("primary", False), ("read-write", False)],
+)
+async def test_of_several_hosts_the_one_that_is_asked_for_is_taken(
+    servers: Servers, attrs: str, is_standby: bool
+) -> None:
+    standby, primary = await standby_and_primary(servers)
+    for first, second in ((standby, primary), (primary, standby)):
+        hosts = f"127.0.0.1:{first.port},127.0.0.1:{second.port}"
+        dsn = f"postgresql://postgres@{hosts}/?target_session_attrs={attrs}"
+        conn = await db.connect(DatabaseConfig(dsn=dsn, password=primary.password), purpose="test")
+        assert await conn.fetchval("select pg_is_in_recovery()") is is_standby
+        await conn.close()
 
 
 async def test_too_many_connections(database: Database) -> None:
@@ -286,7 +354,6 @@ async def test_too_many_connections(database: Database) -> None:
     "dsn",
     [
         f"postgresql://joe:p/{SECRET}@h/db",
-        f"postgresql://joe:p#{SECRET}@h/db",
         f"postgresql://h:{SECRET}/db",
         f"postgresql://joe:{SECRET}@h/db?sslmode=often",
         f"postgresql:///db?password={SECRET}&port=x",
@@ -301,9 +368,7 @@ async def test_a_wrong_dsn_is_a_wrong_setting(dsn: str) -> None:
 
 async def test_a_standby_is_refused_where_one_has_to_write(servers: Servers) -> None:
     server = servers.postgres()
-    server.stop()
-    (server.data / "standby.signal").touch()
-    server.start()
+    make_standby(server)
     config = DatabaseConfig(dsn=server.dsn())
 
     conn = await db.connect(config, purpose="test")

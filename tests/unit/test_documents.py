@@ -64,6 +64,12 @@ def test_the_table_of_placeholders_is_that_of_the_code() -> None:
     assert documents.with_placeholders(written) == written, f"docs/messages.md {STALE}"
 
 
+def test_the_table_of_parameters_is_that_of_the_code() -> None:
+    written = documents.POSTGRESQL.read_text("utf-8")
+
+    assert documents.with_parameters(written) == written, f"docs/postgresql.md {STALE}"
+
+
 def test_figures_are_those_of_one_run_of_the_benchmarks() -> None:
     written = documents.PERFORMANCE.read_text("utf-8")
 
