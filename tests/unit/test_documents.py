@@ -12,6 +12,7 @@ import pytest
 from benchmarks import plots
 from pgoutbox.cli import main
 from pgoutbox.errors import PgoutboxError
+from tests.support.commands import ROOT
 from tools import documents
 
 README = documents.README.read_text("utf-8")
@@ -114,3 +115,16 @@ def test_exit_codes_of_readme_help_and_errors_agree() -> None:
 
     assert _codes(line[0]) == expected
     assert _codes(str(main.epilog).partition("Exit codes:")[2]) == expected
+
+
+@pytest.mark.parametrize("name", ["CONTRIBUTING.md", "docs/architecture.md"])
+def test_places_named_in_documents_for_developers_exist(name: str) -> None:
+    text = (ROOT / name).read_text("utf-8")
+
+    named = set(
+        re.findall(r"`((?:pgoutbox|sql|tests|tools|benchmarks|docs|examples)/[^`<]*)`", text)
+    )
+
+    named.discard("sql/migrations/NNNN_words.sql")
+    assert len(named) > 5
+    assert [place for place in sorted(named) if not (ROOT / place).exists()] == []
