@@ -20,11 +20,13 @@ class PgoutboxError(Exception):
     """
 
     exit_code = 1
-    subject: str | None = None
 
-    def __init__(self, message: str, *, hint: str | None = None) -> None:
+    def __init__(
+        self, message: str, *, hint: str | None = None, subject: str | None = None
+    ) -> None:
         super().__init__(message)
         self.hint = hint
+        self.subject = subject
 
 
 class ConfigError(PgoutboxError):
@@ -52,23 +54,19 @@ class PublishError(PgoutboxError):
 
 
 class Interrupted(PublishError):
-    """Publishing stopped; the first ``confirmed`` messages are stored, of the rest some may be."""
+    """Publishing stopped, and is worth another try.
 
-    def __init__(
-        self,
-        message: str,
-        *,
-        confirmed: int = 0,
-        hint: str | None = None,
-        subject: str | None = None,
-    ) -> None:
-        super().__init__(message, hint=hint)
-        self.confirmed = confirmed
-        self.subject = subject
+    The first ``confirmed`` messages are stored; of the rest some may be.
+    """
+
+    confirmed = 0
 
 
-class Refused(Interrupted):
-    """The message after the ``confirmed`` ones can never be stored."""
+class Refused(PgoutboxError):
+    """The message after the ``confirmed`` ones can never be stored; not worth another try."""
+
+    exit_code = 5
+    confirmed = 0
 
 
 class InstallError(PgoutboxError):

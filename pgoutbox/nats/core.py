@@ -55,7 +55,9 @@ class CorePublisher:
                 error.confirmed = first
                 raise
             if count < len(chunk):
-                raise wire.too_large(chunk[count], limit, confirmed=first + count)
+                refusal = wire.too_large(chunk[count], limit)
+                refusal.confirmed = first + count
+                raise refusal
 
     async def _send(self, messages: Sequence[Message]) -> None:
         lines = wire.hpubs(messages)

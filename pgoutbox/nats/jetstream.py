@@ -8,7 +8,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from pgoutbox.config.settings import PublisherConfig
-from pgoutbox.errors import Interrupted
+from pgoutbox.errors import Interrupted, Refused
 from pgoutbox.messages.event import Message
 from pgoutbox.nats import streams, wire
 from pgoutbox.nats.chain import Chain, kind_of_chain
@@ -96,7 +96,7 @@ class JetStreamPublisher:
             try:
                 await self._send(window, following)
                 await self._settle(window, len(following))
-            except Interrupted as error:
+            except (Interrupted, Refused) as error:
                 error.confirmed = done + window.confirmed
                 raise
             finally:

@@ -45,7 +45,7 @@ class Window:
         self.start = start
         self.end = start
         self.confirmed = 0  # messages stored, from the first without a hole
-        self.refusal: Interrupted | None = None  # of the first message refused
+        self.refusal: Interrupted | Refused | None = None  # of the first message refused
         self.stream_end: int | None = None  # its last sequence, if it refused because of that
         self.signs = 0  # of life from the server, for unconfirmed messages
         self._before = sequence
@@ -204,7 +204,7 @@ def _answer(ack: bytes) -> dict[str, Any]:
     return answer
 
 
-def _refusal(answer: bytes, subject: str) -> tuple[Interrupted, bool]:
+def _refusal(answer: bytes, subject: str) -> tuple[Interrupted | Refused, bool]:
     """Return why a message was refused, and whether only what it must follow was wrong."""
     if not answer:
         return Interrupted(

@@ -43,11 +43,10 @@ def fitting(messages: Sequence[Message], max_payload: int) -> int:
     return len(messages)
 
 
-def too_large(message: Message, max_payload: int, *, confirmed: int = 0) -> Refused:
+def too_large(message: Message, max_payload: int) -> Refused:
     """Return the error for a message that exceeds ``max_payload`` bytes."""
     return Refused(
         f"a payload of {len(message.payload)} bytes exceeds the server's max_payload"
         f" of {max_payload}",
-        confirmed=confirmed,
         subject=message.subject,
     )

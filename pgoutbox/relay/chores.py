@@ -1,4 +1,4 @@
-"""What a relay does beside publishing: drift, rotation, probes, counts."""
+"""The leader's background tasks: drift, slot rotation, the notification check, the backlog count."""
 
 from __future__ import annotations
 
@@ -29,10 +29,11 @@ _CHORE_RETRY = 60.0
 
 
 class Chores:
-    """What the leader sees to now and then: drift, slots to empty, whether notifications come.
+    """The leader's background tasks, done between two passes when they are due.
 
-    And how much is unsent, for its monitor; and whether there is a table named in ``find`` that
-    isn't captured: then ``found`` is called.
+    They refresh capture functions after drift, empty slots, check that notifications arrive, and
+    count the backlog for the monitor. Where a table named in ``find`` exists and isn't captured,
+    ``found`` is called.
     """
 
     def __init__(
@@ -51,11 +52,15 @@ class Chores:
         self._wake_up = wake_up
         self._monitor = monitor
         self._retention = retention
-        self._due = dict.fromkeys((self._mend_drift, self._rotate, self._probe, self._count), 0.0)
         self._outages = {
-            name: Outage(f"a chore of the relay ({name.replace('_', ' ')})")
-            for name in ("mend_drift", "rotate", "probe", "count")
+            self._mend_drift: Outage("drift check failed; retrying", "drift check succeeded"),
+            self._rotate: Outage("slot rotation failed; retrying", "slot rotation succeeded"),
+            self._probe: Outage(
+                "notification check failed; retrying", "notification check succeeded"
+            ),
+            self._count: Outage("backlog count failed; retrying", "backlog count succeeded"),
         }
+        self._due = dict.fromkeys(self._outages, 0.0)
         self._problems: set[tuple[str, str]] = set()
         self._ends: dict[int, tuple[int | None, float]] = {}
         self._is_deaf = False
@@ -66,19 +71,18 @@ class Chores:
         for chore, due in self._due.items():
             if now < due:
                 continue
-            name = chore.__name__.strip("_")
             try:
                 self._due[chore] = now + await chore(progress)
             except (asyncpg.PostgresError, TimeoutError) as error:
-                # It can wait, the events can't. What ends the connection shows elsewhere too.
+                # It can wait, the events can't. A lost connection shows elsewhere, too.
                 reason: Exception = error
                 if isinstance(error, TimeoutError):
                     await self._outbox.check()
-                    reason = DatabaseError("PostgreSQL takes too long for it")
-                self._due[chore] = now + (_COUNT_RETRY if name == "count" else _CHORE_RETRY)
-                self._outages[name].begin(reason)
+                    reason = DatabaseError("the query timed out")
+                self._due[chore] = now + (_COUNT_RETRY if chore == self._count else _CHORE_RETRY)
+                self._outages[chore].begin(reason)
             else:
-                self._outages[name].end()
+                self._outages[chore].end()
             self._monitor.step(pause)
 
     async def _mend_drift(self, _: Progress) -> float:
@@ -89,7 +93,7 @@ class Chores:
             name, problem = table["relation"], table["problem"]
             if problem == "drift":
                 log.info(
-                    "capture function refreshed after a change of columns", extra={"table": name}
+                    "capture function refreshed: the table's columns changed", extra={"table": name}
                 )
                 continue
             problems.add((name, problem))
@@ -124,11 +128,11 @@ class Chores:
             self._is_deaf = is_deaf
             if is_deaf:
                 log.warning(
-                    "notifications don't arrive, so events wait for the next poll",
-                    extra={"hint": "A pooler in transaction mode between relay and server?"},
+                    "notifications are not arriving; events wait for the next poll",
+                    extra={"hint": "Is there a transaction-mode pooler between relay and server?"},
                 )
             else:
-                log.info("notifications arrive again")
+                log.info("notifications are arriving again")
         return _PROBE_INTERVAL
 
     async def _count(self, progress: Progress) -> float:

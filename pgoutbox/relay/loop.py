@@ -222,7 +222,7 @@ class Relay:
         self.sent -= 1  # it is counted with its batch
         self._monitor.set_aside()
         log.error(
-            "event parked: it can never be published",
+            "event parked: it cannot be published",
             extra={"id": message.id, "subject": message.subject, "reason": reason},
         )
 

@@ -11,10 +11,14 @@ log = logging.getLogger("pgoutbox.relay")
 
 
 class Outage:
-    """Says once that something is gone, and once that it is back."""
+    """Logs ``failure`` once, however often something is retried, and ``recovery`` once.
 
-    def __init__(self, name: str, server: Server | None = None) -> None:
-        self._name = name
+    Where a ``server`` is what fails, the monitor's view of it follows.
+    """
+
+    def __init__(self, failure: str, recovery: str, server: Server | None = None) -> None:
+        self._failure = failure
+        self._recovery = recovery
         self._server = server or Server()
         self._since: float | None = None
 
@@ -29,7 +33,7 @@ class Outage:
         level = logging.DEBUG if self._since is not None else logging.WARNING
         log.log(
             level,
-            f"{self._name} fails, trying again until it works",
+            self._failure,
             extra={"error": str(error)} | {name: said for name, said in details.items() if said},
         )
         if self._since is None:
@@ -41,6 +45,6 @@ class Outage:
         """Log that it works again, if it didn't."""
         if self._since is not None:
             seconds = round(time.monotonic() - self._since, 1)
-            log.info(f"{self._name} works again", extra={"seconds": seconds})
+            log.info(self._recovery, extra={"seconds": seconds})
             self._since = None
             self._server.is_out = False

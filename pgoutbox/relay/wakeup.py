@@ -112,7 +112,7 @@ class WakeUp:
                     "select" if self._heard.is_set() else f"notify {CHANNEL}"
                 )
         except TimeoutError:
-            raise DatabaseError("the connection to PostgreSQL no longer answers") from None
+            raise DatabaseError("the connection to PostgreSQL stopped responding") from None
         try:
             async with asyncio.timeout(1):
                 await self._heard.wait()

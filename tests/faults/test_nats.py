@@ -24,8 +24,8 @@ from tests.support.scene import Scene, Watcher
 from tests.support.streams import Stream, nats_client
 from tests.support.waiting import eventually, unique
 
-FAILS = "NATS fails, trying again"
-WORKS = "NATS works again"
+FAILS = "NATS unavailable; retrying"
+WORKS = "NATS available again"
 
 
 each_mode = pytest.mark.parametrize("mode", ["window", "fast"])

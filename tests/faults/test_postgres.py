@@ -21,8 +21,8 @@ from tests.support.scene import Scene
 from tests.support.streams import Stream
 from tests.support.waiting import eventually
 
-FAILS = "PostgreSQL fails, trying again"
-WORKS = "PostgreSQL works again"
+FAILS = "PostgreSQL unavailable; retrying"
+WORKS = "PostgreSQL available again"
 
 
 @pytest.fixture

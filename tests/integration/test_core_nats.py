@@ -181,7 +181,7 @@ async def test_relay_goes_on_with_what_the_server_has_not_read(
     server.restart()
     async with nats_client(server.url) as client:
         late = await Subscriber.of(client, "shop.>")
-        await relay.line("NATS works again")
+        await relay.line("NATS available again")
         await owner.execute("insert into users values (61)")
         await eventually(lambda: b'"id":61' in late.messages[-1].data if late.messages else False)
     assert len(set(subscriber.ids)) == 50

@@ -83,7 +83,7 @@ async def watched(
         *("relay", "--dsn", dsn, "--nats-url", nats_url, "--topic", topic),
         *("--health-addr", str(health), "--metrics-addr", f"{HOST}:{metrics}", *more),
     )
-    await process.line(f"answering addr={HOST}:{metrics}")
+    await process.line(f"listening addr={HOST}:{metrics}")
     return Watched(process, health, metrics)
 
 
@@ -377,7 +377,7 @@ async def test_both_on_one_address(
         *("relay", "-c", file, "--dsn", database.dsn),
         *("--nats-url", stream.url, "--topic", stream.topic),
     )
-    await relay.line("answering")
+    await relay.line("listening")
 
     assert await status(port, "/healthz") == 200
     assert await status(port, "/metrics") == 200

@@ -123,7 +123,7 @@ async def test_relay_waits_for_a_permission(
         server.config_text = server_config(PERMISSIONS[0])
         server._prepare()
         server.send_signal(signal.SIGHUP)
-        await relay.line("NATS works again")
+        await relay.line("NATS available again")
         subjects = [stored.subject for stored in await stream.messages()]
     assert subjects == [f"wal_listener.public_{name}" for name in ("users", "orders", "users")]
     assert await relay.stop() == 0

@@ -83,11 +83,11 @@ async def test_a_table_that_cant_be_locked_is_captured_later_and_keeps_nobody_wa
     async with application.transaction():
         await application.execute("insert into orders values (1)")
         relay = await daemon("relay", "--install", "-c", file, "--log-level", "debug")
-        await relay.line("install fails, trying again until it works")
+        await relay.line("install failed; retrying")
         await owner.execute("insert into users values (1)")
         assert await subjects(stream, 1) == ["public_users"]
         await eventually(lambda: relay.output.count("public.users: already captured") > 1)
-    await relay.line("install works again")
+    await relay.line("install succeeded")
     await owner.execute("insert into orders values (2)")
 
     assert await subjects(stream, 2) == ["public_users", "public_orders"]
@@ -107,7 +107,7 @@ async def test_two_files_serve_one_database_each_with_its_own_tables_and_actions
     first = await daemon("relay", "--install", "-c", file)
     await first.line("connected to NATS")
     second = await daemon("relay", "--install", "-c", second_file)
-    metrics = int(json.loads(await second.line("answering"))["addr"].rpartition(":")[2])
+    metrics = int(json.loads(await second.line("listening"))["addr"].rpartition(":")[2])
     await second.line("connected to NATS")
     await owner.execute("insert into users values (1); update users set id = 2")
     await owner.execute("insert into orders values (3)")

@@ -87,7 +87,7 @@ async def test_parked_event_is_reported_without_its_data(
     [event] = await eventually(sentry.events)
 
     assert event["level"] == "error"
-    assert event["logentry"]["message"] == "event parked: it can never be published"
+    assert event["logentry"]["message"] == "event parked: it cannot be published"
     assert event["release"] == f"pgoutbox@{__version__}"
     assert {"id", "reason"} <= event["extra"].keys()
     for secret in ("4711", "a-customers-name", database.dsn, ".public_users", "sys.argv"):

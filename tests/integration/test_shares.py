@@ -327,7 +327,7 @@ async def test_other_tables_under_the_same_name(
     changed = await streams.drain("x", "--name", "a", "--tables", "lines,users")
     again = await streams.drain("x", "--name", "a", "--tables", "users,lines")
 
-    said = "publishes other events from now on; what it has passed over it never will"
+    said = "share has changed; events it skipped will not be published"
     assert said in changed
     assert 'before="--tables users" now="--tables lines,users"' in changed
     assert said not in again
@@ -359,7 +359,7 @@ async def test_from_one_relay_to_shards_and_to_others(
     await write(owner)
     two = [await streams.start(n, "--shard", f"{n}/2", "--begin-after", "default") for n in "12"]
     for relay in two:
-        await relay.line("waiting for another relay to end")
+        await relay.line("waiting for another relay to stop")
     await one.stop()
     await write_more(owner, 100)
     await two[0].line("leading")
@@ -373,7 +373,7 @@ async def test_from_one_relay_to_shards_and_to_others(
     ended = "default-1-of-2, default-2-of-2"
     three = [("--shard", f"{n}/3", "--begin-after", ended) for n in "123"]
     refused = await streams.drain("3x1", *three[0], code=2)
-    assert "the relays that --begin-after names have ended at different places" in refused
+    assert "the relays that --begin-after names have ended at different positions" in refused
     position = refused.split("--until ")[1].split(",")[0]
     for number in "12":
         await streams.drain(number, "--shard", f"{number}/2", "--until", position)

@@ -11,7 +11,7 @@ import pytest
 
 from pgoutbox.config.settings import DatabaseConfig
 from pgoutbox.database.connection import session
-from pgoutbox.relay.daemon import _PLANNER
+from pgoutbox.relay.leadership import _PLANNER
 from tests.conftest import Connect
 from tests.support.cluster import Database
 

@@ -1,0 +1,239 @@
+"""Leadership: the relay's sessions in PostgreSQL, and which relay of a name publishes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from typing import TYPE_CHECKING
+
+import asyncpg
+
+from pgoutbox.config.settings import Config
+from pgoutbox.database import connection as database
+from pgoutbox.database import schema
+from pgoutbox.errors import AlreadyRunning, ConfigError, PgoutboxError
+from pgoutbox.messages.formats import format_of
+from pgoutbox.monitoring.monitor import Monitor
+from pgoutbox.outbox.progress import Progress
+from pgoutbox.outbox.reader import Outbox
+from pgoutbox.outbox.selection import Filter, Share, share_of
+from pgoutbox.relay.outage import Outage
+from pgoutbox.relay.wakeup import WakeUp
+
+if TYPE_CHECKING:
+    Connection = asyncpg.Connection[asyncpg.Record]
+
+log = logging.getLogger("pgoutbox.relay")
+
+_STANDBY_INTERVAL = 1.0  # seconds between a standby's attempts to lead
+
+# One plan is right for any size of the outbox: its indexes, in order. Statistics lag behind
+# tables that are filled and truncated all the time, and must not suggest another.
+# PostgreSQL 13 doesn't have all of these settings.
+_PLANNER = """
+select pg_catalog.set_config(name, value, false)
+from (values
+    ('enable_seqscan', 'off'), ('enable_bitmapscan', 'off'), ('enable_hashjoin', 'off'),
+    ('enable_mergejoin', 'off'), ('enable_memoize', 'off'),
+    ('max_parallel_workers_per_gather', '0'), ('plan_cache_mode', 'force_generic_plan')
+) setting (name, value)
+where pg_catalog.current_setting(name, true) is not null
+"""
+
+
+_THIS_SESSION = """
+select pid, backend_start::text as began from pg_catalog.pg_stat_activity
+where pid = pg_catalog.pg_backend_pid()
+"""
+
+_END_SESSION = """
+select pg_catalog.pg_terminate_backend(pid) from pg_catalog.pg_stat_activity
+where pid = {} and backend_start::text = '{}'
+"""
+
+
+class Leadership:
+    """Opens the relay's sessions in PostgreSQL, and waits in them until this relay leads.
+
+    A relay that is ``draining`` doesn't wait for another one to end. ``pause`` sleeps for some
+    seconds, and returns True at once when the relay is to stop.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        monitor: Monitor,
+        outage: Outage,
+        *,
+        wanted: Filter | None,
+        draining: bool,
+        until: int | None,
+        pause: Callable[[float], Awaitable[bool]],
+    ) -> None:
+        self._config = config
+        self._monitor = monitor
+        self._outage = outage
+        self._wanted = wanted
+        self._is_draining = draining
+        self._until = until
+        self._pause = pause
+        self._is_standing_by = False
+        self._listener: tuple[int, str] | None = None  # pid and start of the listening session
+
+    @asynccontextmanager
+    async def session(self) -> AsyncIterator[tuple[Outbox, WakeUp]]:
+        """Connect twice, check the schema, and wait until this relay leads.
+
+        Raises:
+            SchemaError: the database lacks the schema, or has another version of it.
+            AlreadyRunning: another relay leads, and this one is draining.
+            ConfigError: its share names tables that aren't captured.
+        """
+        config = self._config
+        async with AsyncExitStack() as stack:
+            listening = await self._connect(stack, "listener")
+            note = await schema.check(listening)
+            if note:
+                log.warning(note)
+            self._monitor.postgresql.connections += 1
+            await self._end_predecessor(listening)
+            wake_up = WakeUp(listening, config.relay.name)
+            await wake_up.start()
+            stack.callback(self._monitor.start_over)
+            await self._lead(wake_up)
+            working = await self._connect(stack, "relay")
+            await working.execute(_PLANNER)
+            outbox = Outbox(
+                working,
+                format_of(
+                    config.publisher,
+                    await working.fetchval("select pg_catalog.current_database()"),
+                ),
+                relay=config.relay.name,
+                batch_events=config.relay.batch_events,
+                batch_bytes=config.relay.batch_bytes,
+                wanted=self._wanted,
+                share=await self._share(working),
+                until=self._until,
+            )
+            yield outbox, wake_up
+
+    async def _share(self, working: Connection) -> Share | None:
+        """Return this relay's share of the outbox.
+
+        Raises:
+            ConfigError: it names tables that aren't captured, and is new.
+        """
+        config = self._config.relay
+        share = share_of(config)
+        noted = await working.fetchval(
+            "select p.share from pgoutbox.progress p where p.relay = $1", config.name
+        )
+        if share is not None and noted != config.share:
+            await share.check(working)
+        return share
+
+    async def _connect(self, stack: AsyncExitStack, purpose: str) -> Connection:
+        connection = await database.connect(
+            self._config.database, purpose=f"{purpose} {self._config.relay.name}", primary=True
+        )
+
+        async def close() -> None:
+            with suppress(*database.FAILURES):
+                await connection.close(timeout=2)
+            connection.terminate()
+
+        stack.push_async_callback(close)
+        return connection
+
+    async def _end_predecessor(self, listening: Connection) -> None:
+        """End our earlier listening session if the server still keeps it.
+
+        Where a connection was cut silently, the server may keep its session for hours, and with
+        it the leader lock.
+        """
+        row = await listening.fetchrow(_THIS_SESSION)
+        if self._listener is not None:
+            await listening.execute(_END_SESSION.format(*self._listener))
+        assert row is not None  # noqa: S101 - a session sees itself
+        self._listener = (int(row["pid"]), row["began"])
+
+    async def _lead(self, wake_up: WakeUp) -> None:
+        """Return once this relay holds the leader lock."""
+        name = self._config.relay.name
+        while not await wake_up.try_lead():
+            if self._is_draining:
+                raise AlreadyRunning(
+                    f"a relay named {name!r} is already running",
+                    hint="It publishes what is unsent; see `pgoutbox status`. For a second,"
+                    " independent relay choose another --name.",
+                )
+            if not self._is_standing_by:
+                log.info("another relay leads; standing by", extra={"relay": name})
+                self._is_standing_by = True
+            self._outage.end()
+            self._monitor.stand_by()
+            self._monitor.step()
+            wake_up.check()
+            await asyncio.sleep(_STANDBY_INTERVAL)
+        self._is_standing_by = False
+
+    async def take_over(self, outbox: Outbox) -> Progress | None:
+        """Become the leader, and return the relay's progress; None where it is to stop.
+
+        Raises:
+            ConfigError: the relays named by ``--begin-after`` haven't all ended at the same
+                position, or the progress is beyond ``--until``.
+            AlreadyRunning: one of them still runs, and this one is draining.
+        """
+        config = self._config.relay
+        if config.begin_after and not await self._begin_after(outbox):
+            return None
+        progress = await outbox.lead()
+        before = await outbox.take_share(config.share)
+        self._monitor.take_lead()
+        share = {"share": config.share} if config.share else {}
+        log.info("leading", extra={"relay": config.name, **share, "high": progress.high})
+        if before is not None:
+            log.warning(
+                "this relay's share has changed; events it skipped will not be published",
+                extra={"before": before or "everything", "now": config.share or "everything"},
+            )
+        return progress
+
+    async def _begin_after(self, outbox: Outbox) -> bool:
+        """Begin where the relays named by ``--begin-after`` have ended, once they have.
+
+        Returns False where the relay is to stop meanwhile.
+        """
+        config = self._config.relay
+        is_waiting = False
+        while problem := await outbox.begin_after(config.begin_after, config.share):
+            kind, _, what = problem.partition(" ")
+            if kind != "running" or self._is_draining:
+                raise _cannot_begin(kind, what)
+            if not is_waiting:
+                log.info("waiting for another relay to stop", extra={"relay": what})
+                is_waiting = True
+            self._outage.end()
+            self._monitor.stand_by()
+            if await self._pause(_STANDBY_INTERVAL):
+                return False
+        return True
+
+
+def _cannot_begin(kind: str, what: str) -> PgoutboxError:
+    """Return the error for what ``pgoutbox.begin_after`` answered."""
+    if kind == "running":
+        return AlreadyRunning(f"the relay {what!r} still runs", hint="Stop it first.")
+    if kind == "unknown":
+        return ConfigError(
+            f"--begin-after names {what!r}, and no relay of that name has any progress",
+            hint="`pgoutbox status` lists them.",
+        )
+    return ConfigError(
+        "the relays that --begin-after names have ended at different positions",
+        hint=f"Bring them to the same one: run each once more, with --drain --until {what}.",
+    )
