@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import asyncpg
 
+from pgoutbox.backoff import Backoff
 from pgoutbox.config.kinds import show_duration
 from pgoutbox.config.settings import InstallConfig
 from pgoutbox.database.tables import Table
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 Say = Callable[[str], None]
 
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 5.0  # seconds between two tries at a lock
+_FIRST_PAUSE = 0.25  # seconds between the first two tries at a lock
 
 # Somebody else's transaction is in the way of ours.
 _LOCK_FAILURES = (
@@ -56,7 +56,7 @@ async def patiently(
 ) -> Result:
     """Do ``work`` in a transaction; where a lock is in the way, again and again for a while."""
     deadline = time.monotonic() + settings.lock_wait
-    pause = _FIRST_PAUSE
+    backoff = Backoff(first=_FIRST_PAUSE)
     while True:
         try:
             async with conn.transaction():
@@ -71,8 +71,7 @@ async def patiently(
             if left <= 0:
                 raise _gave_up(table, holders, settings) from error
             say(f"{table.name}: waiting for a lock that {_name_all(holders)} holds")
-        await asyncio.sleep(min(left, pause * random.uniform(0.5, 1)))  # noqa: S311 - no secret
-        pause = min(2 * pause, _LONGEST_PAUSE)
+        await asyncio.sleep(min(left, backoff.next()))
 
 
 @dataclass(frozen=True, slots=True)

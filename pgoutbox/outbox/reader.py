@@ -99,7 +99,7 @@ class Outbox:
         self._batch_bytes = batch_bytes
         self._leadership = 0
         self._envelope: Envelope
-        self._place: object = None  # where the progress row lies; moves at every update
+        self._row_tid: object = None  # of the progress row; every update changes it
         self._plan: Progress | None = None  # noted in the database
         self._saved: dict[str, Any] = {}  # progress, as it is there
         self._replay: Progress | None = None  # a plan to be finished first
@@ -154,7 +154,7 @@ class Outbox:
             share,
             timeout=_ANSWER_TIMEOUT,
         )
-        self._place = None
+        self._row_tid = None
         return row["share"] if row and row["high"] else None
 
     async def note_method(self, method: str) -> None:
@@ -167,7 +167,7 @@ class Outbox:
             method,
             timeout=_ANSWER_TIMEOUT,
         )
-        self._place = None
+        self._row_tid = None
 
     async def begin_after(self, others: Sequence[str], share: str) -> str | None:
         """Begin where others have ended, unless there is progress; return what is in the way."""
@@ -303,10 +303,10 @@ class Outbox:
         if not flush and (wanted, plan) == (self._saved, self._plan):
             return
         # A commit that waits for the disk takes everything before it along.
-        place = await self._connection.fetchval(
+        row_tid = await self._connection.fetchval(
             _ADVANCE,
             "local" if flush else "off",
-            self._place,
+            self._row_tid,
             self._relay,
             self._leadership,
             progress.high,
@@ -316,9 +316,9 @@ class Outbox:
             json.dumps(plan.to_json() if plan else None),
             timeout=_ANSWER_TIMEOUT,
         )
-        if place is None:
+        if row_tid is None:
             raise LeadershipLost(f"another relay named {self._relay!r} has taken over")
-        self._place = place
+        self._row_tid = row_tid
         self._plan = plan
         self._saved = wanted
 

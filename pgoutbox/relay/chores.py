@@ -1,4 +1,4 @@
-"""The leader's background tasks: drift, slot rotation, the notification check, the backlog count."""
+"""The leader's background tasks: drift, slot rotation, notification check, backlog count."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Literal, Protocol
 
+from pgoutbox.backoff import Backoff
 from pgoutbox.errors import Interrupted, Refused
 from pgoutbox.messages.event import Message
 from pgoutbox.monitoring.monitor import Monitor
@@ -111,19 +112,18 @@ class Relay:
             DatabaseError: the listening connection was lost.
 
         """
-        pause = _FIRST_LOOK_AGAIN
+        backoff = Backoff(_FIRST_LOOK_AGAIN, self._poll_interval)
         while not self._is_stopping:
             self._publisher.check()
             read = self._read
             await self.drain()
             if self._read > read:
-                pause = _FIRST_LOOK_AGAIN
+                backoff.reset()
             if self._wake_up.is_asleep:
                 # The look just now came after writers had begun to notify.
                 await self._wake_up.wait(self._poll_interval)
             elif not await self._wake_up.fall_asleep():
-                await self._wake_up.wait(pause)
-                pause = min(pause * 2, self._poll_interval)
+                await self._wake_up.wait(backoff.next())
 
     async def drain(self) -> None:
         """Publish until no unsent event is left, or :meth:`stop`.

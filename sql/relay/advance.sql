@@ -1,10 +1,10 @@
--- Move a relay's progress; its new place in the table, or null if another leader has taken over.
+-- Move a relay's progress; the new tid of its row, or null if another leader has taken over.
 --
 -- `plan` is what the progress will be after each batch that is still being published.
--- Found by its place in the table first: under a snapshot that is held for a day the index
+-- Found by its tid first: under a snapshot that is held for a day the index
 -- would lead through every earlier version of the row.
 create or replace function pgoutbox.advance(
-    place tid, relay text, leadership bigint, high bigint, gap_first bigint[], gap_last bigint[],
+    row_tid tid, relay text, leadership bigint, high bigint, gap_first bigint[], gap_last bigint[],
     partial_position bigint, partial_seq bigint, plan jsonb
 ) returns tid
     language plpgsql
@@ -15,18 +15,18 @@ begin
     update pgoutbox.progress p
     set high = advance.high, gap_first = advance.gap_first, gap_last = advance.gap_last,
         partial_position = advance.partial_position, partial_seq = advance.partial_seq, plan = advance.plan
-    where p.ctid = advance.place and p.relay = advance.relay and p.leadership = advance.leadership
-    returning p.ctid into place;
+    where p.ctid = advance.row_tid and p.relay = advance.relay and p.leadership = advance.leadership
+    returning p.ctid into row_tid;
     if not found then
         update pgoutbox.progress p
         set high = advance.high, gap_first = advance.gap_first, gap_last = advance.gap_last,
             partial_position = advance.partial_position, partial_seq = advance.partial_seq, plan = advance.plan
         where p.relay = advance.relay and p.leadership = advance.leadership
-        returning p.ctid into place;
+        returning p.ctid into row_tid;
         if not found then
             return null;
         end if;
     end if;
-    return place;
+    return row_tid;
 end
 $$;
