@@ -177,7 +177,7 @@ async def test_relay_goes_on_with_what_the_server_has_not_read(
         await eventually(lambda: len(subscriber.messages) == 50)
     server.kill()
     await owner.execute("insert into users select generate_series(51, 60)")
-    await relay.line("trying again until it works")
+    await relay.line("unavailable; retrying")
     server.restart()
     async with nats_client(server.url) as client:
         late = await Subscriber.of(client, "shop.>")

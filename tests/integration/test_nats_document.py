@@ -110,7 +110,7 @@ async def test_relay_waits_for_a_permission(
         await owner.execute("insert into orders values (1)")
         await owner.execute("insert into users values (2)")
         line = await relay.line("this user may not publish to a subject")
-        assert "trying again until it works" in line
+        assert "unavailable; retrying" in line
         assert "subject=wal_listener.public_orders" in line
         unsent = "select count(*) from pgoutbox.outbox where sent_by = '{}'"
 
