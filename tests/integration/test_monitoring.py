@@ -109,7 +109,7 @@ async def test_probes_through_every_outage(servers: Servers, daemon: StartDaemon
     cluster.server.stop()
 
     relay = await watched(daemon, database.dsn, nats.url, topic)
-    await relay.process.line("PostgreSQL fails")
+    await relay.process.line("PostgreSQL unavailable")
     assert await relay.probes() == (200, 503)
     assert await relay.value("pgoutbox_outage", server="postgresql") == 1
 

@@ -175,7 +175,7 @@ async def test_a_relay_that_cant_install_the_schema_ends_with_installs_own_words
 
     assert ended.returncode == 6
     assert "error: the schema pgoutbox can't be installed: permission denied" in ended.stderr
-    assert "trying again" not in ended.stderr
+    assert "retrying" not in ended.stderr
 
 
 async def test_a_filter_that_names_no_table_is_a_warning(
