@@ -235,5 +235,5 @@ def _cannot_begin(kind: str, what: str) -> PgoutboxError:
         )
     return ConfigError(
         "the relays that --begin-after names have ended at different positions",
-        hint=f"Bring them to the same one: run each once more, with --drain --until {what}.",
+        hint=f"Run each once more with --drain --until {what}, then start this one again.",
     )
