@@ -398,7 +398,7 @@ async def test_a_session_that_is_ended_by_the_server_becomes_one_sentence(
         async with db.session(DatabaseConfig(dsn=database.dsn), purpose="test") as conn:
             pid = conn.get_server_pid()
             sleeping = asyncio.create_task(conn.execute("select pg_sleep(60)"))
-            await admin.fetchval("select pg_terminate_backend($1, 5000)", pid)
+            await admin.fetchval("select pg_terminate_backend($1)", pid)
             await sleeping
 
     with pytest.raises(DatabaseError, match="terminating connection"):
