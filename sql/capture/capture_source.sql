@@ -54,7 +54,7 @@ begin
         case when pg_catalog.current_setting('server_version_num')::integer >= 140000
             then 'pg_catalog.pg_describe_object(''pg_catalog.pg_class''::pg_catalog.regclass, %s, %s) is null'
             else '(select true from pg_catalog.pg_class c where c.oid operator(pg_catalog.=) %s '
-                'and c.relnatts operator(pg_catalog.<) %s)' end,
+                'and c.relnatts operator(pg_catalog.<) %s and not pgoutbox.is_outdated(c.xmax))' end,
         relation_source,
         described.relnatts + 1
     )];
@@ -63,7 +63,8 @@ begin
     guards := guards || array(
         select pg_catalog.format(
             '(select pg_catalog.count(*) from pg_catalog.pg_attribute a where a.attrelid operator(pg_catalog.=) %s '
-            'and a.attgenerated operator(pg_catalog.<>) '''') operator(pg_catalog.=) %s',
+            'and a.attgenerated operator(pg_catalog.<>) '''' and not pgoutbox.is_outdated(a.xmax)) '
+            'operator(pg_catalog.=) %s',
             relation_source, pg_catalog.count(*))
         from pg_catalog.pg_attribute a
         where a.attrelid = relation and a.attgenerated <> ''
@@ -121,7 +122,7 @@ begin%5$s
     exception when others then
         select s.schema_name, s.table_name, s.new_row, s.old_row
         into event_schema, event_table, new_row, old_row
-        from pgoutbox.capture_slowly(tg_relid, tg_op, new, old) s;
+        from pgoutbox.capture_slowly(tg_relid, tg_op, new, old, %9$L, %10$L) s;
     end;
     -- What an INSERT evaluates is set up anew at each call, also what it then doesn't need. So the
     -- ordinary cases have one of their own with next to nothing in it.
@@ -202,7 +203,9 @@ $body$,
         pgoutbox.by_slot(pg_catalog.format(
             ordinary,
             'pg_catalog.set_config(''pgoutbox.transaction'', pg_catalog.pg_current_xact_id()::pg_catalog.text, true) is not null',
-            names))
+            names)),
+        (select c.old_values from pgoutbox.captured_table c where c.relation = capture_source.relation),
+        pgoutbox.captured_among(relation)
     );
 end
 $$;

@@ -24,11 +24,13 @@ begin
         -- A leaf has an identity of its own, and other column numbers than the root.
         when described.relkind = 'p' then pg_catalog.format(
             'pgoutbox.identity_columns(tg_relid) operator(pg_catalog.=) %L::pg_catalog.text[] and '
-            '(select c.relreplident operator(pg_catalog.=) %L from pg_catalog.pg_class c where c.oid operator(pg_catalog.=) tg_relid)',
+            '(select c.relreplident operator(pg_catalog.=) %L and not pgoutbox.is_outdated(c.xmax) '
+            'from pg_catalog.pg_class c where c.oid operator(pg_catalog.=) tg_relid)',
             identity, described.relreplident)
         when pg_catalog.pg_get_replica_identity_index(relation) is null then pg_catalog.format(
             'pg_catalog.pg_get_replica_identity_index(tg_relid) is null and '
-            '(select c.relreplident operator(pg_catalog.=) %L from pg_catalog.pg_class c where c.oid operator(pg_catalog.=) tg_relid)',
+            '(select c.relreplident operator(pg_catalog.=) %L and not pgoutbox.is_outdated(c.xmax) '
+            'from pg_catalog.pg_class c where c.oid operator(pg_catalog.=) tg_relid)',
             described.relreplident)
         else (
             select pg_catalog.format(

@@ -1,0 +1,45 @@
+-- The columns of a row as the executor knows it, in the order of their keys, each with the
+-- expression that renders it, of the row $1. Generated columns are left out.
+--
+-- Never asked of pg_attribute: a REPEATABLE READ transaction reads that as it was before an
+-- ALTER TABLE that has committed since, while its rows have the columns of now. The parser knows
+-- these, as the executor does.
+create or replace function pgoutbox.row_columns(relation regclass)
+    returns table (name text, expression text)
+    language plpgsql
+    set search_path = pg_catalog, pg_temp
+as $$
+declare
+    names text[];
+    types regtype[];
+begin
+    execute format(
+        'select array(
+             select k from json_object_keys((
+                 select row_to_json(t.*) from (select (null::%s).*) t
+             )) k
+             order by k collate "C"
+         )', relation) into names;
+    if not pgoutbox.is_insertable(relation, names) then
+        names := array(
+            select n from unnest(names) n where pgoutbox.is_insertable(relation, array[n])
+        );
+    end if;
+    if names = '{}' then
+        return;
+    end if;
+    execute (
+        select format(
+            'select array[%s] from (select null::%s as r) t',
+            string_agg(format('pg_typeof((r).%I)', n.name), ', ' order by n.place), relation)
+        from unnest(names) with ordinality n (name, place)
+    ) into types;
+    return query
+    select n.name, format(
+        'pgoutbox.%s(($1).%I)',
+        case when to_regprocedure(format('pgoutbox.wal(%s)', n.type)) is null
+            then 'wal_text' else 'wal' end,
+        n.name)
+    from unnest(names, types) n (name, type);
+end
+$$;
