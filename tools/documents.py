@@ -57,7 +57,7 @@ _MEANINGS = {
     "database.ssl_mode": "TLS: libpq's `sslmode`.",
     "database.enable_tls": "TLS: `sslmode` is `require` at least.",
     "monitoring.health_addr": "Port of the probes, on all interfaces.",
-    "publisher.topics_map": "What stands in a subject instead of `schema_table`.",
+    "messages.topics_map": "What stands in a subject instead of `schema_table`.",
     "install.tables": "Tables, each with its actions, that `install` captures without `--table`.",
 }
 

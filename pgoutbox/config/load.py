@@ -173,18 +173,18 @@ def _unknown_actions(document: Mapping[str, object]) -> Iterator[str]:
 
 
 def _wrong_subjects(found: Mapping[str, Any]) -> Iterator[str]:
-    prefix = found.get("publisher.topic_prefix", "")
-    topics_map = found.get("publisher.topics_map", {})
+    prefix = found.get("messages.topic_prefix", "")
+    topics_map = found.get("messages.topics_map", {})
     for table, name in topics_map.items():
         if not is_subject(prefix + name):
             yield f"listener.topicsMap makes {prefix + name!r} of {table}, which is no subject"
-    topic, stream = found.get("publisher.topic"), found.get("publisher.stream")
-    needs_stream = found.get("publisher.jetstream", True) and not stream
+    topic, stream = found.get("messages.topic"), found.get("stream.name")
+    needs_stream = found.get("stream.jetstream", True) and not stream
     if topic and needs_stream and not kinds.is_stream_name(topic):
         yield f"the topic {topic!r} can't be a stream's name, too: name the stream with --stream"
-    template = found.get("publisher.subject")
+    template = found.get("messages.subject")
     if template:
-        naming = Naming(topic or Config().publisher.topic, prefix, topics_map)
+        naming = Naming(topic or Config().messages.topic, prefix, topics_map)
         for subject in Template(template).patterns(naming):
             if not is_subject(subject):
                 yield f"--subject {template!r} makes {subject!r}, which has an empty part"
@@ -192,11 +192,11 @@ def _wrong_subjects(found: Mapping[str, Any]) -> Iterator[str]:
 
 def _half_credentials(found: Mapping[str, Any]) -> Iterator[str]:
     ways = ("user", "token", "nkey", "creds")
-    given = [f"--nats-{way}" for way in ways if found.get(f"publisher.{way}")]
+    given = [f"--nats-{way}" for way in ways if found.get(f"nats.{way}")]
     if len(given) > 1:
         yield f"{' and '.join(given)} exclude each other"
     for one, other in (("user", "password"), ("client-cert", "client-key")):
-        pair = [found.get(f"publisher.{name.replace('-', '_')}") for name in (one, other)]
+        pair = [found.get(f"nats.{name.replace('-', '_')}") for name in (one, other)]
         if any(pair) and not all(pair):
             yield f"--nats-{one} and --nats-{other} need each other"
 

@@ -33,10 +33,10 @@ class DatabaseConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class PublisherConfig:
-    """How to reach NATS, and how to publish."""
+class NatsConfig:
+    """How to connect to NATS."""
 
-    nats_url: str = field(default="nats://localhost:4222", repr=False)  # may hold a password
+    url: str = field(default="nats://localhost:4222", repr=False)  # may hold a password
     user: str | None = None
     password: str | None = field(default=None, repr=False)
     token: str | None = field(default=None, repr=False)
@@ -47,17 +47,29 @@ class PublisherConfig:
     client_cert: str | None = None
     client_key: str | None = None
     inbox_prefix: str = "_INBOX"
-    js_domain: str | None = None
-    jetstream: bool = True  # else core NATS: at most once
-    stream: str | None = None  # else the one that takes our subjects, else one named like topic
-    stream_replicas: int = 1  # of a stream that has to be created
+
+
+@dataclass(frozen=True, slots=True)
+class MessageConfig:
+    """What messages look like, and on which subjects they go."""
+
     topic: str = "wal_listener"
     topic_prefix: str = ""
     topics_map: dict[str, str] = field(default_factory=dict)
     subject: str = WAL_LISTENER_TEMPLATE
     headers: bool = False
     content: Literal["wal-listener", "cloudevents", "cloudevents-structured"] = "wal-listener"
-    mode: Mode = "auto"  # how messages go to the stream; see pgoutbox.nats.chain
+
+
+@dataclass(frozen=True, slots=True)
+class StreamConfig:
+    """Which stream messages go into, and how."""
+
+    jetstream: bool = True  # else core NATS: at most once
+    name: str | None = None  # else the one that takes our subjects, else one named like the topic
+    domain: str | None = None  # of JetStream
+    replicas: int = 1  # of a stream that has to be created
+    mode: Mode = "auto"  # see pgoutbox.nats.chain
     window: int = 4_000  # messages that may be unacknowledged
     ack_timeout: float = 5.0  # seconds without any acknowledgement, then publish again
 
@@ -136,7 +148,9 @@ class Config:
     """All settings of one run."""
 
     database: DatabaseConfig = DatabaseConfig()
-    publisher: PublisherConfig = PublisherConfig()
+    nats: NatsConfig = NatsConfig()
+    messages: MessageConfig = MessageConfig()
+    stream: StreamConfig = StreamConfig()
     relay: RelayConfig = RelayConfig()
     monitoring: MonitoringConfig = MonitoringConfig()
     install: InstallConfig = InstallConfig()
@@ -275,85 +289,85 @@ LOG_SETTINGS = (
 
 _NATS_SETTINGS = (
     _own(
-        "publisher.nats_url",
+        "nats.url",
         "--nats-url",
         kinds.NATS_URL,
         "NATS; several addresses with commas.",
         theirs="publisher.address",
     ),
-    _own("publisher.user", "--nats-user", kinds.TEXT, "User, where the URL names none."),
-    _own("publisher.password", "--nats-password", kinds.TEXT, "That user's password."),
-    _own("publisher.token", "--nats-token", kinds.TEXT, "Token, instead of a user."),
-    _own("publisher.nkey", "--nats-nkey", kinds.FILE, "File with an nkey's seed."),
-    _own("publisher.creds", "--nats-creds", kinds.FILE, "Credentials file: a JWT and its seed."),
+    _own("nats.user", "--nats-user", kinds.TEXT, "User, where the URL names none."),
+    _own("nats.password", "--nats-password", kinds.TEXT, "That user's password."),
+    _own("nats.token", "--nats-token", kinds.TEXT, "Token, instead of a user."),
+    _own("nats.nkey", "--nats-nkey", kinds.FILE, "File with an nkey's seed."),
+    _own("nats.creds", "--nats-creds", kinds.FILE, "Credentials file: a JWT and its seed."),
     _own(
-        "publisher.enable_tls",
+        "nats.enable_tls",
         "--nats-tls",
         kinds.BOOL,
         "Insist on TLS, as a URL with tls:// does.",
         theirs="publisher.enableTLS",
     ),
     _own(
-        "publisher.ca_cert",
+        "nats.ca_cert",
         "--nats-ca-cert",
         kinds.FILE,
         "CA of the server's certificate, in PEM; else the system's.",
         theirs="publisher.caCert",
     ),
     _own(
-        "publisher.client_cert",
+        "nats.client_cert",
         "--nats-client-cert",
         kinds.FILE,
         "Our own certificate, for mutual TLS.",
         theirs="publisher.clientCert",
     ),
     _own(
-        "publisher.client_key",
+        "nats.client_key",
         "--nats-client-key",
         kinds.FILE,
         "Its private key.",
         theirs="publisher.clientKey",
     ),
     _own(
-        "publisher.inbox_prefix",
+        "nats.inbox_prefix",
         "--inbox-prefix",
         kinds.INBOX_PREFIX,
         "Beginning of the subjects that answers come to.",
     ),
-    _own("publisher.js_domain", "--js-domain", kinds.STREAM, "JetStream domain of the stream."),
+    _own("stream.domain", "--js-domain", kinds.STREAM, "JetStream domain of the stream."),
 )
 
 _MESSAGE_SETTINGS = (
     _own(
-        "publisher.topic",
+        "messages.topic",
         "--topic",
         kinds.TOPIC,
         "First part of each subject, and name of a stream that has to be created.",
         theirs="publisher.topic",
     ),
     _own(
-        "publisher.topic_prefix",
+        "messages.topic_prefix",
         "--topic-prefix",
         kinds.TOPIC_PREFIX,
         "Put before schema_table in each subject.",
         theirs="publisher.topicPrefix",
     ),
     _own(
-        "publisher.subject",
+        "messages.subject",
         "--subject",
         kinds.TEMPLATE,
         f"Template of the subjects, with {', '.join(f'{{{name}}}' for name in PLACEHOLDERS)}.",
         keys=("publisher.subject",),
     ),
     _own(
-        "publisher.headers",
+        "messages.headers",
         "--headers",
         kinds.BOOL,
         "Tell table, action and transaction in headers, too.",
         keys=("publisher.headers",),
     ),
     _own(
-        "publisher.content",
+        "messages.content",
         "--content",
         kinds.choice("wal-listener", "cloudevents", "cloudevents-structured"),
         "What a message is: wal-listener's JSON, the same as a CloudEvent (attributes in headers),"
@@ -361,21 +375,21 @@ _MESSAGE_SETTINGS = (
         keys=("publisher.content",),
     ),
     _own(
-        "publisher.jetstream",
+        "stream.jetstream",
         "--jetstream",
         kinds.BOOL,
         "Store messages in a stream; without, subscribers that are away miss them.",
         keys=("publisher.jetstream",),
     ),
     _own(
-        "publisher.stream",
+        "stream.name",
         "--stream",
         kinds.STREAM,
         "Stream to publish into; else the one that takes our subjects, else a new one.",
         keys=("publisher.stream",),
     ),
     _own(
-        "publisher.stream_replicas",
+        "stream.replicas",
         "--stream-replicas",
         kinds.whole(1, 5),
         "Replicas of a stream that has to be created.",
@@ -478,7 +492,7 @@ RELAY_SETTINGS = (
         "How long to wait for acknowledgements at a stop.",
     ),
     _own(
-        "publisher.mode",
+        "stream.mode",
         "--mode",
         kinds.choice("auto", "window", "fast"),
         "How messages go to the stream: with a window of unacknowledged ones, or in fast-ingest"
@@ -486,13 +500,13 @@ RELAY_SETTINGS = (
         keys=("publisher.mode",),
     ),
     _own(
-        "publisher.window",
+        "stream.window",
         "--window",
         kinds.whole(1, 100_000),
         "Messages that may be unacknowledged.",
     ),
     _own(
-        "publisher.ack_timeout",
+        "stream.ack_timeout",
         "--ack-timeout",
         kinds.duration(0.1, 600),
         "Publish again after so long without any acknowledgement.",
@@ -532,7 +546,7 @@ LOCK_SETTINGS = (
 
 _OTHERS = (
     theirs("monitoring.health_addr", "listener.serverPort", kinds.PORT),
-    theirs("publisher.topics_map", "listener.topicsMap", kinds.TOPICS_MAP),
+    theirs("messages.topics_map", "listener.topicsMap", kinds.TOPICS_MAP),
     theirs("install.tables", "listener.filter.tables", kinds.FILTER_TABLES),
 )
 

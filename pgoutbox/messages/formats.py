@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import repeat
 from typing import Any, Protocol
 
-from pgoutbox.config.settings import PublisherConfig
+from pgoutbox.config.settings import MessageConfig
 from pgoutbox.messages.cloudevents import STRUCTURED_HEADERS, CloudEvents
 from pgoutbox.messages.envelope import Envelope
 from pgoutbox.messages.event import Event, EventNumber, Headers, Message, Transaction
@@ -32,7 +32,7 @@ class MessageFormat(Protocol):
         """Return a message for each of ``rows``; ``numbers`` are theirs, if needed."""
 
 
-def format_of(config: PublisherConfig, database: str) -> MessageFormat:
+def format_of(config: MessageConfig, database: str) -> MessageFormat:
     """Return the format that the settings ask for, for events of the named database."""
     naming = Naming(config.topic, config.topic_prefix, config.topics_map, database)
     subjects = Subjects(naming, config.subject)
@@ -64,7 +64,7 @@ class PlainFormat:
 class DescribedFormat:
     """Messages with a key in their subjects, with headers, or as CloudEvents."""
 
-    def __init__(self, subjects: Subjects, config: PublisherConfig, database: str) -> None:
+    def __init__(self, subjects: Subjects, config: MessageConfig, database: str) -> None:
         cloudevents = CloudEvents(database)
         self._subjects = subjects
         self._headers: list[Callable[[Event], Headers]] = []

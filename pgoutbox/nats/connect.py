@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Protocol
 from urllib.parse import urlsplit
 
-from pgoutbox.config.settings import PublisherConfig
+from pgoutbox.config.settings import MessageConfig, NatsConfig, StreamConfig
 from pgoutbox.errors import ConfigError, PublishError
 from pgoutbox.messages.event import Message
 from pgoutbox.nats import streams
@@ -53,7 +53,9 @@ async def _nothing() -> None:
 
 @asynccontextmanager
 async def connect(
-    config: PublisherConfig,
+    nats: NatsConfig,
+    stream: StreamConfig,
+    messages: MessageConfig,
     *,
     on_lost: Callable[[], None] = lambda: None,
     verify: Callable[[], Awaitable[None]] = _nothing,
@@ -74,15 +76,15 @@ async def connect(
     Raises:
         PublishError: no server answers, none accepts us, or there is no stream.
     """
-    client = await _open(config)
+    client = await _open(nats)
     client.failed.add_done_callback(lambda _: on_lost())
     try:
-        yield await _publisher(client, config, verify, on_wait)
+        yield await _publisher(client, stream, messages, verify, on_wait)
     finally:
         await client.end()
 
 
-async def _open(config: PublisherConfig) -> NatsClient:
+async def _open(config: NatsConfig) -> NatsClient:
     """Connect to the first server in ``config`` that accepts us, trying them in random order.
 
     Raises:
@@ -92,7 +94,7 @@ async def _open(config: PublisherConfig) -> NatsClient:
         options = client_options(config)
     except ConfigError as error:
         raise PublishError(str(error), hint=error.hint) from error
-    urls = config.nats_url.split(",")
+    urls = config.url.split(",")
     random.shuffle(urls)
     failures: dict[str, Exception] = {}
     for url in urls:
@@ -115,13 +117,15 @@ def _address(url: str) -> str:
 
 async def _publisher(
     client: NatsClient,
-    config: PublisherConfig,
+    config: StreamConfig,
+    messages: MessageConfig,
     verify: Callable[[], Awaitable[None]],
     on_wait: Callable[[float], None],
 ) -> Connected:
     if not config.jetstream:
         return CorePublisher(client, config, on_wait)
-    stream = await streams.ensure(client, config)
-    publisher = JetStreamPublisher(client, config, stream, verify, on_wait)
+    target = streams.Target.of(config, messages)
+    stream = await streams.ensure(client, target)
+    publisher = JetStreamPublisher(client, target, stream, verify, on_wait)
     await publisher.start()
     return publisher

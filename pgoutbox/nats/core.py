@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from pgoutbox.config.settings import PublisherConfig
+from pgoutbox.config.settings import StreamConfig
 from pgoutbox.errors import Interrupted
 from pgoutbox.messages.event import Message
 from pgoutbox.nats import wire
@@ -23,7 +23,7 @@ class CorePublisher:
     def __init__(
         self,
         client: NatsClient,
-        config: PublisherConfig,
+        config: StreamConfig,
         on_wait: Callable[[float], None] = lambda _: None,
     ) -> None:
         self._client = client

@@ -12,11 +12,11 @@ from urllib.parse import unquote, urlsplit
 
 from nats.aio.client import RawCredentials
 
-from pgoutbox.config.settings import PublisherConfig
+from pgoutbox.config.settings import NatsConfig
 from pgoutbox.errors import ConfigError
 
 
-def user_of(url: str, config: PublisherConfig) -> dict[str, Any]:
+def user_of(url: str, config: NatsConfig) -> dict[str, Any]:
     """Return user and password, or the token, from the URL or else from the settings."""
     parts = urlsplit(url)
     if parts.username is None:
@@ -27,13 +27,13 @@ def user_of(url: str, config: PublisherConfig) -> dict[str, Any]:
     return {"user": unquote(parts.username), "password": unquote(parts.password)}
 
 
-def requires_tls(url: str, config: PublisherConfig) -> bool:
+def requires_tls(url: str, config: NatsConfig) -> bool:
     """Return True unless a connection without TLS will do; naming a certificate asks for TLS."""
     is_named = config.ca_cert or config.client_cert
     return config.enable_tls or bool(is_named) or urlsplit(url).scheme == "tls"
 
 
-def client_options(config: PublisherConfig) -> dict[str, Any]:
+def client_options(config: NatsConfig) -> dict[str, Any]:
     """Return nats-py's connection options, with secrets from the files that ``config`` names.
 
     Raises:
@@ -49,7 +49,7 @@ def client_options(config: PublisherConfig) -> dict[str, Any]:
     return options
 
 
-def check_files(config: PublisherConfig) -> None:
+def check_files(config: NatsConfig) -> None:
     """Check that the files that ``config`` names exist and have valid contents.
 
     Raises:
@@ -107,7 +107,7 @@ def _credentials(file: str) -> str:
     )
 
 
-def _tls(config: PublisherConfig) -> ssl.SSLContext:
+def _tls(config: NatsConfig) -> ssl.SSLContext:
     if config.ca_cert:
         _read(config.ca_cert, "CA certificate")
     try:

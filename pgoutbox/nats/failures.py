@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import nats.errors
 
-from pgoutbox.config.settings import PublisherConfig
+from pgoutbox.config.settings import NatsConfig
 from pgoutbox.errors import PublishError
 
 LOST = "the connection was lost"
@@ -23,7 +23,7 @@ class PlainServer(nats.errors.Error):
     """The server doesn't offer TLS, and the settings require it."""
 
 
-def explain(failures: Mapping[str, Exception], config: PublisherConfig) -> PublishError:
+def explain(failures: Mapping[str, Exception], config: NatsConfig) -> PublishError:
     """Return one sentence that says why each server, by address, could not be used."""
     servers: dict[str, list[str]] = {}
     hint = None
@@ -38,7 +38,7 @@ def explain(failures: Mapping[str, Exception], config: PublisherConfig) -> Publi
     return PublishError(sentence, hint=hint)
 
 
-def _diagnosis(error: Exception, config: PublisherConfig) -> tuple[str, str | None]:
+def _diagnosis(error: Exception, config: NatsConfig) -> tuple[str, str | None]:
     """Return what is wrong with a server, as a predicate, and what to do about it."""
     text = text_of(error)
     match error:
@@ -74,7 +74,7 @@ def _diagnosis(error: Exception, config: PublisherConfig) -> tuple[str, str | No
     return f"can't be used: {text}", None
 
 
-def _credentials_hint(config: PublisherConfig) -> str:
+def _credentials_hint(config: NatsConfig) -> str:
     if config.creds:
         return "Is the JWT in --nats-creds still valid, and does the server know its account?"
     if config.nkey:

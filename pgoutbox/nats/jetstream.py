@@ -7,14 +7,13 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-from pgoutbox.config.settings import PublisherConfig
 from pgoutbox.errors import Interrupted, Refused
 from pgoutbox.messages.event import Message
 from pgoutbox.nats import streams, wire
 from pgoutbox.nats.chain import Chain, kind_of_chain
 from pgoutbox.nats.client import NatsClient
 from pgoutbox.nats.ingest import Answer, IngestBatch
-from pgoutbox.nats.streams import StreamInfo
+from pgoutbox.nats.streams import StreamInfo, Target
 from pgoutbox.nats.window import Window
 
 log = logging.getLogger("pgoutbox.nats")
@@ -32,13 +31,14 @@ class JetStreamPublisher:
     def __init__(
         self,
         client: NatsClient,
-        config: PublisherConfig,
+        target: Target,
         stream: StreamInfo,
         verify: Callable[[], Awaitable[None]],
         on_wait: Callable[[float], None] = lambda _: None,
     ) -> None:
         self._client = client
-        self._config = config
+        self._target = target
+        self._config = target.config
         self._stream = stream
         self._verify = verify
         self._on_wait = on_wait
@@ -105,7 +105,7 @@ class JetStreamPublisher:
 
     async def _check_stream(self) -> None:
         """Change to another kind of chain if the stream's settings now need one."""
-        stream = await streams.find(self._client, self._config, self._stream.name)
+        stream = await streams.find(self._client, self._target, self._stream.name)
         self._checked_at = time.monotonic()
         if stream is None:
             raise Interrupted(f"the stream {self._stream.name!r} has been deleted")

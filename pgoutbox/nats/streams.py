@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import nats.errors
 
-from pgoutbox.config.settings import PublisherConfig
+from pgoutbox.config.settings import MessageConfig, StreamConfig
 from pgoutbox.errors import Interrupted
 from pgoutbox.nats.client import NatsClient
 from pgoutbox.nats.failures import LOST, text_of
@@ -50,7 +50,20 @@ class StreamInfo(NamedTuple):
         )
 
 
-async def ensure(client: NatsClient, config: PublisherConfig) -> StreamInfo:
+class Target(NamedTuple):
+    """Which stream a relay needs."""
+
+    config: StreamConfig
+    topic: str  # the name of a stream that the settings don't name
+    subjects: list[str]  # that it must have
+
+    @classmethod
+    def of(cls, config: StreamConfig, messages: MessageConfig) -> Target:
+        """Return which stream a relay with these settings needs."""
+        return cls(config, messages.topic, subjects(messages))
+
+
+async def ensure(client: NatsClient, target: Target) -> StreamInfo:
     """Return the stream to publish into; create it if there is none.
 
     That is the stream named in the settings. Without a name it is the one named after the topic,
@@ -59,30 +72,30 @@ async def ensure(client: NatsClient, config: PublisherConfig) -> StreamInfo:
     Raises:
         Interrupted: there is none and none can be created, or there are several.
     """
-    name = config.stream or config.topic
-    found = await find(client, config, name)
-    if found and (config.stream or _has_any(found.subjects, config)):
+    name = target.config.name or target.topic
+    found = await find(client, target, name)
+    if found and (target.config.name or _has_any(found.subjects, target)):
         return found
-    if not config.stream and (other := await _only_stream_with_our_subjects(client, config)):
-        found = await find(client, config, other)
+    if not target.config.name and (other := await _only_stream_with_our_subjects(client, target)):
+        found = await find(client, target, other)
         if found:
             return found
     if found:
         raise Interrupted(
             f"the stream {name!r} has the subjects {_listed(found.subjects)},"
-            f" not {_listed(subjects(config))}",
+            f" not {_listed(target.subjects)}",
             hint="Add the missing subjects to it, or name another stream with --stream.",
         )
-    return await _create(client, config, name)
+    return await _create(client, target, name)
 
 
-async def find(client: NatsClient, config: PublisherConfig, name: str) -> StreamInfo | None:
+async def find(client: NatsClient, target: Target, name: str) -> StreamInfo | None:
     """Return what is known about a stream, or None if it doesn't exist.
 
     Raises:
         Interrupted: JetStream doesn't answer, or the stream can't be used.
     """
-    info = await _request(client, config, f"STREAM.INFO.{name}", {})
+    info = await _request(client, target, f"STREAM.INFO.{name}", {})
     if info is None:
         return None
     settings = info["config"]
@@ -91,7 +104,7 @@ async def find(client: NatsClient, config: PublisherConfig, name: str) -> Stream
             f"the stream {name!r} sends no acknowledgements, so nothing would ever count as sent",
             hint="Set its no_ack to false, or publish without a stream, with --no-jetstream.",
         )
-    if config.mode == "fast" and not settings.get("allow_batched"):
+    if target.config.mode == "fast" and not settings.get("allow_batched"):
         raise Interrupted(
             f"the stream {name!r} doesn't accept fast-ingest batches",
             hint="Set its allow_batched to true (nats-server 2.14 or later), or leave out --mode.",
@@ -106,7 +119,7 @@ async def find(client: NatsClient, config: PublisherConfig, name: str) -> Stream
     )
 
 
-def subjects(config: PublisherConfig) -> list[str]:
+def subjects(config: MessageConfig) -> list[str]:
     """Return the subjects that a stream needs to store all our messages.
 
     They are the template of subjects with ``*`` for everything that depends on the event. That is
@@ -132,14 +145,14 @@ def _overlap(one: str, other: str) -> bool:
     return True
 
 
-def _has_any(taken: list[str], config: PublisherConfig) -> bool:
-    return any(_overlap(subject, other) for subject in subjects(config) for other in taken)
+def _has_any(taken: list[str], target: Target) -> bool:
+    return any(_overlap(subject, other) for subject in target.subjects for other in taken)
 
 
-async def _only_stream_with_our_subjects(client: NatsClient, config: PublisherConfig) -> str | None:
+async def _only_stream_with_our_subjects(client: NatsClient, target: Target) -> str | None:
     names: set[str] = set()
-    for subject in subjects(config):
-        answer = await _request(client, config, "STREAM.NAMES", {"subject": subject})
+    for subject in target.subjects:
+        answer = await _request(client, target, "STREAM.NAMES", {"subject": subject})
         names.update((answer or {}).get("streams") or [])
     if len(names) > 1:
         raise Interrupted(
@@ -150,14 +163,14 @@ async def _only_stream_with_our_subjects(client: NatsClient, config: PublisherCo
     return names.pop() if names else None
 
 
-async def _create(client: NatsClient, config: PublisherConfig, name: str) -> StreamInfo:
+async def _create(client: NatsClient, target: Target, name: str) -> StreamInfo:
     wanted = {
         "name": name,
-        "subjects": subjects(config),
-        "num_replicas": config.stream_replicas,
-    } | ({"allow_batched": True} if config.mode == "fast" else {})
-    await _request(client, config, f"STREAM.CREATE.{name}", wanted)
-    created = await find(client, config, name)
+        "subjects": target.subjects,
+        "num_replicas": target.config.replicas,
+    } | ({"allow_batched": True} if target.config.mode == "fast" else {})
+    await _request(client, target, f"STREAM.CREATE.{name}", wanted)
+    created = await find(client, target, name)
     if created is None:
         raise Interrupted(f"the stream {name!r} was deleted right after it was created")
     log.info("stream created", extra={"stream": name, "subjects": _listed(created.subjects)})
@@ -165,15 +178,15 @@ async def _create(client: NatsClient, config: PublisherConfig, name: str) -> Str
 
 
 async def _request(
-    client: NatsClient, config: PublisherConfig, subject: str, body: object
+    client: NatsClient, target: Target, subject: str, body: object
 ) -> dict[str, Any] | None:
     """Send a request to JetStream's API; return None if what it is about doesn't exist."""
-    prefix = f"$JS.{config.js_domain}.API" if config.js_domain else "$JS.API"
+    prefix = f"$JS.{target.config.domain}.API" if target.config.domain else "$JS.API"
     answering = client.request(f"{prefix}.{subject}", json.dumps(body).encode(), timeout=_TIMEOUT)
     try:
         message = await client.unless_failed(answering)
     except nats.errors.NoRespondersError as error:
-        raise _not_available(config) from error
+        raise _not_available(target.config.domain) from error
     except nats.errors.TimeoutError as error:
         raise Interrupted(
             "JetStream doesn't answer", hint="Is a majority of the cluster's servers up?"
@@ -187,17 +200,17 @@ async def _request(
     if problem.get("err_code") == _NOT_FOUND:
         return None
     if problem.get("err_code") in _NOT_ENABLED:
-        raise _not_available(config)
+        raise _not_available(target.config.domain)
     raise Interrupted(
         f"JetStream rejected {subject}: {problem.get('description')}",
-        hint=f"A relay needs a stream with {_listed(subjects(config))}; see docs/nats.md.",
+        hint=f"A relay needs a stream with {_listed(target.subjects)}; see docs/nats.md.",
     )
 
 
-def _not_available(config: PublisherConfig) -> Interrupted:
-    if config.js_domain:
+def _not_available(domain: str | None) -> Interrupted:
+    if domain:
         return Interrupted(
-            f"this NATS server can't reach a JetStream domain {config.js_domain!r}",
+            f"this NATS server can't reach a JetStream domain {domain!r}",
             hint="Check --js-domain, and the server's connection to that domain.",
         )
     return Interrupted(

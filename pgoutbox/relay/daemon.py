@@ -54,7 +54,7 @@ def run(config: Config, *, drain: bool = False, until: int | None = None) -> Non
         DatabaseError, PublishError, AlreadyRunning: only with ``drain``; otherwise it retries.
     """
     target_of(config.database)
-    credentials.check_files(config.publisher)
+    credentials.check_files(config.nats)
     with sentry.reporting(config.monitoring.sentry_dsn):
         asyncio.run(Daemon(config, drain=drain, until=until).serve())
 
@@ -72,7 +72,7 @@ class Daemon:
         self._monitor = Monitor(
             relay=config.relay.name,
             counts_subjects=config.monitoring.metrics_addr is not None,
-            template=config.publisher.subject,
+            template=config.messages.subject,
         )
         names = config.install.actions_by_name
         self._wanted = Filter(names, self._monitor.skipped) if names else None
@@ -134,7 +134,7 @@ class Daemon:
                 extra={
                     "version": __version__,
                     "relay": self._config.relay.name,
-                    "topic": self._config.publisher.topic,
+                    "topic": self._config.messages.topic,
                 },
             )
             for note in (*self._config.notes, *target_of(self._config.database).notes):
@@ -217,7 +217,9 @@ class Daemon:
             relay: Relay | None = None
             try:
                 async with connect.connect(
-                    self._config.publisher,
+                    self._config.nats,
+                    self._config.stream,
+                    self._config.messages,
                     on_lost=wake_up.interrupt,
                     verify=wake_up.verify,
                     on_wait=self._monitor.step,

@@ -108,7 +108,7 @@ class Leadership:
             outbox = Outbox(
                 working,
                 format_of(
-                    config.publisher,
+                    config.messages,
                     await working.fetchval("select pg_catalog.current_database()"),
                 ),
                 relay=config.relay.name,

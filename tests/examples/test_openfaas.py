@@ -102,7 +102,7 @@ def test_config_fits_the_services() -> None:
     postgres = SERVICES["postgresql"]["environment"]
 
     assert read.database.host in SERVICES
-    assert read.publisher.nats_url.removeprefix("nats://").partition(":")[0] in SERVICES
+    assert read.nats.url.removeprefix("nats://").partition(":")[0] in SERVICES
     assert read.database.name == postgres["POSTGRES_DB"]
     assert read.database.password == postgres["POSTGRES_PASSWORD"]
     assert read.install.tables == {"users": ("INSERT", "UPDATE", "DELETE")}

@@ -13,12 +13,13 @@ from nats.aio.client import Client
 from nats.js import JetStreamContext
 from nats.js.api import StreamConfig
 
-from pgoutbox.config.settings import Mode, PublisherConfig
+from pgoutbox.config.settings import Mode
 from pgoutbox.demo.process import free_port
 from pgoutbox.errors import Interrupted, PublishError
 from pgoutbox.messages.event import Message
 from pgoutbox.nats.connect import connect
 from tests.conftest import Servers
+from tests.support.settings import NatsSettings, nats_settings
 from tests.support.streams import Stream, nats_client
 from tests.support.waiting import eventually, unique
 
@@ -77,7 +78,7 @@ async def publish_foreign(client: Client, chance: random.Random) -> None:
         await asyncio.sleep(chance.choice([0, 0.001, 0.01, 0.05]))
 
 
-async def publish_all(config: PublisherConfig, messages: list[Message]) -> set[str]:
+async def publish_all(config: NatsSettings, messages: list[Message]) -> set[str]:
     """Publish as a relay does: from the first unconfirmed message on, until all are stored.
 
     Returns the methods in which it did.
@@ -86,7 +87,7 @@ async def publish_all(config: PublisherConfig, messages: list[Message]) -> set[s
     done = 0
     while done < len(messages):
         try:
-            async with connect(config) as publisher:
+            async with connect(*config) as publisher:
                 methods.add(str(publisher.description["method"]))
                 while done < len(messages):
                     batch = messages[done : done + 500]
@@ -109,9 +110,7 @@ async def test_no_message_gets_behind_its_successor_while_leaders_change(
     print(f"seed {seed}")
     chance = random.Random(seed)
     messages = [Message(f"{TOPIC}.t", f"id-{number}", b"x" * 300) for number in range(20_000)]
-    config = PublisherConfig(
-        nats_url=",".join(cluster_urls), topic=TOPIC, mode=mode, ack_timeout=2.0
-    )
+    config = nats_settings(",".join(cluster_urls), topic=TOPIC, mode=mode, ack_timeout=2.0)
     async with nats_client(cluster_urls[1]) as client:
         disturbing = [
             asyncio.create_task(change_leaders(client, replicated.jetstream, chance)),
@@ -131,11 +130,11 @@ async def test_relay_goes_over_to_batches_when_the_stream_takes_them(
     replicated: Stream, cluster_urls: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pgoutbox.nats.jetstream._LOOK_AGAIN_AFTER", 0.0)
-    config = PublisherConfig(nats_url=",".join(cluster_urls), topic=TOPIC)
+    config = nats_settings(",".join(cluster_urls), topic=TOPIC)
     stream = (await replicated.jetstream.stream_info(TOPIC)).config
     messages = [Message(f"{TOPIC}.t", f"id-{number}", b"{}") for number in range(300)]
     await replicated.jetstream.update_stream(stream.evolve(allow_batched=None))
-    async with connect(config) as publisher:
+    async with connect(*config) as publisher:
         methods = [publisher.description["method"]]
         for first, takes_batches in ((0, True), (100, None), (200, True)):
             await publisher.publish(messages[first : first + 100])
@@ -154,12 +153,12 @@ async def test_stream_that_is_created_has_the_replicas_that_were_asked_for(
     cluster_urls: list[str], servers: Servers
 ) -> None:
     """It outlives a server, and so does the relay, which goes to another one."""
-    config = PublisherConfig(nats_url=",".join(cluster_urls), topic=TOPIC, stream_replicas=3)
+    config = nats_settings(",".join(cluster_urls), topic=TOPIC, replicas=3)
     messages = [Message(f"{TOPIC}.t", f"id-{number}", b"{}") for number in range(200)]
 
     async def made() -> bool:
         with contextlib.suppress(PublishError):  # until the cluster has chosen a leader
-            async with connect(config) as publisher:
+            async with connect(*config) as publisher:
                 assert publisher.description["replicas"] == 3
                 assert publisher.description["method"] == "pipelined, chained by sequence"
                 return True

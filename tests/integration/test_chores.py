@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncpg
 import pytest
 
-from pgoutbox.config.settings import PublisherConfig
+from pgoutbox.config.settings import MessageConfig
 from pgoutbox.messages.formats import format_of
 from pgoutbox.outbox import reader
 from pgoutbox.outbox.reader import Outbox
@@ -78,7 +78,7 @@ async def test_connection_that_no_longer_answers_ends_the_session(
         connection = await asyncpg.connect(through(database.dsn, network))
         asked = Outbox(
             connection,
-            format_of(PublisherConfig(), "app"),
+            format_of(MessageConfig(), "app"),
             relay="r",
             batch_events=1,
             batch_bytes=1024,

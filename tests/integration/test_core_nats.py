@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 
 import pytest
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from pgoutbox.config.settings import PublisherConfig
 from pgoutbox.demo.nats_server import NatsServer
 from pgoutbox.errors import Interrupted, PublishError, Refused
 from pgoutbox.messages.event import Message
@@ -18,6 +16,7 @@ from pgoutbox.nats.connect import connect
 from tests.conftest import Connect, Servers, StartDaemon
 from tests.support.cluster import Database
 from tests.support.proxy import proxy, through
+from tests.support.settings import NatsSettings, nats_settings
 from tests.support.streams import nats_client
 from tests.support.waiting import eventually
 
@@ -45,12 +44,12 @@ class Subscriber:
         return [message.headers["Nats-Msg-Id"] for message in self.messages if message.headers]
 
 
-def config_of(server: NatsServer, **settings: object) -> PublisherConfig:
-    return PublisherConfig(
-        nats_url=server.url,
+def config_of(server: NatsServer | str, **settings: object) -> NatsSettings:
+    return nats_settings(
+        server if isinstance(server, str) else server.url,
         topic="shop",
         jetstream=False,
-        **settings,  # type: ignore[arg-type]
+        **settings,
     )
 
 
@@ -69,7 +68,7 @@ async def test_messages_arrive_in_order_with_their_headers(server: NatsServer, w
     async with nats_client(server.url) as client:
         subscription = await client.subscribe("shop.>")
         await client.flush()
-        async with connect(config_of(server, window=window)) as publisher:
+        async with connect(*config_of(server, window=window)) as publisher:
             assert "at most once" in str(publisher.description["method"])
             await publisher.publish(messages)
             await client.flush()
@@ -82,7 +81,7 @@ async def test_messages_arrive_in_order_with_their_headers(server: NatsServer, w
 
 async def test_question_whether_the_server_has_read_all_comes_after_all(servers: Servers) -> None:
     server = servers.nats(f"{NO_JETSTREAM}\ntrace: true")
-    async with connect(config_of(server)) as publisher:
+    async with connect(*config_of(server)) as publisher:
         await publisher.publish(messages_of(100))
     said = [line for line in server.log.read_text().splitlines() if "<<- [" in line]
     kinds = [line.partition("<<- [")[2].split()[0].strip("]") for line in said]
@@ -94,7 +93,7 @@ async def test_oversized_message_is_refused_after_those_before_it(server: NatsSe
     messages[4] = messages[4]._replace(payload=b"x" * (1024 * 1024))
     async with nats_client(server.url) as client:
         subscriber = await Subscriber.of(client, "shop.>")
-        async with connect(config_of(server, window=3)) as publisher:
+        async with connect(*config_of(server, window=3)) as publisher:
             with pytest.raises(Refused, match="max_payload of 1048576") as refused:
                 await publisher.publish(messages)
             assert refused.value.confirmed == 4
@@ -110,7 +109,7 @@ async def test_denied_subject_confirms_nothing_of_its_chunk(servers: Servers) ->
     messages = messages_of(8)
     messages[5] = messages[5]._replace(subject="shop.orders")
     config = config_of(server, user="shop", password="x", window=4)
-    async with connect(config) as publisher:
+    async with connect(*config) as publisher:
         with pytest.raises(Interrupted, match="may not publish to a subject") as denied:
             await publisher.publish(messages)
         assert denied.value.confirmed == 4
@@ -123,8 +122,8 @@ async def test_denied_subject_confirms_nothing_of_its_chunk(servers: Servers) ->
 async def test_server_that_does_not_answer_confirms_nothing(server: NatsServer, size: int) -> None:
     messages = [message._replace(payload=b"x" * size) for message in messages_of(40)]
     async with proxy(server.port) as network:
-        config = replace(config_of(server, ack_timeout=0.3), nats_url=through(server.url, network))
-        async with connect(config) as publisher:
+        config = config_of(through(server.url, network), ack_timeout=0.3)
+        async with connect(*config) as publisher:
             network.stall()
             with pytest.raises(Interrupted, match=r"didn't answer within 0\.3 s") as silent:
                 await publisher.publish(messages)
@@ -137,7 +136,7 @@ async def test_relay_that_waits_for_the_server_is_alive(server: NatsServer) -> N
     now = 0.0
     monitor = Monitor(clock=lambda: now)
     config = config_of(server, ack_timeout=600.0)
-    async with connect(config, on_wait=monitor.step) as publisher:
+    async with connect(*config, on_wait=monitor.step) as publisher:
         await publisher.publish(messages_of(1))
 
     now = 1200.0
@@ -147,7 +146,7 @@ async def test_relay_that_waits_for_the_server_is_alive(server: NatsServer) -> N
 
 async def test_server_that_goes_away_confirms_nothing_more(server: NatsServer) -> None:
     lost = asyncio.Event()
-    async with connect(config_of(server), on_lost=lost.set) as publisher:
+    async with connect(*config_of(server), on_lost=lost.set) as publisher:
         await publisher.publish(messages_of(3))
         server.kill()
         with pytest.raises(PublishError) as gone:

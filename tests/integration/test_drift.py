@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pgoutbox.config.settings import PublisherConfig
+from pgoutbox.config.settings import MessageConfig
 from pgoutbox.messages.formats import format_of
 from pgoutbox.outbox.reader import Outbox
 from tests.conftest import Connect
@@ -12,7 +12,7 @@ from tests.support.cluster import Database
 def outbox_on(connection: object) -> Outbox:
     return Outbox(
         connection,  # type: ignore[arg-type]
-        format_of(PublisherConfig(), "app"),
+        format_of(MessageConfig(), "app"),
         relay="default",
         batch_events=100,
         batch_bytes=1_000_000,

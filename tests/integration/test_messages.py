@@ -13,7 +13,7 @@ from cloudevents.core.formats.json import JSONFormat
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pgoutbox.config.settings import PublisherConfig
+from pgoutbox.config.settings import MessageConfig
 from pgoutbox.messages.event import Message
 from pgoutbox.messages.formats import format_of
 from pgoutbox.outbox import numbering
@@ -279,7 +279,7 @@ async def read(
     """Read batches as a relay that has just started does."""
     outbox = Outbox(
         await database.connect(),
-        format_of(PublisherConfig(headers=True), "db"),
+        format_of(MessageConfig(headers=True), "db"),
         relay="r",
         batch_events=5,
         batch_bytes=2**20,
@@ -318,7 +318,7 @@ async def test_a_batch_that_is_read_again_numbers_its_events_the_same(
     await owner.execute("insert into users select n, 'x' from generate_series(1, 23) n")
     outbox = Outbox(
         await database.connect(),
-        format_of(PublisherConfig(headers=True), "db"),
+        format_of(MessageConfig(headers=True), "db"),
         relay="r",
         batch_events=5,
         batch_bytes=2**20,

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from pgoutbox.config.settings import PublisherConfig
+from pgoutbox.config.settings import NatsConfig
 from pgoutbox.demo.nats_server import NatsServer
 from pgoutbox.demo.process import free_port
 from pgoutbox.errors import ConfigError, PublishError
@@ -21,6 +21,7 @@ from pgoutbox.nats.credentials import check_files
 from tests.conftest import Servers
 from tests.support.commands import pgoutbox
 from tests.support.nats_identities import Identity, Operator
+from tests.support.settings import NatsSettings, nats_settings
 
 ADDRESS = "127.0.0.1"
 EVENT = Message("wal_listener.public_users", "1", b"{}")
@@ -28,23 +29,23 @@ USER = 'authorization: {user: "shop", password: "p@ss:word/%"}'
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 
 
-def config_of(server: NatsServer | str, **settings: object) -> PublisherConfig:
+def config_of(server: NatsServer | str, **settings: object) -> NatsSettings:
     url = server if isinstance(server, str) else server.url
-    return PublisherConfig(nats_url=url, **settings)  # type: ignore[arg-type]
+    return nats_settings(url, **settings)
 
 
 def with_user(server: NatsServer, user: str) -> str:
     return server.url.replace("://", f"://{user}@")
 
 
-async def publishes(config: PublisherConfig) -> str:
+async def publishes(config: NatsSettings) -> str:
     """Publish an event, and return which server it went to."""
-    async with connect(config) as publisher:
+    async with connect(*config) as publisher:
         await publisher.publish([EVENT])
         return str(publisher.description["server"])
 
 
-async def refusal(config: PublisherConfig) -> PublishError:
+async def refusal(config: NatsSettings) -> PublishError:
     """Return why the connection fails: in one sentence, with no secret in it."""
     with pytest.raises(PublishError) as refused:
         await publishes(config)
@@ -304,7 +305,7 @@ def test_file_that_cannot_be_used_is_a_wrong_setting(
     tmp_path: Path, papers: Papers, files: Files, sentence: str
 ) -> None:
     with pytest.raises(ConfigError) as wrong:
-        check_files(PublisherConfig(**files(tmp_path, papers)))  # type: ignore[arg-type]
+        check_files(NatsConfig(**files(tmp_path, papers)))  # type: ignore[arg-type]
     told = f"{wrong.value} {wrong.value.hint}"
     assert sentence in told
     assert "s3cret" not in told
@@ -315,7 +316,7 @@ def test_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     seed.write_text(Identity().seed)
     monkeypatch.setitem(sys.modules, "nkeys", None)
     with pytest.raises(ConfigError, match="need the package nkeys") as missing:
-        check_files(PublisherConfig(nkey=str(seed)))
+        check_files(NatsConfig(nkey=str(seed)))
     assert missing.value.hint == "pip install 'pgoutbox[nkeys]'"
 
 

@@ -25,7 +25,8 @@ def test_settings_are_read(text: str, tmp_path: Path) -> None:
     file = tmp_path / "config.yml"
     file.write_text(text)
     config = load({}, {}, file)
-    assert config.publisher != load({}, {}, None).publisher
+    default = load({}, {})
+    assert (config.nats, config.stream) != (default.nats, default.stream)
 
 
 FLAGS = ("--inbox-prefix", "_INBOX_pgoutbox")

@@ -13,12 +13,13 @@ from nats.aio.msg import Msg
 from nats.js import JetStreamContext
 from nats.js.api import StreamConfig
 
-from pgoutbox.config.settings import Mode, PublisherConfig
+from pgoutbox.config.settings import Mode
 from pgoutbox.errors import Interrupted, PublishError, Refused
 from pgoutbox.messages.event import Message
 from pgoutbox.nats.connect import connect
 from tests.conftest import Servers
 from tests.support.proxy import port_of, proxy, through
+from tests.support.settings import NatsSettings, nats_settings
 from tests.support.streams import Stream
 from tests.support.waiting import eventually
 
@@ -30,8 +31,8 @@ def mode(request: pytest.FixtureRequest) -> Mode:
     return mode
 
 
-def config_of(stream: Stream, mode: Mode = "auto", *, window: int = 100) -> PublisherConfig:
-    return PublisherConfig(nats_url=stream.url, topic=stream.topic, mode=mode, window=window)
+def config_of(stream: Stream, mode: Mode = "auto", *, window: int = 100) -> NatsSettings:
+    return nats_settings(stream.url, topic=stream.topic, mode=mode, window=window)
 
 
 def limited(stream: Stream, mode: Mode, **limits: Any) -> StreamConfig:
@@ -58,7 +59,7 @@ async def stored_ids(stream: Stream) -> list[str]:
 async def test_stream_is_created_over_the_topic_when_missing(
     stream: Stream, jetstream: JetStreamContext
 ) -> None:
-    async with connect(config_of(stream)):
+    async with connect(*config_of(stream)):
         info = await jetstream.stream_info(stream.topic)
     assert [f"{stream.topic}.*"] == info.config.subjects
 
@@ -68,7 +69,7 @@ async def test_existing_stream_is_left_as_it_is(
 ) -> None:
     subjects = [f"{stream.topic}.>", f"{stream.topic}_other"]
     await jetstream.add_stream(StreamConfig(name=stream.topic, subjects=subjects, max_msgs=7))
-    async with connect(config_of(stream)) as publisher:
+    async with connect(*config_of(stream)) as publisher:
         await publisher.publish(messages_of(stream, 3))
     info = await jetstream.stream_info(stream.topic)
     assert (subjects, 7, 3) == (info.config.subjects, info.config.max_msgs, info.state.messages)
@@ -79,7 +80,7 @@ async def test_messages_are_stored_once_and_in_order(
     stream: Stream, mode: Mode, window: int
 ) -> None:
     messages = messages_of(stream, 250)
-    async with connect(config_of(stream, mode, window=window)) as publisher:
+    async with connect(*config_of(stream, mode, window=window)) as publisher:
         await publisher.publish(messages[:100])
         await publisher.publish(messages[100:])
     stored = await stream.messages()
@@ -95,7 +96,7 @@ async def test_one_acknowledgement_stands_for_many_messages(stream: Stream, nats
         nonlocal answers
         answers += 1
 
-    async with connect(config_of(stream, window=4_000)) as publisher:
+    async with connect(*config_of(stream, window=4_000)) as publisher:
         await publisher.publish(messages_of(stream, 1))  # the one that begins the chain
         await nats.subscribe("_INBOX.>", cb=count)
         await nats.flush()
@@ -108,9 +109,9 @@ async def test_one_acknowledgement_stands_for_many_messages(stream: Stream, nats
 
 
 async def test_repeats_are_dropped_and_what_follows_is_stored(stream: Stream, mode: Mode) -> None:
-    async with connect(config_of(stream, mode)) as publisher:
+    async with connect(*config_of(stream, mode)) as publisher:
         await publisher.publish(messages_of(stream, 40))
-    async with connect(config_of(stream, mode)) as publisher:
+    async with connect(*config_of(stream, mode)) as publisher:
         await publisher.publish(messages_of(stream, 60, first=20))
     assert [f"id-{n}" for n in range(80)] == await stored_ids(stream)
 
@@ -123,9 +124,9 @@ async def test_message_between_repeats_is_stored_before_its_successors(
     Others depend on that one, so it must not come last.
     """
     first, between, repeat, *successors = messages_of(stream, 5)
-    async with connect(config_of(stream, mode)) as publisher:
+    async with connect(*config_of(stream, mode)) as publisher:
         await publisher.publish([first, repeat])
-    async with connect(config_of(stream, mode)) as publisher:
+    async with connect(*config_of(stream, mode)) as publisher:
         await publisher.publish([first, between, repeat, *successors])
     assert await stored_ids(stream) == ["id-0", "id-2", "id-1", "id-3", "id-4"]
 
@@ -141,7 +142,7 @@ async def test_order_is_kept_while_somebody_else_publishes(
             await nats.publish(f"{stream.topic}.foreign", b"")
             await nats.flush()
 
-    async with connect(config_of(stream, mode)) as publisher:
+    async with connect(*config_of(stream, mode)) as publisher:
         disturbing = asyncio.create_task(disturb())
         with caplog.at_level(logging.WARNING, "pgoutbox.nats"):
             for first in range(0, 600, 100):
@@ -169,8 +170,8 @@ async def test_what_was_held_up_in_the_network_is_not_stored_behind_others(
     first, *held, other, last = messages_of(stream, 103)
     async with proxy(port_of(stream.url)) as network:
         config = config_of(stream, mode, window=4_000)
-        late_config = replace(config, nats_url=through(stream.url, network))
-        async with connect(late_config) as late, connect(config) as successor:
+        late_config = config._replace(nats=replace(config.nats, url=through(stream.url, network)))
+        async with connect(*late_config) as late, connect(*config) as successor:
             await late.publish([first])
             network.stall()
             publishing = asyncio.create_task(late.publish(held))
@@ -187,12 +188,12 @@ async def test_what_was_held_up_in_the_network_is_not_stored_behind_others(
 async def test_batches_are_asked_for_by_name(stream: Stream, jetstream: JetStreamContext) -> None:
     await jetstream.add_stream(name=stream.topic, subjects=[f"{stream.topic}.*"])
     with pytest.raises(PublishError, match="doesn't accept fast-ingest batches"):
-        async with connect(config_of(stream, "fast")):
+        async with connect(*config_of(stream, "fast")):
             pass
     await jetstream.update_stream(limited(stream, "fast"))
-    async with connect(config_of(stream, "fast")) as publisher:
+    async with connect(*config_of(stream, "fast")) as publisher:
         assert publisher.description["method"] == "fast-ingest batches, chained by sequence"
-    async with connect(config_of(stream)) as publisher:
+    async with connect(*config_of(stream)) as publisher:
         assert publisher.description["method"] == "pipelined, chained by message id"
 
 
@@ -201,7 +202,7 @@ async def test_oversized_message_is_refused_after_those_before_it(
 ) -> None:
     messages = messages_of(stream, 5)
     messages[3] = messages[3]._replace(payload=b"x" * (1024 * 1024 + 1))
-    async with connect(config_of(stream, mode)) as publisher:
+    async with connect(*config_of(stream, mode)) as publisher:
         with pytest.raises(Refused, match="exceeds the server's max_payload of 1048576") as refused:
             await publisher.publish(messages)
         assert refused.value.confirmed == 3
@@ -216,7 +217,7 @@ async def test_message_larger_than_the_stream_takes_is_refused(
     messages = messages_of(stream, 90)
     messages[2] = messages[2]._replace(payload=b"x" * 300)
     messages[50] = messages[50]._replace(payload=b"x" * 300)
-    async with connect(config_of(stream, mode)) as publisher:
+    async with connect(*config_of(stream, mode)) as publisher:
         for first, refused_one in ((0, 2), (3, 50)):
             with pytest.raises(Refused, match="message size exceeds") as refused:
                 await publisher.publish(messages[first:])
@@ -230,7 +231,7 @@ async def test_message_with_more_headers_than_a_stream_takes_is_refused(
 ) -> None:
     messages = messages_of(stream, 5)
     messages[2] = messages[2]._replace(headers=(("x", "x" * 70_000),))
-    async with connect(config_of(stream, mode)) as publisher:
+    async with connect(*config_of(stream, mode)) as publisher:
         with pytest.raises(Refused, match="header size") as refused:
             await publisher.publish(messages)
         assert refused.value.confirmed == 2
@@ -243,7 +244,7 @@ async def test_full_stream_interrupts_and_goes_on_when_there_is_room(
 ) -> None:
     await jetstream.add_stream(limited(stream, mode, max_msgs=10, discard="new"))
     messages = messages_of(stream, 25)
-    async with connect(config_of(stream, mode)) as publisher:
+    async with connect(*config_of(stream, mode)) as publisher:
         with pytest.raises(Interrupted, match="maximum messages exceeded") as interrupted:
             await publisher.publish(messages)
         assert not isinstance(interrupted.value, Refused)
@@ -256,7 +257,7 @@ async def test_full_stream_interrupts_and_goes_on_when_there_is_room(
 async def test_deleted_stream_interrupts(
     stream: Stream, mode: Mode, jetstream: JetStreamContext
 ) -> None:
-    async with connect(config_of(stream, mode)) as publisher:
+    async with connect(*config_of(stream, mode)) as publisher:
         await publisher.publish(messages_of(stream, 3))
         await jetstream.delete_stream(stream.topic)
         with pytest.raises(Interrupted, match="no stream has"):
@@ -266,8 +267,8 @@ async def test_deleted_stream_interrupts(
 async def test_lost_connection_interrupts_and_tells(servers: Servers, stream: Stream) -> None:
     server = servers.nats()
     lost = asyncio.Event()
-    config = PublisherConfig(nats_url=server.url, topic="wal_listener")
-    async with connect(config, on_lost=lost.set) as publisher:
+    config = nats_settings(server.url, topic="wal_listener")
+    async with connect(*config, on_lost=lost.set) as publisher:
         await publisher.publish([Message("wal_listener.t", "1", b"{}")])
         server.kill()
         await asyncio.wait_for(lost.wait(), 10)
@@ -282,7 +283,7 @@ async def test_absent_server_is_one_sentence(servers: Servers) -> None:
     server.kill()
     expected = f"NATS at 127.0.0.1:{server.port} refused the connection: nothing is listening there"
     with pytest.raises(PublishError, match=expected):
-        async with connect(PublisherConfig(nats_url=server.url)):
+        async with connect(*nats_settings(server.url)):
             pass
 
 
@@ -290,7 +291,7 @@ async def test_rejected_user_is_one_sentence_without_the_password(servers: Serve
     server = servers.nats('authorization: {user: "shop", password: "right"}')
     url = server.url.replace("nats://", "nats://shop:wrong@")
     with pytest.raises(PublishError, match="rejected the credentials") as refused:
-        async with connect(PublisherConfig(nats_url=url)):
+        async with connect(*nats_settings(url)):
             pass
     assert "wrong" not in str(refused.value)
 
@@ -298,7 +299,7 @@ async def test_rejected_user_is_one_sentence_without_the_password(servers: Serve
 async def test_server_without_jetstream_is_one_sentence(servers: Servers) -> None:
     server = servers.nats("jetstream: disabled")
     with pytest.raises(PublishError, match="JetStream is not available"):
-        async with connect(PublisherConfig(nats_url=server.url)):
+        async with connect(*nats_settings(server.url)):
             pass
 
 
@@ -308,7 +309,7 @@ async def test_late_answers_to_an_interrupted_window_are_ignored(
     """Messages are numbered through the publisher's life, so no answer counts for another."""
     await jetstream.add_stream(limited(stream, mode))
     messages = messages_of(stream, 300)
-    async with connect(config_of(stream, mode)) as publisher:
+    async with connect(*config_of(stream, mode)) as publisher:
         for _ in range(5):
             publishing = asyncio.create_task(publisher.publish(messages))
             await eventually(stream.count)
@@ -342,7 +343,7 @@ async def test_answers_of_others_confirm_nothing(
     await jetstream.add_stream(limited(stream, mode).evolve(subjects=[f"{stream.topic}.other"]))
     await nats.subscribe(f"{stream.topic}.*", cb=reply)
     await nats.flush()
-    async with connect(config_of(stream, mode)) as publisher:
+    async with connect(*config_of(stream, mode)) as publisher:
         with pytest.raises(Interrupted, match="something other than the stream") as interrupted:
             await publisher.publish(messages_of(stream, 3))
     assert interrupted.value.confirmed == 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pgoutbox.config.settings import PublisherConfig
+from pgoutbox.config.settings import MessageConfig
 from pgoutbox.errors import LeadershipLost
 from pgoutbox.messages.formats import format_of
 from pgoutbox.outbox.progress import Progress
@@ -15,7 +15,7 @@ from tests.conftest import Connect
 async def _outbox(connect: Connect) -> Outbox:
     return Outbox(
         await connect(),
-        format_of(PublisherConfig(), "app"),
+        format_of(MessageConfig(), "app"),
         relay="default",
         batch_events=100,
         batch_bytes=2**20,

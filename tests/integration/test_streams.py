@@ -12,21 +12,21 @@ from nats.aio.client import Client
 from nats.js import JetStreamContext
 from nats.js.errors import NotFoundError
 
-from pgoutbox.config.settings import PublisherConfig
 from pgoutbox.demo.process import free_port
 from pgoutbox.errors import Interrupted, PublishError
 from pgoutbox.messages.event import Message
 from pgoutbox.nats.connect import connect
 from tests.conftest import Servers
+from tests.support.settings import NatsSettings, nats_settings
 from tests.support.streams import Stream, nats_client
 from tests.support.waiting import eventually, unique
 
 
-def config_of(where: Stream, **settings: object) -> PublisherConfig:
-    return PublisherConfig(
-        nats_url=where.url,
+def config_of(where: Stream, **settings: object) -> NatsSettings:
+    return nats_settings(
+        where.url,
         topic=where.topic,
-        **settings,  # type: ignore[arg-type]
+        **settings,
     )
 
 
@@ -52,7 +52,7 @@ async def test_stream_that_takes_our_subjects_is_used_whatever_its_name(
 ) -> None:
     topic = stream.topic
     await jetstream.add_stream(name=other, subjects=[f"{topic}.>"], num_replicas=1)
-    async with connect(config_of(stream)) as publisher:
+    async with connect(*config_of(stream)) as publisher:
         await publisher.publish(to(f"{topic}.public_users", 5))
         assert publisher.description["stream"] == other
     assert await stored_in(jetstream, other) == 5
@@ -67,12 +67,12 @@ async def test_stream_of_the_topics_name_with_other_subjects_is_not_ours(
     await jetstream.add_stream(name=topic, subjects=[f"{topic}x.*"])
     expected = f"the stream '{topic}' has the subjects {topic}x.*, not {topic}.*"
     with pytest.raises(PublishError, match=expected.replace("*", r"\*")) as refused:
-        async with connect(config_of(stream)):
+        async with connect(*config_of(stream)):
             pass
     assert "--stream" in str(refused.value.hint)
 
     await jetstream.add_stream(name=other, subjects=[f"{topic}.*"])
-    async with connect(config_of(stream)) as publisher:
+    async with connect(*config_of(stream)) as publisher:
         await publisher.publish(to(f"{topic}.public_users"))
     assert await stored_in(jetstream, other) == 1
 
@@ -81,7 +81,7 @@ async def test_named_stream_is_used_and_created_when_missing(
     stream: Stream, jetstream: JetStreamContext, other: str
 ) -> None:
     for _ in range(2):
-        async with connect(config_of(stream, stream=other)) as publisher:
+        async with connect(*config_of(stream, name=other)) as publisher:
             await publisher.publish(to(f"{stream.topic}.public_users"))
     info = await jetstream.stream_info(other)
     assert info.config.subjects == [f"{stream.topic}.*"]
@@ -96,9 +96,9 @@ async def test_it_is_not_guessed_which_of_several_streams_is_meant(
         await jetstream.add_stream(name=name, subjects=[f"{topic}.{name}"])
     try:
         with pytest.raises(PublishError, match=f"several streams.*: {', '.join(names)}"):
-            async with connect(config_of(stream)):
+            async with connect(*config_of(stream)):
                 pass
-        async with connect(config_of(stream, stream=names[1])) as publisher:
+        async with connect(*config_of(stream, name=names[1])) as publisher:
             await publisher.publish(to(f"{topic}.{names[1]}"))
             with pytest.raises(Interrupted, match=f"other than .*: from stream '{names[0]}'"):
                 await publisher.publish(to(f"{topic}.{names[0]}"))
@@ -112,7 +112,7 @@ async def test_stream_that_acknowledges_nothing_is_named(
 ) -> None:
     await jetstream.add_stream(name=stream.topic, subjects=[f"{stream.topic}.*"], no_ack=True)
     with pytest.raises(PublishError, match=f"'{stream.topic}' sends no acknowledgements"):
-        async with connect(config_of(stream)):
+        async with connect(*config_of(stream)):
             pass
 
 
@@ -122,14 +122,14 @@ async def test_event_outside_the_streams_subjects_waits_with_all_behind_it(
     topic = stream.topic
     await jetstream.add_stream(name=topic, subjects=[f"{topic}.public_users"])
     messages = [*to(f"{topic}.public_users", 3), *to(f"{topic}.orders"), *to(f"{topic}.public_x")]
-    async with connect(config_of(stream)) as publisher:
+    async with connect(*config_of(stream)) as publisher:
         with pytest.raises(Interrupted, match="no stream has the message's subject") as interrupted:
             await publisher.publish(messages)
     assert interrupted.value.subject == f"{topic}.orders"
     assert await stored_in(jetstream, topic) == 3
 
     await jetstream.update_stream(name=topic, subjects=[f"{topic}.*"])
-    async with connect(config_of(stream)) as publisher:
+    async with connect(*config_of(stream)) as publisher:
         await publisher.publish(messages)
     assert [stored.subject for stored in await stream.messages()] == [m.subject for m in messages]
 
@@ -138,12 +138,12 @@ async def test_stream_that_was_deleted_is_made_again_with_the_next_connection(
     stream: Stream, jetstream: JetStreamContext
 ) -> None:
     messages = to(f"{stream.topic}.public_users", 3)
-    async with connect(config_of(stream)) as publisher:
+    async with connect(*config_of(stream)) as publisher:
         await publisher.publish(messages)
         await jetstream.delete_stream(stream.topic)
         with pytest.raises(Interrupted, match="no stream has"):
             await publisher.publish(messages)
-    async with connect(config_of(stream)) as publisher:
+    async with connect(*config_of(stream)) as publisher:
         await publisher.publish(messages)
     assert await stream.count() == 3
 
@@ -161,7 +161,7 @@ async def test_stream_that_is_created_takes_subjects_with_dots(
 ) -> None:
     """wal-listener creates ``<topic>.*``, which takes none of these, and exits at the first."""
     messages = [message for end in ends for message in to(f"{stream.topic}.{end}")]
-    async with connect(config_of(stream, **settings)) as publisher:
+    async with connect(*config_of(stream, **settings)) as publisher:
         await publisher.publish(messages)
     assert [stored.subject for stored in await stream.messages()] == [m.subject for m in messages]
 
@@ -170,7 +170,7 @@ async def test_stream_that_is_created_takes_one_subject_for_all(
     stream: Stream, jetstream: JetStreamContext
 ) -> None:
     subject = f"{stream.topic}_app"
-    async with connect(config_of(stream, subject=subject)) as publisher:
+    async with connect(*config_of(stream, subject=subject)) as publisher:
         await publisher.publish(to(subject, 3))
     assert (await jetstream.stream_info(stream.topic)).config.subjects == [subject]
     assert await stream.count() == 3
@@ -186,7 +186,7 @@ async def test_headers_of_a_message_arrive_and_count_as_part_of_it(
         Message(name, "2", b"x" * (nats.max_payload - 150)),
         Message(name, "3", b"x" * (nats.max_payload - 150), headers),
     ]
-    async with connect(config_of(stream)) as publisher:
+    async with connect(*config_of(stream)) as publisher:
         with pytest.raises(PublishError, match="max_payload") as refused:
             await publisher.publish(messages)
     assert refused.value.confirmed == 2  # type: ignore[attr-defined]
@@ -201,12 +201,12 @@ async def test_account_without_jetstream_is_one_sentence(servers: Servers) -> No
         "accounts: {SHOP: {users: [{user: shop, password: x}], jetstream: enabled},"
         " OTHER: {users: [{user: other, password: x}]}}"
     )
-    shop = PublisherConfig(nats_url=server.url, user="shop", password="x")
-    async with connect(shop) as publisher:
+    shop = nats_settings(server.url, user="shop", password="x")
+    async with connect(*shop) as publisher:
         await publisher.publish(to("wal_listener.t"))
-    other = PublisherConfig(nats_url=server.url, user="other", password="x")
+    other = nats_settings(server.url, user="other", password="x")
     with pytest.raises(PublishError, match="JetStream is not available") as refused:
-        async with connect(other):
+        async with connect(*other):
             pass
     assert "enable it for the account" in str(refused.value.hint)
 
@@ -222,11 +222,11 @@ async def test_domain_of_another_server_is_published_into(servers: Servers, tmp_
         f'jetstream: {{domain: leaf, store_dir: "{tmp_path}/leaf"}}\nserver_name: leaf\n'
         f'leafnodes: {{remotes: [{{url: "nats-leaf://127.0.0.1:{port}"}}]}}'
     )
-    config = PublisherConfig(nats_url=leaf.url, topic="shop", js_domain="hub")
+    config = nats_settings(leaf.url, topic="shop", domain="hub")
 
     async def publishes() -> bool:
         with contextlib.suppress(PublishError):  # until the leaf node has found its hub
-            async with connect(config) as publisher:
+            async with connect(*config) as publisher:
                 await publisher.publish(to("shop.public_users", 20))
                 assert publisher.description["domain"] == "hub"
                 return True
@@ -236,7 +236,7 @@ async def test_domain_of_another_server_is_published_into(servers: Servers, tmp_
     async with nats_client(hub.url) as client:
         assert await stored_in(client.jetstream(), "shop") == 20
 
-    async with connect(config) as publisher:
+    async with connect(*config) as publisher:
         async with nats_client(leaf.url) as client:
             await client.jetstream(domain="hub").delete_stream("shop")
             await client.jetstream(domain="leaf").add_stream(name="shop", subjects=["shop.*"])
@@ -245,9 +245,9 @@ async def test_domain_of_another_server_is_published_into(servers: Servers, tmp_
     assert "from stream 'shop' of domain 'leaf'" in str(interrupted.value)
     assert interrupted.value.confirmed == 0
 
-    nowhere = PublisherConfig(nats_url=leaf.url, topic="shop", js_domain="nowhere")
+    nowhere = nats_settings(leaf.url, topic="shop", domain="nowhere")
     with pytest.raises(PublishError, match="can't reach a JetStream domain 'nowhere'"):
-        async with connect(nowhere):
+        async with connect(*nowhere):
             pass
 
 
@@ -266,13 +266,11 @@ async def test_denied_permission_is_named_at_once(
     server = servers.nats(
         f"authorization: {{users: [{{user: shop, password: x, permissions: {{{permissions}}}}}]}}"
     )
-    config = PublisherConfig(
-        nats_url=server.url, user="shop", password="x", topic="shop", ack_timeout=600.0
-    )
+    config = nats_settings(server.url, user="shop", password="x", topic="shop", ack_timeout=600.0)
     messages = [*to("shop.public_users", 3), *to("shop.Orders"), *to("shop.public_x", 3)]
     lost = asyncio.Event()
     with pytest.raises(PublishError) as denied:
-        async with connect(config, on_lost=lost.set) as publisher:
+        async with connect(*config, on_lost=lost.set) as publisher:
             await publisher.publish(messages)
     assert str(denied.value) == f"this user may not {verb} to a subject"
     assert str(denied.value.subject).startswith(subject)

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 import asyncpg
 import pytest
 
-from pgoutbox.config.settings import PublisherConfig
+from pgoutbox.config.settings import MessageConfig
 from pgoutbox.messages.formats import format_of
 from pgoutbox.outbox.progress import Progress
 from pgoutbox.outbox.reader import Outbox
@@ -104,7 +104,7 @@ class Right(Reader):
     async def look(self) -> None:
         outbox = Outbox(
             self.connection,
-            format_of(PublisherConfig(), "app"),
+            format_of(MessageConfig(), "app"),
             relay="right",
             batch_events=self.batch_events,
             batch_bytes=2**20,

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 import asyncpg
 import pytest
 
-from pgoutbox.config.settings import PublisherConfig
+from pgoutbox.config.settings import MessageConfig
 from pgoutbox.messages.formats import format_of
 from pgoutbox.outbox.reader import Outbox
 from tests.conftest import Connect
@@ -42,7 +42,7 @@ async def test_a_relay_can_do_its_work(
     await connection.execute("alter table t add n int")
     outbox = Outbox(
         relay,
-        format_of(PublisherConfig(), "app"),
+        format_of(MessageConfig(), "app"),
         relay="r",
         batch_events=10,
         batch_bytes=1_000_000,

@@ -42,7 +42,7 @@ def test_a_flag_wins_over_the_environment_and_that_over_the_file(file: Path) -> 
     found = load({"window": "3"}, environment, file)
 
     assert (
-        found.publisher.window,
+        found.stream.window,
         found.relay.batch_events,
         found.relay.poll_interval,
     ) == (3, 2, 1.0)
@@ -167,11 +167,11 @@ monitoring: {sentryDSN: "", promAddr: ":2112"}
         found.database.password,
     ) == ("db.example", 5433, "shop", "joe", "pw")
     assert (
-        found.publisher.nats_url,
-        found.publisher.topic,
-        found.publisher.topic_prefix,
+        found.nats.url,
+        found.messages.topic,
+        found.messages.topic_prefix,
     ) == ("nats://localhost:4223", "changes", "pre_")
-    assert found.publisher.topics_map == {"public_users": "notifier"}
+    assert found.messages.topics_map == {"public_users": "notifier"}
     assert found.install.tables == {"users": ("INSERT", "UPDATE"), "Orders": ("DELETE",)}
     assert (found.log_level, found.log_format) == ("warning", "json")
     assert found.relay.name == "myslot_1"
@@ -225,7 +225,7 @@ def test_a_database_of_the_environment_that_replaces_the_files_is_named(
 def test_a_template_has_to_make_a_subject_with_the_prefix_that_it_has(file: Path) -> None:
     template = "{topic}.{prefix}.{name}"
 
-    assert load({"subject": template, "topic_prefix": "a"}, {}).publisher.subject == template
+    assert load({"subject": template, "topic_prefix": "a"}, {}).messages.subject == template
     for prefix in ("", "a."):
         assert refusal(subject=template, topic_prefix=prefix) == (
             f"--subject {template!r} makes 'wal_listener.{prefix}.*', which has an empty part"
@@ -329,13 +329,13 @@ def test_a_topic_must_begin_a_subject(given: str) -> None:
 
 def test_a_topic_of_several_parts_needs_a_stream_of_another_name() -> None:
     assert "name the stream with --stream" in refusal(topic="a.b")
-    assert load({"topic": "a.b", "stream": "ab"}, {}).publisher.topic == "a.b"
-    assert load({"topic": "a.b", "jetstream": False}, {}).publisher.topic == "a.b"
+    assert load({"topic": "a.b", "stream": "ab"}, {}).messages.topic == "a.b"
+    assert load({"topic": "a.b", "jetstream": False}, {}).messages.topic == "a.b"
 
 
 @pytest.mark.parametrize("given", ["", "app_", "app.", "a.b_", "*", "ünder_", "a>"])
 def test_a_topic_prefix_may_have_dots(given: str) -> None:
-    assert load({"topic_prefix": given}, {}).publisher.topic_prefix == given
+    assert load({"topic_prefix": given}, {}).messages.topic_prefix == given
 
 
 @pytest.mark.parametrize("given", [".", "a..", ".a", "a b", "a\t", "a\n", "\x00", "\x7f", "\udce4"])
@@ -366,7 +366,7 @@ def test_the_topics_map_must_make_subjects(
     file.write_text(json.dumps({"listener": {"topicsMap": {"public_users": name}}}))
 
     if is_good:
-        found = load({"topic_prefix": prefix}, {}, file).publisher
+        found = load({"topic_prefix": prefix}, {}, file).messages
         assert found.topics_map == {"public_users": name}
     else:
         assert refusal({}, file, topic_prefix=prefix) == (
@@ -379,7 +379,7 @@ def test_tls_for_nats_is_read_from_wal_listeners_keys(file: Path) -> None:
         "publisher: {enableTLS: true, clientCert: c.pem, clientKey: k.pem, caCert: ca.pem}"
     )
 
-    found = load({}, {}, file).publisher
+    found = load({}, {}, file).nats
 
     assert (found.enable_tls, found.client_cert, found.client_key, found.ca_cert) == (
         True, "c.pem", "k.pem", "ca.pem",
@@ -394,7 +394,7 @@ def test_tls_that_is_switched_off_is_no_problem(file: Path) -> None:
 
     found = load({}, {}, file)
 
-    assert not found.publisher.enable_tls
+    assert not found.nats.enable_tls
     assert found.database.ssl_mode is None
 
 
@@ -415,7 +415,7 @@ def test_half_or_double_credentials_are_refused(flags: dict[str, str], said: str
 
 def test_a_nats_url_may_ask_for_tls() -> None:
     """It is the publisher's business whether it can."""
-    assert load({"nats_url": "tls://h:4222"}, {}).publisher.nats_url == "tls://h:4222"
+    assert load({"nats_url": "tls://h:4222"}, {}).nats.url == "tls://h:4222"
 
 
 @pytest.mark.parametrize("variable", ["WAL_LISTENER_TOPICSMAP", "WAL_LISTENER_FILTER_TABLES"])
@@ -435,7 +435,7 @@ def test_a_variable_replaces_one_entry_of_a_map(file: Path) -> None:
 
     found = load({}, environment, file)
 
-    assert found.publisher.topics_map == {"public_users": "new"}
+    assert found.messages.topics_map == {"public_users": "new"}
     assert found.install.tables == {"users": ("INSERT", "DELETE")}
 
 
@@ -458,7 +458,7 @@ def test_an_unknown_key_of_wal_listeners_is_overlooked_but_gets_a_suggestion(fil
 
     found = load({}, {}, file)
 
-    assert found.publisher.topic == "y"
+    assert found.messages.topic == "y"
     assert found.warnings == (
         "the file has an unknown key publisher.topik; did you mean publisher.topic?",
         "the file has an unknown key x-anchor.a",
@@ -598,7 +598,7 @@ def test_a_wrong_nats_url_is_refused_without_its_password(url: str) -> None:
 def test_several_nats_urls_are_kept() -> None:
     found = load({"nats_url": "a:4222, nats://joe:pw@b:4222"}, {})
 
-    assert found.publisher.nats_url == "nats://a:4222,nats://joe:pw@b:4222"
+    assert found.nats.url == "nats://a:4222,nats://joe:pw@b:4222"
 
 
 def test_secrets_dont_show_in_repr() -> None:

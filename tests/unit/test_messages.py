@@ -16,7 +16,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pgoutbox.config import kinds
-from pgoutbox.config.settings import PublisherConfig
+from pgoutbox.config.settings import MessageConfig
 from pgoutbox.messages.envelope import Envelope, commit_time
 from pgoutbox.messages.event import Event, Message, Transaction
 from pgoutbox.messages.formats import DescribedFormat, PlainFormat, format_of
@@ -35,7 +35,7 @@ keys = st.lists(texts, min_size=1, max_size=4)
 
 
 def rendered(event: Event, **settings: Any) -> Message:
-    config = PublisherConfig(**settings)
+    config = MessageConfig(**settings)
     naming = Naming(config.topic, config.topic_prefix, config.topics_map, "app")
     return DescribedFormat(Subjects(naming, config.subject), config, "app").message(event)
 
@@ -68,14 +68,14 @@ def headers_of(message: Message) -> dict[str, str]:
 def test_only_keys_headers_and_cloudevents_leave_the_cheap_path(
     settings: dict[str, Any], is_plain: bool, needs_keys: bool, needs_numbers: bool
 ) -> None:
-    found = format_of(PublisherConfig(**settings), "app")
+    found = format_of(MessageConfig(**settings), "app")
 
     assert isinstance(found, PlainFormat) == is_plain
     assert (found.needs_keys, found.needs_numbers) == (needs_keys, needs_numbers)
 
 
 def test_both_formats_make_the_same_of_rows_where_settings_ask_for_nothing_more() -> None:
-    config = PublisherConfig(subject="{topic}.{database}.{table}.{action}")
+    config = MessageConfig(subject="{topic}.{database}.{table}.{action}")
     naming = Naming(config.topic, database="app")
     rows = [
         (position, seq, "public", table, "INSERT", b"{}", None, bytes(24), False, False)

@@ -12,13 +12,13 @@ from typing import Any
 import nats.errors
 import pytest
 
-from pgoutbox.config.settings import Mode, PublisherConfig
+from pgoutbox.config.settings import Mode, StreamConfig
 from pgoutbox.errors import Interrupted, Refused
 from pgoutbox.messages.event import Message
 from pgoutbox.monitoring.monitor import Monitor
 from pgoutbox.nats.client import NatsClient
 from pgoutbox.nats.jetstream import JetStreamPublisher
-from pgoutbox.nats.streams import StreamInfo
+from pgoutbox.nats.streams import StreamInfo, Target
 from tests.support.waiting import eventually
 
 Answer = Callable[[list[str]], list[tuple[str, dict[str, Any]]]]
@@ -50,7 +50,7 @@ class Stream:
         self.failed: asyncio.Future[Interrupted] = asyncio.get_running_loop().create_future()
         self.publisher = JetStreamPublisher(
             self,  # type: ignore[arg-type]
-            PublisherConfig(topic=name, mode=mode, window=window, ack_timeout=ack_timeout),
+            Target(StreamConfig(mode=mode, window=window, ack_timeout=ack_timeout), name, []),
             StreamInfo(name, [f"{name}.*"], replicas, 0, None),
             self.verify,
             on_wait,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pgoutbox.config.settings import PublisherConfig
+from pgoutbox.config.settings import MessageConfig
 from pgoutbox.nats.streams import subjects
 
 
@@ -37,4 +37,4 @@ from pgoutbox.nats.streams import subjects
 def test_subjects_cover_all_that_is_published(
     settings: dict[str, object], expected: list[str]
 ) -> None:
-    assert subjects(PublisherConfig(topic="shop", **settings)) == expected  # type: ignore[arg-type]
+    assert subjects(MessageConfig(topic="shop", **settings)) == expected  # type: ignore[arg-type]

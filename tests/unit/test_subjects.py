@@ -68,7 +68,7 @@ def test_different_names_have_different_subjects(one: str, other: str) -> None:
 @pytest.mark.parametrize("placeholder", PLACEHOLDERS.values(), ids=PLACEHOLDERS)
 def test_whatever_reads_a_template_knows_every_placeholder(placeholder: Placeholder) -> None:
     template = f"cdc.{{{placeholder.name}}}"
-    settings = load({"subject": kinds.TEMPLATE.read(template), "topic_prefix": "x"}, {}).publisher
+    settings = load({"subject": kinds.TEMPLATE.read(template), "topic_prefix": "x"}, {}).messages
     subjects = Subjects(Naming("wal_listener", "x", {}, "app"), template)
 
     found = subjects.of("public", "users", "UPDATE", ["7"])
