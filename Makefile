@@ -7,7 +7,7 @@ POSTGRES := 13 14 15 16 17 18
 LOCK := $(VENV)/bin/uv pip compile --quiet --universal --python-version=3.11 \
     --generate-hashes $(UPGRADE) --output-file=requirements
 
-.PHONY: help demo test test-all check coverage bench docs lock clean
+.PHONY: help demo test test-all soak check coverage bench docs lock clean
 
 help:  ## Say what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s%s\n", $$1, $$2}' Makefile
@@ -27,6 +27,11 @@ test-all: lint $(VENV)/deploy  ## Run every test on PostgreSQL 13 to 18, or on P
 coverage: export COVERAGE_PROCESS_START = $(CURDIR)/pyproject.toml
 coverage: lint  ## Measure coverage in the commands that tests start, too (half as long again)
 	$(PYTHON) -m pytest --cov --cov-report term:skip-covered --cov-report html
+
+DURATION := 600
+
+soak: $(VENV)/dev  ## All faults at random: make soak DURATION=600 SEED=7 (seconds for each of two set-ups)
+	$(if $(SEED),PGOUTBOX_TEST_SEED=$(SEED)) $(PYTHON) -m pytest tests/soak -s --soak $(DURATION)
 
 check: lint  ## Run what needs no server: lint, types, import contracts, unit tests
 	$(PYTHON) -m pytest tests/unit

@@ -106,7 +106,7 @@ _EXPECTED = (
     asyncpg.RaiseError,
     asyncpg.DivisionByZeroError,
 )
-_LOST = (
+LOST = (
     asyncpg.InterfaceError,
     asyncpg.InternalClientError,  # when the server's last words come between
     asyncpg.PostgresConnectionError,
@@ -184,7 +184,7 @@ class Writer:
                     self.done += 1
                 except _EXPECTED:
                     await self._rollback()
-                except _LOST:
+                except LOST:
                     self._book.losses += 1
                     self._forget()
                     await asyncio.sleep(0.02)
@@ -211,7 +211,7 @@ class Writer:
         try:
             if self._connection is not None and self._connection.is_in_transaction():
                 await self._connection.execute("rollback")
-        except _LOST:
+        except LOST:
             self._forget()
 
     async def _transaction(self, connection: asyncpg.Connection) -> None:
@@ -238,13 +238,13 @@ class Writer:
     async def _implicit_block(self, connection: asyncpg.Connection, label: int) -> None:
         statements = "; ".join(self._statement() for _ in range(self._random.randint(2, 4)))
         self._book.issue(label)
-        await connection.execute(f"{_note(label)}; {statements}")
+        await connection.execute(f"{note(label)}; {statements}")
         self._book.confirm(label)
 
     async def _block(self, connection: asyncpg.Connection, label: int) -> None:
         await connection.execute("begin")
         await self._statements(connection, depth=0)
-        await connection.execute(_note(label))
+        await connection.execute(note(label))
         if self._random.random() < 0.15:
             await connection.execute("rollback")
             return
@@ -282,7 +282,7 @@ class Writer:
         """The commit stage runs at SET CONSTRAINTS, and again for what is written after that."""
         await connection.execute("begin")
         await self._statements(connection, depth=1)
-        await connection.execute(_note(label))
+        await connection.execute(note(label))
         self._book.issue(label)
         await connection.execute("set constraints all immediate")
         if self._random.random() < 0.5:
@@ -297,14 +297,14 @@ class Writer:
         await connection.execute(f"begin isolation level {level}")
         await connection.fetch("select sum(balance) from account where id < 6")
         await self._statements(connection, depth=2)
-        await connection.execute(_note(label))
+        await connection.execute(note(label))
         await self._commit(connection, label)
 
     async def _prepared(self, connection: asyncpg.Connection, label: int) -> None:
         name = f"{self._database.name} {label}"
         await connection.execute("begin")
         await self._statements(connection, depth=1)
-        await connection.execute(_note(label))
+        await connection.execute(note(label))
         self._book.issue(label)
         self._book.prepared.add(name)
         await connection.execute(f"prepare transaction '{name}'")
@@ -322,7 +322,7 @@ class Writer:
         self._book.prepared.discard(name)
 
     async def _copy(self, connection: asyncpg.Connection, label: int) -> None:
-        await connection.execute(f"begin; {_note(label)}")
+        await connection.execute(f"begin; {note(label)}")
         rows = [(n, "copied") for n in range(self._random.randint(1, 40))]
         table = self._random.choice(["bulk", "part"])
         if table == "bulk":
@@ -386,7 +386,7 @@ class Writer:
         )
 
 
-def _note(label: int) -> str:
+def note(label: int) -> str:
     return f"insert into ledger_transaction (label) values ({label})"
 
 

@@ -68,8 +68,8 @@ class Stream:
 
 @asynccontextmanager
 async def nats_client(url: str) -> AsyncIterator[Client]:
-    """Connect to NATS without reconnecting; closed at the end."""
-    client = await nats.connect(url, allow_reconnect=False)
+    """Connect to NATS without reconnecting; closed at the end. ``url`` may be several."""
+    client = await nats.connect(url.split(","), allow_reconnect=False)
     try:
         yield client
     finally:
