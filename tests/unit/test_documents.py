@@ -128,3 +128,13 @@ def test_places_named_in_documents_for_developers_exist(name: str) -> None:
     named.discard("sql/migrations/NNNN_words.sql")
     assert len(named) > 5
     assert [place for place in sorted(named) if not (ROOT / place).exists()] == []
+
+
+def test_tests_that_prove_something_about_faults_exist() -> None:
+    page = (ROOT / "docs" / "how-it-is-tested.md").read_text("utf-8")
+    tests = "".join(path.read_text("utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
+
+    named = set(re.findall(r"`(test_\w+)`", page))
+
+    assert len(named) > 40
+    assert [name for name in sorted(named) if f"def {name}(" not in tests] == []
