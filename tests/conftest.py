@@ -30,6 +30,7 @@ from pgoutbox.demo.process import version_of
 from tests.support.cluster import FAST_SETTINGS, OWNER, Cluster, Database
 from tests.support.commands import Daemon, start_daemon
 from tests.support.streams import Stream, nats_client
+from tests.support.systemd import Systemd, listening
 from tests.support.waiting import unique
 
 # A shell that runs the suite in the background has SIGINT ignored, in all its descendants.
@@ -224,6 +225,13 @@ async def daemon() -> AsyncIterator[StartDaemon]:
     yield start
     for process in started:
         await process.kill()
+
+
+@pytest.fixture(params=["path", "abstract"])
+def systemd(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Systemd]:
+    """Systemd's end of a socket, in the file system or in Linux's abstract namespace."""
+    with listening(tmp_path / "notify" if request.param == "path" else None) as end:
+        yield end
 
 
 @pytest.fixture

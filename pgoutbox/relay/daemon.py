@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Mapping
 from contextlib import AsyncExitStack, suppress
 
@@ -23,7 +24,7 @@ from pgoutbox.errors import (
     Refused,
     SchemaError,
 )
-from pgoutbox.monitoring import metrics, sentry, web
+from pgoutbox.monitoring import metrics, sentry, systemd, web
 from pgoutbox.monitoring.monitor import Monitor
 from pgoutbox.names import Address
 from pgoutbox.nats import connect, credentials
@@ -102,6 +103,7 @@ class Daemon:
         async with AsyncExitStack() as stack:
             if not self._is_draining:  # which may run beside a relay with the same settings
                 await self._open_ports(stack)
+                await stack.enter_async_context(systemd.reporting(self._monitor, os.environ))
             await self._serve_until_stopped()
 
     async def _open_ports(self, stack: AsyncExitStack) -> None:
