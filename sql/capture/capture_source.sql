@@ -32,8 +32,6 @@ as $$
 declare
     described pg_catalog.pg_class;
     relation_source text := 'tg_relid';
-    alone constant name := '00_pgoutbox_alone_' || (
-        select c.number from pgoutbox.captured_table c where c.relation = capture_source.relation);
     guards text[];
     names text;
     ordinary constant text := $insert$insert into pgoutbox.event_%%s
@@ -148,28 +146,7 @@ $body$,
         case when described.relkind = 'p' then pgoutbox.naming_source(relation) end,
         pgoutbox.row_expression(relation, 'new'),
         pgoutbox.old_row_source(relation),
-        -- Of all triggers of ours that fire for a row of a partition the first by name does the
-        -- work: the root's, as long as the partition is attached. Other tables are spared the
-        -- question, which would cost them 2 us a row. Bits of tgtype: see place_triggers().
-        case when described.relispartition or exists (
-            select from pg_catalog.pg_trigger t where t.tgrelid = relation and t.tgname = alone
-        ) then pg_catalog.format($alone$
-    if tg_name operator(pg_catalog.=) %L then
-        if exists (
-            select from pg_catalog.pg_trigger t
-            where t.tgrelid operator(pg_catalog.=) tg_relid
-              and pg_catalog.starts_with(t.tgname::pg_catalog.text, '00_pgoutbox')
-              and t.tgname operator(pg_catalog.<) tg_name
-              and t.tgenabled operator(pg_catalog.<>) 'D'
-              and t.tgtype operator(pg_catalog.&) 1 operator(pg_catalog.=) 1
-              and t.tgtype operator(pg_catalog.&) case
-                  when tg_op operator(pg_catalog.=) 'INSERT' then 4
-                  when tg_op operator(pg_catalog.=) 'DELETE' then 8
-                  else 16 end operator(pg_catalog.<>) 0
-        ) then
-            return null;
-        end if;
-    end if;$alone$, alone) end,
+        pgoutbox.alone_source(relation),
         pgoutbox.by_slot(pg_catalog.format(
             $insert$insert into pgoutbox.event_%%s
             (xid, seq, opens, schema_name, table_name, action, new_row, old_row, command, made, replaced)
