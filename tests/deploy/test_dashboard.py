@@ -1,0 +1,157 @@
+"""The dashboard's queries find something, in a real Prometheus that scrapes real relays."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pgoutbox.demo.process import HOST, free_port
+from pgoutbox.monitoring.metrics import METRICS
+from tests.conftest import Servers, StartDaemon
+from tests.deploy.prometheus import Prometheus
+from tests.support.cluster import Database
+from tests.support.commands import ROOT, pgoutbox
+from tests.support.waiting import eventually, unique
+
+FOLDER = ROOT / "deploy" / "grafana"
+DASHBOARD: dict[str, Any] = json.loads((FOLDER / "dashboards" / "pgoutbox.json").read_text("utf-8"))
+PANELS: list[dict[str, Any]] = [p for p in DASHBOARD["panels"] if p["type"] != "row"]
+VARIABLES = DASHBOARD["templating"]["list"]
+
+
+def queries() -> Iterator[tuple[str, str]]:
+    """Yield the queries of the panels, each with the panel's title."""
+    for panel in PANELS:
+        for target in panel["targets"]:
+            yield panel["title"], target["expr"]
+
+
+def filled(query: str) -> str:
+    """Return a query as Grafana sends it for all jobs and relays."""
+    text = query.replace("$__rate_interval", "10s").replace("$job", ".*").replace("$relay", ".*")
+    assert "$" not in text
+    return text
+
+
+def labels_of(legend: str) -> set[str]:
+    return set(re.findall(r"\{\{(\w+)\}\}", legend))
+
+
+async def relays(
+    servers: Servers, database: Database, daemon: StartDaemon, folder: Path
+) -> list[int]:
+    """Start a leader, its standby, and a relay with a filter; return their ports of metrics."""
+    filtered = folder / "config.yml"
+    filtered.write_text("listener: {slotName: users-only, filter: {tables: {users: [insert]}}}\n")
+    nats = servers.nats("max_payload: 65536")
+    ports = [free_port() for _ in range(3)]
+    for port, more in zip(ports, ((), (), ("--config", filtered)), strict=True):
+        relay = await daemon(
+            *("relay", "--dsn", database.dsn, "--nats-url", nats.url),
+            *("--topic", unique("t"), "--metrics-addr", f"{HOST}:{port}", *more),
+        )
+        await relay.line("standing by" if port == ports[1] else "connected to NATS")
+    return ports
+
+
+async def test_every_query_finds_something(
+    servers: Servers, database: Database, daemon: StartDaemon, tmp_path: Path
+) -> None:
+    """With events that are published, left out by a filter, and parked."""
+    owner = await database.connect()
+    await owner.execute("create table users (id serial primary key, text text)")
+    await owner.execute("create table notes (id serial primary key, text text)")
+    installed = pgoutbox("install", "--dsn", database.dsn, "--table", "users", "--table", "notes")
+    assert installed.returncode == 0, installed.stderr
+    ports = await relays(servers, database, daemon, tmp_path)
+
+    with Prometheus(tmp_path / "prometheus", {"shop": ports}) as prometheus:
+        await owner.execute("insert into notes (text) values (repeat('x', 100000))")
+
+        async def all_answer() -> bool:
+            await owner.execute("insert into users (text) values ('a')")
+            await owner.execute("insert into notes (text) values ('a')")
+            for title, query in queries():
+                found = await prometheus.query(filled(query))
+                numbers = [float(series["value"][1]) for series in found]
+                assert [number for number in numbers if not math.isnan(number)], (title, query)
+            return True
+
+        await eventually(all_answer, timeout=60, pause=0.2)
+
+        for panel in PANELS:
+            for target in panel["targets"]:
+                for series in await prometheus.query(filled(target["expr"])):
+                    assert labels_of(target["legendFormat"]) <= series["metric"].keys()
+        assert await prometheus.values_of("job", "pgoutbox_leader") == ["shop"]
+        assert await prometheus.values_of("relay", 'pgoutbox_leader{job=~"shop"}') == [
+            *("default", "users-only"),
+        ]
+
+        async def is_as_it_should_be() -> bool:
+            return await prometheus.firing() == {"PgoutboxEventsParked"}
+
+        await eventually(is_as_it_should_be, timeout=30)
+
+
+def test_dashboard_has_every_metric_but_counts_of_problems() -> None:
+    """problematic_events_total counts what pgoutbox_parked_events shows."""
+    text = " ".join(query for _, query in queries())
+    shown = {metric.name for metric in METRICS if re.search(rf"\b{metric.name}(_bucket)?\b", text)}
+
+    assert {metric.name for metric in METRICS} - shown == {"problematic_events_total"}
+
+
+def test_panels_have_a_place_and_words_of_their_own() -> None:
+    taken = {
+        (x, y)
+        for panel in DASHBOARD["panels"]
+        for x in range(panel["gridPos"]["x"], panel["gridPos"]["x"] + panel["gridPos"]["w"])
+        for y in range(panel["gridPos"]["y"], panel["gridPos"]["y"] + panel["gridPos"]["h"])
+    }
+    size = sum(panel["gridPos"]["w"] * panel["gridPos"]["h"] for panel in DASHBOARD["panels"])
+
+    assert len(taken) == size
+    assert max(x for x, _ in taken) < 24
+    assert len({panel["id"] for panel in DASHBOARD["panels"]}) == len(DASHBOARD["panels"])
+    assert all(panel["description"].endswith(".") for panel in PANELS)
+
+
+def test_every_query_asks_the_data_source_that_is_chosen() -> None:
+    chosen = {"type": "prometheus", "uid": "${datasource}"}
+
+    assert all(panel["datasource"] == chosen for panel in PANELS)
+    assert all(target["datasource"] == chosen for panel in PANELS for target in panel["targets"])
+    assert [variable["name"] for variable in VARIABLES] == ["datasource", "job", "relay"]
+
+
+def test_compose_gives_grafana_and_prometheus_what_they_read() -> None:
+    """Folders where Grafana looks, and addresses that are services of the file."""
+    services = yaml.safe_load((ROOT / "docker-compose.yaml").read_text())["services"]
+    mounts = dict(volume.split(":")[:2] for volume in services["grafana"]["volumes"])
+    (provider,) = _provisioned("dashboards/pgoutbox.yaml")["providers"]
+    (source,) = _provisioned("datasources/prometheus.yaml")["datasources"]
+    (scraped,) = yaml.safe_load((ROOT / "deploy/prometheus/prometheus.yml").read_text())[
+        "scrape_configs"
+    ]
+
+    assert mounts == {
+        "./deploy/grafana/provisioning": "/etc/grafana/provisioning",
+        "./deploy/grafana/dashboards": provider["options"]["path"],
+    }
+    assert source["url"] == "http://prometheus:9090"
+    assert "prometheus" in services
+    (target,) = scraped["static_configs"][0]["targets"]
+    name, _, port = target.partition(":")
+    assert services[name]["environment"]["PGOUTBOX_METRICS_ADDR"] == f":{port}"
+    assert services["grafana"]["profiles"] == services["prometheus"]["profiles"] == ["monitoring"]
+
+
+def _provisioned(path: str) -> dict[str, Any]:
+    return dict(yaml.safe_load((FOLDER / "provisioning" / path).read_text("utf-8")))
