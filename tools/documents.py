@@ -23,7 +23,7 @@ from benchmarks.report import Report
 from pgoutbox.cli import main
 from pgoutbox.config import conninfo
 from pgoutbox.config import settings as config
-from pgoutbox.config.settings import Setting
+from pgoutbox.config.declare import Setting
 from pgoutbox.monitoring.metrics import METRICS
 from pgoutbox.subjects import PLACEHOLDERS
 from tests.support.commands import ROOT
@@ -46,20 +46,6 @@ HELM_FLAGS = ("--kube-version", "1.31.0")
 
 _WIDTH = 100  # columns; never those of whoever's terminal this is
 _TABLE = r"(?<=<!-- {0}: begin -->\n).*?(?=<!-- {0}: end -->)"
-
-# A setting without a flag has no help.
-_MEANINGS = {
-    "database.host": "PostgreSQL's host, where no `--dsn` is given.",
-    "database.port": "Its port.",
-    "database.name": "The database.",
-    "database.user": "The role.",
-    "database.password": "Its password.",
-    "database.ssl_mode": "TLS: libpq's `sslmode`.",
-    "database.enable_tls": "TLS: `sslmode` is `require` at least.",
-    "monitoring.health_addr": "Port of the probes, on all interfaces.",
-    "messages.topics_map": "What stands in a subject instead of `schema_table`.",
-    "install.tables": "Tables, each with its actions, that `install` captures without `--table`.",
-}
 
 
 def commands() -> str:
@@ -201,9 +187,9 @@ def _help(name: str) -> str:
 def _row(setting: Setting) -> Iterator[str]:
     yield _code(setting.keys)
     yield _code([setting.flag] if setting.flag else [])
-    yield _code(setting.variables)
+    yield _code(setting.all_variables)
     yield _code([setting.shown_default] if setting.shown_default else [])
-    yield setting.help.replace("|", "\\|") or _MEANINGS[setting.path]
+    yield setting.meaning.replace("|", "\\|")
 
 
 def _code(words: Sequence[str]) -> str:

@@ -1,7 +1,7 @@
-"""Settings: what they are, their defaults, and where each is read from.
+"""Reading the settings from flags, environment and file.
 
-A flag comes before the environment, that before the configuration file, that before the
-default. The file is wal-listener's, with pgoutbox's own settings under ``pgoutbox:``.
+Flags override environment variables, which override the file, which overrides the defaults. The
+file is wal-listener's, with pgoutbox's own settings under ``pgoutbox:``.
 """
 
 from __future__ import annotations
@@ -10,51 +10,40 @@ import difflib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from pgoutbox.config import kinds
-from pgoutbox.config.kinds import Wrong
+from pgoutbox.config import checks, values, wal_listener
+from pgoutbox.config.declare import Setting
+from pgoutbox.config.file import read_file
 from pgoutbox.config.settings import (
     DATABASE_PARTS,
-    LIBPQ_VARIABLES,
+    DEFAULTS,
     SETTINGS,
     Config,
-    Setting,
     shard_suffix,
-    their_variable,
-    theirs,
 )
+from pgoutbox.config.values import InvalidValue
 from pgoutbox.errors import ConfigError, one_a_line
 from pgoutbox.names import suggest
 from pgoutbox.redact import redact
-from pgoutbox.subjects import Naming, Template, is_subject
 
-_PUBLISHER_TYPE = theirs("", "publisher.type", kinds.TEXT)
-
-# Keys of wal-listener's file that mean nothing without a replication slot, and those for the other
-# brokers that it knows; the ones with underscores stand in its example, where it doesn't read them.
-_IGNORED_KEYS = (
-    "listener.refreshConnection",
-    "listener.heartbeatInterval",
-    "listener.ackTimeout",
-    "database.debug",
-    "logger.caller",
-    "publisher.messageKeyFrom",
-    "publisher.exchangeKind",
-    "publisher.pubSubProjectID",
-    "publisher.enable_tls",
-    "publisher.client_cert",
-    "publisher.client_key",
-    "publisher.ca_cert",
-)
-# What keys of wal-listener 1 have become.
-_VERSION_1 = {
-    "nats.address": "publisher.address",
-    "nats.streamname": "publisher.topic",
-    "nats.topicprefix": "publisher.topicPrefix",
-    "database.filter.tables": "listener.filter.tables",
+# The driver reads these itself; as part of the environment they override the file.
+_LIBPQ_VARIABLES = {
+    "PGHOST": "database.host",
+    "PGPORT": "database.port",
+    "PGDATABASE": "database.name",
+    "PGUSER": "database.user",
+    "PGPASSWORD": "database.password",
+    "PGSSLMODE": "database.sslmode",
 }
-_MAPS = ("listener.topicsmap", "listener.filter.tables")  # their keys are the user's
+
+
+class Sources(NamedTuple):
+    """Where settings are read from."""
+
+    flags: Mapping[str, object]  # by parameter; None stands for a flag that wasn't given
+    environment: Mapping[str, str]
+    document: dict[str, object]  # the file, by dotted keys in lower case
 
 
 def load(
@@ -62,152 +51,117 @@ def load(
     environment: Mapping[str, str],
     file: Path | None = None,
 ) -> Config:
-    """Return all settings; ConfigError names everything that is wrong with them at once.
+    """Return all settings.
 
-    ``flags`` are by parameter name; None stands for a flag that wasn't given.
+    Raises:
+        ConfigError: with everything that is wrong with them.
     """
     problems: list[str] = []
-    document = _read_file(file, problems) if file else {}
-    unknown = dict(_unknown_keys(document))
-    problems += [said for key, said in unknown.items() if _is_refused(key)]
-    problems += _flat_sections(document)
-    problems += _other_publishers(environment, document)
-    _put_into_maps(environment, document)
-    replaced = [
-        variable
-        for variable, key in LIBPQ_VARIABLES.items()
-        if environment.get(variable) and document.pop(key, None) is not None
-    ]
-    found: dict[str, Any] = {}
-    warnings = [redact(said) for key, said in unknown.items() if not _is_refused(key)]
+    sources = Sources(flags, environment, read_file(file, problems) if file else {})
+    unknown = dict(_unknown_keys(sources.document))
+    problems += [sentence for key, sentence in unknown.items() if _is_refused(key)]
+    problems += _values_in_place_of_sections(sources.document)
+    problems += wal_listener.other_publishers(environment, sources.document)
+    wal_listener.put_into_maps(environment, sources.document)
+    overridden = _override_by_libpq(sources)
+    warnings = [redact(sentence) for key, sentence in unknown.items() if not _is_refused(key)]
     warnings += _misspelt_variables(environment)
-    for path, value in _read_all(flags, environment, document, problems, warnings):
-        found.setdefault(path, value)
-    if any(key.startswith("logger.") for key in document):
-        found.setdefault("log_format", "json")  # wal-listener's default
-    problems += _wrong_subjects(found)
-    problems += _half_credentials(found)
-    problems += _wrong_share(found)
+    found = _parse(sources, problems, warnings)
+    problems += checks.problems(found)
     if problems:
-        raise _config_error(problems)
-    if shard := found.get("relay.shard"):
-        name = found.get("relay.name", Config().relay.name)
-        found["relay.name"] = f"{name}{shard_suffix(shard)}"
-    if "database.dsn" in found:
-        parts = [found.pop(part.path) for part in DATABASE_PARTS if part.path in found]
-        if parts or replaced:
-            replaced = ["the DSN"]
-    if replaced:
-        warnings.append(f"{', '.join(replaced)} comes before the database of the file")
-    if found.get("database.enable_tls") is False:
-        # wal-listener looks at sslMode only with enableTLS, and its example has both.
-        found.pop("database.ssl_mode", None)
-    warnings += _unknown_actions(document)
-    notes = _notes(environment, document)
+        raise ConfigError(one_a_line(map(redact, problems), "settings are wrong"))
+    warnings += _settle_database(found, overridden)
+    _settle_names(found, sources.document)
+    warnings += _about_the_filter(sources.document)
+    notes = wal_listener.notes(environment, sources.document)
     return _build({**found, "notes": tuple(notes), "warnings": tuple(warnings)})
 
 
-def _read_all(
-    flags: Mapping[str, object],
-    environment: Mapping[str, str],
-    document: Mapping[str, object],
-    problems: list[str],
-    warnings: list[str],
-) -> Iterator[tuple[str, object]]:
-    """Yield the path and the value of each setting that is given."""
+def _override_by_libpq(sources: Sources) -> list[str]:
+    """Drop what libpq's variables override; return the variables that do."""
+    return [
+        variable
+        for variable, key in _LIBPQ_VARIABLES.items()
+        if sources.environment.get(variable) and sources.document.pop(key, None) is not None
+    ]
+
+
+def _parse(sources: Sources, problems: list[str], warnings: list[str]) -> dict[str, Any]:
+    """Return the value of each setting that is given, by its path in Config."""
+    given: dict[str, list[_Given]] = {}
     for setting in SETTINGS:
-        for source, value in _given(setting, flags, environment, document):
-            try:
-                yield setting.path, setting.kind.read(value)
-            except Wrong as wrong:
-                # wal-listener takes any level and format of log lines for one that it has.
-                is_overlooked = source.startswith(("logger.", "WAL_LOGGER_"))
-                (warnings if is_overlooked else problems).append(f"{source} {wrong}")
-            break
+        for each in _given(setting, sources):
+            given.setdefault(setting.path, []).append(each)
+    found: dict[str, Any] = {}
+    for path, candidates in given.items():
+        chosen = min(candidates, key=lambda each: each.rank)
+        problems += _double(chosen, candidates)
+        try:
+            found[path] = chosen.setting.type.parse(chosen.value)
+        except InvalidValue as error:
+            is_lenient = wal_listener.is_lenient(chosen.source)
+            (warnings if is_lenient else problems).append(f"{chosen.source} {error}")
+    return found
 
 
-def _given(
-    setting: Setting,
-    flags: Mapping[str, object],
-    environment: Mapping[str, str],
-    document: Mapping[str, object],
-) -> Iterator[tuple[str, object]]:
-    """Yield where the setting is given and what as, the most important first.
+class _Given(NamedTuple):
+    rank: tuple[int, int]  # the lowest counts; of equal ones, the first
+    source: str  # a flag, a variable or a key
+    value: object
+    setting: Setting
 
-    Nothing, or an empty text, in a variable or the file counts as not given.
+
+def _double(chosen: _Given, candidates: Iterable[_Given]) -> Iterator[str]:
+    """Yield a sentence if a value and a file with it are given in the same place."""
+    for other in candidates:
+        if other.rank == chosen.rank and other.setting.flag not in (None, chosen.setting.flag):
+            yield f"{chosen.source} and {other.source} exclude each other"
+
+
+def _given(setting: Setting, sources: Sources) -> Iterator[_Given]:
+    """Yield what the setting is set to.
+
+    An empty value or text in a variable or the file counts as not set.
     """
-    if flags.get(setting.parameter) is not None:
-        yield setting.flag or "", flags[setting.parameter]
-    for variable in setting.variables:
-        if environment.get(variable):
-            yield variable, environment[variable]
-    for key in setting.keys:
-        if document.get(key.lower()) not in (None, ""):
-            yield key, document[key.lower()]
+    if sources.flags.get(setting.parameter) is not None:
+        value = sources.flags[setting.parameter]
+        yield _Given((0, 0), setting.flag or "", value, setting)
+    for index, variable in enumerate(setting.variables):
+        if text := sources.environment.get(variable):
+            yield _Given((1, index), variable, text, setting)
+    for index, key in enumerate(setting.keys):
+        value = sources.document.get(key.lower())
+        if value not in (None, ""):
+            yield _Given((2, index), key, value, setting)
+    if setting.fallback and (text := sources.environment.get(setting.fallback)):
+        yield _Given((3, 0), setting.fallback, text, setting)
 
 
-def _put_into_maps(environment: Mapping[str, str], document: dict[str, object]) -> None:
-    """Let variables such as WAL_LISTENER_FILTER_TABLES_USERS replace an entry of a map."""
-    for path in _MAPS:
-        stem = their_variable(path) + "_"
-        for variable, value in environment.items():
-            if not variable.startswith(stem) or not value:
-                continue
-            name = variable.removeprefix(stem).lower()
-            entries = document.get(path) or {}
-            if isinstance(entries, dict):
-                others = {key: old for key, old in entries.items() if str(key).lower() != name}
-                document[path] = {**others, name: value}
+def _settle_database(found: dict[str, Any], overridden: list[str]) -> Iterator[str]:
+    """Leave one way to name the database; yield a sentence about what the file has in vain."""
+    if "database.dsn" in found:
+        parts = [found.pop(path) for path in DATABASE_PARTS if path in found]
+        if parts or overridden:
+            overridden = ["the DSN"]
+    if overridden:
+        yield f"{', '.join(overridden)} overrides the database in the file"
+    if found.get("database.enable_tls") is False:
+        # wal-listener looks at sslMode only with enableTLS, and its example has both.
+        found.pop("database.ssl_mode", None)
 
 
-def _notes(environment: Mapping[str, str], document: Mapping[str, object]) -> Iterator[str]:
-    given = [key for key in _IGNORED_KEYS if document.get(key.lower()) not in (None, "")]
-    given += [name for key in _IGNORED_KEYS if environment.get(name := their_variable(key))]
-    if given:
-        yield f"without effect here: {', '.join(given)}"
+def _settle_names(found: dict[str, Any], document: Mapping[str, object]) -> None:
+    if any(key.startswith("logger.") for key in document):
+        found.setdefault("log.format", "json")  # wal-listener's default
+    if shard := found.get("relay.shard"):
+        name = found.get("relay.name", DEFAULTS.relay.name)
+        found["relay.name"] = f"{name}{shard_suffix(shard)}"
 
 
-def _unknown_actions(document: Mapping[str, object]) -> Iterator[str]:
-    for unknown in kinds.unknown_actions(document.get("listener.filter.tables")):
-        yield f"listener.filter.tables {unknown}"
-
-
-def _wrong_subjects(found: Mapping[str, Any]) -> Iterator[str]:
-    prefix = found.get("messages.topic_prefix", "")
-    topics_map = found.get("messages.topics_map", {})
-    for table, name in topics_map.items():
-        if not is_subject(prefix + name):
-            yield f"listener.topicsMap makes {prefix + name!r} of {table}, which is no subject"
-    topic, stream = found.get("messages.topic"), found.get("stream.name")
-    needs_stream = found.get("stream.jetstream", True) and not stream
-    if topic and needs_stream and not kinds.is_stream_name(topic):
-        yield f"the topic {topic!r} can't be a stream's name, too: name the stream with --stream"
-    template = found.get("messages.subject")
-    if template:
-        naming = Naming(topic or Config().messages.topic, prefix, topics_map)
-        for subject in Template(template).patterns(naming):
-            if not is_subject(subject):
-                yield f"--subject {template!r} makes {subject!r}, which has an empty part"
-
-
-def _half_credentials(found: Mapping[str, Any]) -> Iterator[str]:
-    ways = ("user", "token", "nkey", "creds")
-    given = [f"--nats-{way}" for way in ways if found.get(f"nats.{way}")]
-    if len(given) > 1:
-        yield f"{' and '.join(given)} exclude each other"
-    for one, other in (("user", "password"), ("client-cert", "client-key")):
-        pair = [found.get(f"nats.{name.replace('-', '_')}") for name in (one, other)]
-        if any(pair) and not all(pair):
-            yield f"--nats-{one} and --nats-{other} need each other"
-
-
-def _wrong_share(found: Mapping[str, Any]) -> Iterator[str]:
-    flags = [flag for flag in ("tables", "except_tables") if found.get(f"relay.{flag}")]
-    if len(flags) > 1:
-        yield "--tables and --except-tables exclude each other"
-    elif flags and "relay.name" not in found:
-        flag = flags[0].replace("_", "-")
-        yield f"--{flag} needs a --name of its own: relays of one name share one progress"
+def _about_the_filter(document: Mapping[str, object]) -> Iterator[str]:
+    tables = document.get("listener.filter.tables")
+    for sentence in (*values.unknown_actions(tables), *values.qualified_names(tables)):
+        yield f"listener.filter.tables {sentence}"
 
 
 def _build(found: Mapping[str, object]) -> Config:
@@ -219,73 +173,30 @@ def _build(found: Mapping[str, object]) -> Config:
             sections.setdefault(section, {})[name] = value
         else:
             top[name] = value
-    defaults = Config()
     for entry in fields(Config):
         if entry.name in sections:
-            top[entry.name] = type(getattr(defaults, entry.name))(**sections[entry.name])
+            top[entry.name] = type(getattr(DEFAULTS, entry.name))(**sections[entry.name])
     return Config(**top)
 
 
-def _config_error(problems: Iterable[str]) -> ConfigError:
-    return ConfigError(one_a_line(map(redact, problems), "settings are wrong"))
-
-
-def _read_file(file: Path, problems: list[str]) -> dict[str, object]:
-    """Return the file as dotted lower-case keys; the spelling of keys doesn't count."""
-    import yaml  # slow to import, and most commands have no file
-
-    class Loader(yaml.SafeLoader):
-        """Takes 12:34:56, 0123, yes and 1e3 for the texts they are; settings know their kind."""
-
-        yaml_implicit_resolvers = {  # noqa: RUF012 - as PyYAML has it
-            first: [(tag, form) for tag, form in resolvers if tag.endswith((":null", ":merge"))]
-            for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-        }
-
-    try:
-        document = yaml.load(file.read_text("utf-8"), Loader)  # noqa: S506 - a safe one
-    except (OSError, UnicodeError) as error:
-        reason = getattr(error, "strerror", None) or "it isn't UTF-8"
-        raise ConfigError(f"the configuration file {file} can't be read: {reason}") from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark else ""
-        # Not the parser's own text, which quotes the line: it may hold a password.
-        raise ConfigError(f"the configuration file {file} is not YAML{where}") from error
-    if document is None:
-        return {}
-    if not isinstance(document, dict):
-        problems.append(f"the configuration file {file} must hold keys and values")
-        return {}
-    return dict(_flatten(document))
-
-
-def _flatten(document: Mapping[object, object], above: str = "") -> Iterator[tuple[str, object]]:
-    for key, value in document.items():
-        path = f"{above}{key}".lower()
-        if isinstance(value, dict) and path not in _MAPS:
-            yield from _flatten(value, f"{path}.")
-        else:
-            yield path, value
-
-
 def _known_keys() -> dict[str, str]:
-    keys = [key for setting in (*SETTINGS, _PUBLISHER_TYPE) for key in setting.keys]
-    keys += _IGNORED_KEYS
+    keys = [key for setting in SETTINGS for key in setting.keys]
+    keys += [*wal_listener.IGNORED_KEYS, wal_listener.PUBLISHER_TYPE]
     return {key.lower(): key for key in keys}
 
 
 def _is_refused(key: str) -> bool:
-    """Tell whether an unknown key is refused.
+    """Return True if an unknown key is an error, not a warning.
 
-    wal-listener 2 overlooks keys that it doesn't know, so its set-ups may have some and work. A
-    file of wal-listener 1 can't work.
+    wal-listener 2 overlooks keys that it doesn't know, so working set-ups may have some. A file
+    of wal-listener 1 can't work.
     """
-    return key.startswith(tuple(_VERSION_1)) or bool(suggest(key.partition(".")[0], ["pgoutbox"]))
+    is_almost_ours = bool(suggest(key.partition(".")[0], ["pgoutbox"]))
+    return is_almost_ours or key.startswith(tuple(wal_listener.VERSION_1_KEYS))
 
 
 def _unknown_keys(document: Mapping[str, object]) -> Iterator[tuple[str, str]]:
-    """Yield each key that there isn't, and a sentence that says so."""
+    """Yield each unknown key, and a sentence about it."""
     known = _known_keys()
     sections = {key.rpartition(".")[0] for key in known}
     for key, value in document.items():
@@ -294,7 +205,7 @@ def _unknown_keys(document: Mapping[str, object]) -> Iterator[tuple[str, str]]:
             yield key, f"the file has an unknown key {key}{_suggest_key(key, known)}"
 
 
-def _flat_sections(document: Mapping[str, object]) -> Iterator[str]:
+def _values_in_place_of_sections(document: Mapping[str, object]) -> Iterator[str]:
     sections = {key.partition(".")[0] for key in _known_keys()}
     for key, value in document.items():
         if key in sections and value is not None:
@@ -302,8 +213,9 @@ def _flat_sections(document: Mapping[str, object]) -> Iterator[str]:
 
 
 def _misspelt_variables(environment: Mapping[str, str]) -> Iterator[str]:
-    """Yield a sentence for each variable that is almost one of ours; others may be anything's."""
-    known = {variable for setting in (*SETTINGS, _PUBLISHER_TYPE) for variable in setting.variables}
+    """Yield a sentence for each variable that is almost one of ours; others may be anyone's."""
+    known = {variable for setting in SETTINGS for variable in setting.variables}
+    known.add(wal_listener.variable(wal_listener.PUBLISHER_TYPE))
     for variable in environment:
         if variable.startswith(("PGOUTBOX_", "WAL_")) and variable not in known:
             meant = difflib.get_close_matches(variable, known, n=1, cutoff=0.9)
@@ -312,8 +224,8 @@ def _misspelt_variables(environment: Mapping[str, str]) -> Iterator[str]:
 
 
 def _suggest_key(wrong: str, known: Mapping[str, str]) -> str:
-    """Suggest a key that looks like it, or one that ends like it in another section."""
-    for old, new in _VERSION_1.items():
+    """Suggest a similar key of the same section, or one of the same name in another."""
+    for old, new in wal_listener.VERSION_1_KEYS.items():
         if wrong.startswith(old):
             return f"; since wal-listener 2 it is {new}"
     section, _, name = wrong.rpartition(".")
@@ -321,12 +233,3 @@ def _suggest_key(wrong: str, known: Mapping[str, str]) -> str:
     elsewhere = [key for key in known if key.rpartition(".")[2] == name]
     close = suggest(name, in_section, {short: known[key] for short, key in in_section.items()})
     return close or suggest(wrong, elsewhere or known, known)
-
-
-def _other_publishers(
-    environment: Mapping[str, str], document: Mapping[str, object]
-) -> Iterator[str]:
-    for source, kind in _given(_PUBLISHER_TYPE, {}, environment, document):
-        if str(kind).lower() != "nats":
-            yield f"{source} {kind} isn't supported: pgoutbox publishes to nats only"
-        break

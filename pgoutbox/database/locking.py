@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, TypeVar
 import asyncpg
 
 from pgoutbox.backoff import Backoff
-from pgoutbox.config.kinds import show_duration
 from pgoutbox.config.settings import InstallConfig
+from pgoutbox.config.values import show_duration
 from pgoutbox.database.tables import Table
 from pgoutbox.errors import InstallError
 

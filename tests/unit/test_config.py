@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pgoutbox.config import conninfo, kinds
+from pgoutbox.config import conninfo
 from pgoutbox.config.load import load
 from pgoutbox.config.settings import SETTINGS, Config
+from pgoutbox.config.values import TABLES, show_duration
 from pgoutbox.errors import ConfigError
 from pgoutbox.names import Address
 from pgoutbox.redact import redact
@@ -50,6 +52,7 @@ def test_a_flag_wins_over_the_environment_and_that_over_the_file(file: Path) -> 
 
 def test_every_setting_has_a_flag_a_variable_and_a_key(file: Path) -> None:
     """What is read from each of the three is the same."""
+    contents = file.with_name("secret")
     values = {
         "N": "7",
         "DURATION": "7s",
@@ -67,6 +70,7 @@ def test_every_setting_has_a_flag_a_variable_and_a_key(file: Path) -> None:
     companions = {
         "--nats-user": {"PGOUTBOX_NATS_PASSWORD": "pw"},
         "--nats-password": {"PGOUTBOX_NATS_USER": "joe"},
+        "--nats-password-file": {"PGOUTBOX_NATS_USER": "joe"},
         "--nats-client-cert": {"PGOUTBOX_NATS_CLIENT_KEY": "key.pem"},
         "--nats-client-key": {"PGOUTBOX_NATS_CLIENT_CERT": "cert.pem"},
         "--tables": {"PGOUTBOX_NAME": "joe"},
@@ -75,9 +79,12 @@ def test_every_setting_has_a_flag_a_variable_and_a_key(file: Path) -> None:
     for setting in SETTINGS:
         if setting.flag is None:
             continue
-        value = values.get(setting.kind.metavar, setting.kind.metavar.strip("[]").split("|")[-1])
-        if setting.flag == "--dsn":
+        value = values.get(setting.type.metavar, setting.type.metavar.strip("[]").split("|")[-1])
+        if setting.flag in ("--dsn", "--dsn-file"):
             value = "postgresql://seven"
+        if setting.flag.endswith("-file"):
+            contents.write_text(f"{value}\n")
+            value = str(contents)
         if setting.flag == "--stream-replicas":
             value = "3"
         if setting.is_switch:
@@ -173,7 +180,7 @@ monitoring: {sentryDSN: "", promAddr: ":2112"}
     ) == ("nats://localhost:4223", "changes", "pre_")
     assert found.messages.topics_map == {"public_users": "notifier"}
     assert found.install.tables == {"users": ("INSERT", "UPDATE"), "Orders": ("DELETE",)}
-    assert (found.log_level, found.log_format) == ("warning", "json")
+    assert (found.log.level, found.log.format) == ("warning", "json")
     assert found.relay.name == "myslot_1"
     assert found.monitoring.health_addr == Address("", 8080)
     assert found.monitoring.metrics_addr == Address("", 2112)
@@ -201,7 +208,7 @@ def test_any_level_and_format_of_wal_listeners_logger_will_do(file: Path) -> Non
 
     found = load({}, {}, file)
 
-    assert (found.log_level, found.log_format) == ("info", "json")
+    assert (found.log.level, found.log.format) == ("info", "json")
     assert found.warnings == ("logger.level must be one of debug, info, warning, error",)
     assert "--log-level must be one of" in refusal({}, file, log_level="trace")
 
@@ -209,8 +216,8 @@ def test_any_level_and_format_of_wal_listeners_logger_will_do(file: Path) -> Non
 @pytest.mark.parametrize(
     ("environment", "warning"),
     [
-        ({"DATABASE_URL": "postgresql://x@y/z"}, "the DSN comes before the database of the file"),
-        ({"PGHOST": "y"}, "PGHOST comes before the database of the file"),
+        ({"DATABASE_URL": "postgresql://x@y/z"}, "the DSN overrides the database in the file"),
+        ({"PGHOST": "y"}, "PGHOST overrides the database in the file"),
         ({"PGSSLMODE": "require", "WAL_DATABASE_HOST": "y"}, None),
     ],
 )
@@ -268,6 +275,85 @@ def test_libpqs_variables_win_over_the_file(file: Path) -> None:
     ) == (None, None, "shop")
 
 
+def test_a_variable_wins_over_a_key_that_spells_the_setting_in_another_way(file: Path) -> None:
+    file.write_text("pgoutbox: {healthAddr: 1}\nlistener: {serverPort: 2}")
+
+    assert load({}, {}, file).monitoring.health_addr == Address("127.0.0.1", 1)
+    found = load({}, {"WAL_LISTENER_SERVERPORT": "3"}, file)
+    assert found.monitoring.health_addr == Address("", 3)
+
+
+def test_nats_url_counts_only_if_nothing_else_names_nats(file: Path) -> None:
+    """Shells have it set for the nats command line."""
+    environment = {"NATS_URL": "a:1"}
+    file.write_text("publisher: {address: 'b:2'}")
+
+    assert load({}, environment).nats.url == "nats://a:1"
+    assert load({}, environment, file).nats.url == "nats://b:2"
+    assert load({}, {**environment, "PGOUTBOX_NATS_URL": "c:3"}).nats.url == "nats://c:3"
+    assert refusal({"NATS_URL": "http://x"}).startswith("NATS_URL must be a URL such as")
+
+
+@pytest.mark.parametrize(
+    ("flag", "read"),
+    [
+        ("dsn", lambda found: found.database.dsn),
+        ("nats_password", lambda found: found.nats.password),
+        ("nats_token", lambda found: found.nats.token),
+    ],
+)
+def test_a_secret_may_be_in_a_file(
+    tmp_path: Path, flag: str, read: Callable[[Config], str | None]
+) -> None:
+    secret = f"postgresql://joe:{SECRET}@h/db" if flag == "dsn" else f" {SECRET} "
+    path = tmp_path / "secret"
+    path.write_text(f"{secret}\n")
+    user = {"nats_user": "joe"} if flag == "nats_password" else {}
+    variable = f"PGOUTBOX_{flag.upper()}_FILE"
+
+    assert read(load({f"{flag}_file": str(path), **user}, {})) == secret
+    assert read(load({**user}, {variable: str(path)})) == secret
+    found = load({flag: "postgresql://other", **user}, {variable: str(path)})
+    assert read(found) == "postgresql://other"
+    assert SECRET not in repr(load({**user}, {variable: str(path)}))
+    name = flag.replace("_", "-")
+    assert refusal({}, None, **{flag: secret, f"{flag}_file": str(path)}, **user) == (
+        f"--{name} and --{name}-file exclude each other"
+    )
+
+
+def test_a_file_with_a_dsn_overrides_database_url(tmp_path: Path) -> None:
+    """Which a platform may set for all programs."""
+    path = tmp_path / "dsn"
+    path.write_text("postgresql://a/1")
+    environment = {"DATABASE_URL": "postgresql://b/2", "PGOUTBOX_DSN_FILE": str(path)}
+
+    assert load({}, environment).database.dsn == "postgresql://a/1"
+
+
+@pytest.mark.parametrize(
+    ("contents", "said"),
+    [
+        (None, "which can't be read: No such file or directory"),
+        (b"", "which is empty"),
+        (b"\n", "which is empty"),
+        (b"\xff", "which can't be read: it isn't UTF-8"),
+        (f"mysql://joe:{SECRET}@h".encode(), "whose contents must be a URL"),
+    ],
+)
+def test_a_file_without_a_secret_gets_one_sentence(
+    tmp_path: Path, contents: bytes | None, said: str
+) -> None:
+    path = tmp_path / "dsn"
+    if contents is not None:
+        path.write_bytes(contents)
+
+    refused = refusal({"PGOUTBOX_DSN_FILE": str(path)})
+
+    assert refused.startswith(f"PGOUTBOX_DSN_FILE names {path}, {said}")
+    assert SECRET not in refused
+
+
 def test_an_empty_variable_counts_as_unset() -> None:
     assert Config() == load({}, {"PGOUTBOX_WINDOW": "", "DATABASE_URL": ""})
 
@@ -306,7 +392,7 @@ def test_sizes_out_of_range_are_refused_in_units() -> None:
 def test_durations_are_shown_in_the_largest_unit_that_leaves_them_whole(
     seconds: float, shown: str
 ) -> None:
-    assert shown == kinds.show_duration(seconds)
+    assert shown == show_duration(seconds)
 
 
 def test_defaults_are_shown_as_one_would_write_them() -> None:
@@ -327,8 +413,19 @@ def test_a_topic_must_begin_a_subject(given: str) -> None:
     assert "--topic must be the beginning of a subject" in refusal(topic=given)
 
 
+@pytest.mark.parametrize("prefix", ["$JS", "$SYS"])
+def test_subjects_of_the_server_itself_are_refused(prefix: str) -> None:
+    said = f"must not begin with {prefix}: subjects that begin so are the NATS server's own"
+
+    assert refusal(topic=prefix, stream="x") == f"--topic {said}"
+    assert refusal(topic=f"{prefix}.x", stream="x") == f"--topic {said}"
+    assert refusal(subject=f"{prefix}.{{table}}") == f"--subject {said}"
+    assert "the NATS server's own" in refusal(subject="{prefix}", topic_prefix=f"{prefix}.x")
+    assert load({"topic": f"{prefix}x"}, {}).messages.topic == f"{prefix}x"
+
+
 def test_a_topic_of_several_parts_needs_a_stream_of_another_name() -> None:
-    assert "name the stream with --stream" in refusal(topic="a.b")
+    assert "can't be the stream's name as well: name one with --stream" in refusal(topic="a.b")
     assert load({"topic": "a.b", "stream": "ab"}, {}).messages.topic == "a.b"
     assert load({"topic": "a.b", "jetstream": False}, {}).messages.topic == "a.b"
 
@@ -465,6 +562,40 @@ def test_an_unknown_key_of_wal_listeners_is_overlooked_but_gets_a_suggestion(fil
     )
 
 
+@pytest.mark.parametrize(
+    ("text", "key", "lines"),
+    [
+        ("publisher: {topic: a,\n topic: b}", "publisher.topic", "1 and 2"),
+        ("publisher: {topic: a,\n Topic: b}", "publisher.Topic", "1 and 2"),
+        ("publisher: {topic: a}\nlogger: {level: info}\npublisher: {}", "publisher", "1 and 3"),
+        ("x: {y: {z: 1,\n\n z: 1}}", "x.y.z", "1 and 3"),
+        (
+            "listener:\n filter:\n  tables:\n   users: []\n   users: []",
+            "listener.filter.tables.users",
+            "4 and 5",
+        ),
+    ],
+)
+def test_a_key_that_the_file_has_twice_is_refused_with_its_lines(
+    file: Path, text: str, key: str, lines: str
+) -> None:
+    file.write_text(text)
+
+    assert f"the file has {key} twice, in lines {lines}" in refusal({}, file)
+
+
+def test_keys_of_a_map_differ_by_case_and_a_merge_is_no_repetition(file: Path) -> None:
+    file.write_text(
+        "x: &x {topic: a}\npublisher: {<<: *x, topic: b}\n"
+        "listener: {filter: {tables: {users: [insert], Users: [delete]}}}"
+    )
+
+    found = load({}, {}, file)
+
+    assert found.messages.topic == "b"
+    assert found.install.tables == {"users": ("INSERT",), "Users": ("DELETE",)}
+
+
 def test_a_section_that_is_no_section_is_refused(file: Path) -> None:
     file.write_text("publisher: nats")
 
@@ -505,10 +636,23 @@ def test_an_unknown_action_of_the_filter_gets_a_suggestion(file: Path) -> None:
     )
 
 
+def test_a_name_with_a_schema_in_the_filter_gets_a_hint(file: Path) -> None:
+    file.write_text("listener: {filter: {tables: {shop.users: [insert]}}}")
+
+    assert load({}, {}, file).warnings == (
+        "listener.filter.tables has shop.users, and its names have no schema: write users, which"
+        " stands for every table of that name, not only the one in shop",
+    )
+    file.write_text("listener: {filter: {tables: shop.users}}")
+    assert refusal({}, file) == (
+        "listener.filter.tables must map each table to its actions, such as users: [insert, update]"
+    )
+
+
 def test_a_table_of_the_filter_without_a_list_is_named(file: Path) -> None:
     file.write_text("listener: {filter: {tables: {users: {insert: true}}}}")
 
-    assert "must have a list of the actions of users: insert" in refusal({}, file)
+    assert "must list the actions of users: insert" in refusal({}, file)
 
 
 @pytest.mark.parametrize(
@@ -651,18 +795,21 @@ def test_redact_leaves_no_password_of_a_url(password: str) -> None:
     ],
 )
 def test_tables_are_written_as_in_sql(written: object, names: list[tuple[object, str]]) -> None:
-    found = kinds.TABLES.read(written)
+    found = TABLES.parse(written)
 
     assert isinstance(found, tuple)
     assert names == list(found)
-    assert kinds.TABLES.read(kinds.TABLES.show(found)) == found
+    assert TABLES.parse(TABLES.show(found)) == found
 
 
 @pytest.mark.parametrize("wrong", ["a b", "a,,b", '"a', "a.b.c", "7", "a.", "-a", '""', "a;b"])
 def test_what_is_no_table(wrong: str) -> None:
     said = refusal({}, None, tables=wrong, name="a")
 
-    assert said == "--tables must be tables as in SQL: users,billing.invoices,'\"Odd Name\"'"
+    assert (
+        said
+        == "--tables must be a list of SQL names, such as users,billing.invoices,'\"Odd Name\"'"
+    )
 
 
 def test_a_shard_has_a_name_of_its_own() -> None:
@@ -680,12 +827,12 @@ def test_a_shard_has_a_name_of_its_own() -> None:
 def test_what_is_no_shard(wrong: str) -> None:
     said = refusal({}, None, shard=wrong)
 
-    assert said == "--shard must be a shard such as 2/8: from 1/N to N/N, and N at most 64"
+    assert said == "--shard must be a shard such as 2/8, from 1/N to N/N, where N is at most 64"
 
 
 def test_tables_need_a_name_of_their_own() -> None:
     """Else two relays would share one progress, and each pass over what is the other's."""
-    said = "--except-tables needs a --name of its own: relays of one name share one progress"
+    said = "--except-tables needs a --name of its own: relays of one name share their progress"
 
     assert said == refusal({}, None, except_tables="a")
     assert "exclude each other" in refusal({}, None, tables="a", except_tables="b", name="c")

@@ -15,7 +15,7 @@ from cloudevents.core.formats.json import JSONFormat
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pgoutbox.config import kinds
+from pgoutbox.config import values
 from pgoutbox.config.settings import MessageConfig
 from pgoutbox.messages.envelope import Envelope, commit_time
 from pgoutbox.messages.event import Event, Message, Transaction
@@ -105,7 +105,7 @@ def test_both_formats_make_the_same_of_rows_where_settings_ask_for_nothing_more(
     ],
 )
 def test_template_is_filled(template: str, expected: str) -> None:
-    assert kinds.TEMPLATE.read(template) == template
+    assert values.TEMPLATE.parse(template) == template
     assert expected == subject(template, topic_prefix="app_")
 
 

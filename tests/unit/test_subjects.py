@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pgoutbox.config import kinds
+from pgoutbox.config import values
 from pgoutbox.config.load import load
 from pgoutbox.messages.event import Message
 from pgoutbox.monitoring.monitor import Monitor
@@ -68,7 +68,7 @@ def test_different_names_have_different_subjects(one: str, other: str) -> None:
 @pytest.mark.parametrize("placeholder", PLACEHOLDERS.values(), ids=PLACEHOLDERS)
 def test_whatever_reads_a_template_knows_every_placeholder(placeholder: Placeholder) -> None:
     template = f"cdc.{{{placeholder.name}}}"
-    settings = load({"subject": kinds.TEMPLATE.read(template), "topic_prefix": "x"}, {}).messages
+    settings = load({"subject": values.TEMPLATE.parse(template), "topic_prefix": "x"}, {}).messages
     subjects = Subjects(Naming("wal_listener", "x", {}, "app"), template)
 
     found = subjects.of("public", "users", "UPDATE", ["7"])
