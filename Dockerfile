@@ -6,7 +6,7 @@ COPY requirements/build.txt requirements/image.txt requirements/
 RUN pip install --no-cache-dir --require-hashes --requirement requirements/build.txt
 RUN pip wheel --no-build-isolation --require-hashes --wheel-dir /wheels \
     --requirement requirements/image.txt
-COPY pyproject.toml README.md CHANGELOG.md ./
+COPY pyproject.toml hatch_build.py README.md CHANGELOG.md LICENSE ./
 COPY pgoutbox pgoutbox
 COPY sql sql
 RUN pip wheel --no-build-isolation --no-deps --wheel-dir /wheels .

@@ -7,7 +7,7 @@ POSTGRES := 13 14 15 16 17 18
 LOCK := $(VENV)/bin/uv pip compile --quiet --universal --python-version=3.11 \
     --generate-hashes $(UPGRADE) --output-file=requirements
 
-.PHONY: help demo test test-all soak check coverage bench docs lock clean
+.PHONY: help demo test test-all test-wheel soak check coverage bench docs dist lock clean
 
 help:  ## Say what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s%s\n", $$1, $$2}' Makefile
@@ -41,6 +41,17 @@ bench: $(VENV)/dev  ## Measure throughput, latency, and what a write costs
 
 docs: $(VENV)/dev  ## Write what the documents repeat: commands, settings, metrics, figures
 	$(PYTHON) -m tools.documents
+
+dist: $(VENV)/dev  ## Build the source distribution, and from that the wheel, in dist/
+	rm -rf dist
+	$(PYTHON) -m build --no-isolation
+
+test-wheel: $(VENV)/dev  ## Test the wheel in dist/, in a folder that has none of the sources
+	rm -rf build/wheel && mkdir -p build/wheel
+	@$(PIP) --no-deps --target build/wheel/site dist/*.whl
+	cp -r README.md docs examples tests tools benchmarks pyproject.toml build/wheel
+	cd build/wheel && PYTHONPATH=$(CURDIR)/build/wheel/site $(abspath $(PYTHON)) -m pytest \
+	    tests/conformance tests/integration tests/packaging/test_readme.py
 
 lock: $(VENV)/dev  ## Write requirements/ anew; UPGRADE=--upgrade takes the newest versions
 	$(LOCK)/build.txt requirements/build.in
