@@ -11,11 +11,17 @@ declare
     captured pgoutbox.captured_table;
     shape_before text;
     key jsonb;
+    shape record;
 begin
     select c.* into strict captured
     from pgoutbox.captured_table c where c.relation = refresh_capture.relation for update;
     -- Taken first: what changes while the function is generated shall be seen as drift.
     shape_before := pgoutbox.table_shape(refresh_capture.relation, captured.old_values);
+    for shape in select t.* from pgoutbox.shape_type(refresh_capture.relation) t loop
+        if pg_catalog.to_regtype(shape.name) is null then
+            execute pg_catalog.format('create type %s as (%s)', shape.name, shape.attributes);
+        end if;
+    end loop;
     execute pg_catalog.format(
         'create or replace function pgoutbox.capture_%s() returns trigger language plpgsql security definer as %L',
         captured.number, pgoutbox.capture_source(relation)

@@ -10,6 +10,7 @@ declare
     captured pgoutbox.captured_table;
     root regclass := pgoutbox.captured_root(relation);
     leaf regclass;
+    shape regtype;
 begin
     delete from pgoutbox.captured_table c where c.relation = release_table.relation
     returning c.* into captured;
@@ -34,6 +35,14 @@ begin
         end loop;
     end if;
     execute pg_catalog.format('drop function if exists pgoutbox.capture_%s()', captured.number);
+    -- Nobody writes: the triggers were dropped under a lock that keeps writers out.
+    for shape in
+        select t.oid from pg_catalog.pg_type t
+        where t.typnamespace = 'pgoutbox'::regnamespace
+          and t.typname ~ ('^shape_' || captured.number || '_[0-9a-f]+$')
+    loop
+        execute pg_catalog.format('drop type %s', shape);
+    end loop;
     return true;
 end
 $$;

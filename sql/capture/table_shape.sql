@@ -1,14 +1,16 @@
 -- All that a table's capture function is generated from, as text.
 --
 -- Compared with captured_table.shape to find drift: columns (name, type, generated or not),
--- replica identity where old values follow it; whether it is a partition; where it is partitioned
--- its name, and its partitions as far as these don't all go under that.
+-- replica identity where old values follow it; whether it is a partition; its name; where it is
+-- partitioned its partitions as far as these don't all go under that.
 create or replace function pgoutbox.table_shape(relation regclass, old_values text) returns text
     language sql
     stable
     set search_path = pg_catalog, pg_temp
 as $$
     select pg_catalog.jsonb_build_object(
+        -- The capture function names the table by it; a restored table has another.
+        'oid', c.oid::bigint,
         'columns', (
             select pg_catalog.jsonb_agg(pg_catalog.jsonb_build_array(
                 a.attname, pg_catalog.format_type(a.atttypid, a.atttypmod), a.attgenerated <> ''
@@ -20,7 +22,7 @@ as $$
         'identity', case when old_values = 'identity' then
             pg_catalog.jsonb_build_array(c.relreplident, pgoutbox.identity_columns(relation)) end,
         'is_partition', c.relispartition,
-        'root', case when c.relkind = 'p' then pg_catalog.jsonb_build_array(n.nspname, c.relname) end,
+        'name', pg_catalog.jsonb_build_array(n.nspname, c.relname),
         -- Asked of few, for it looks at all captured tables.
         'leaves', case when c.relkind = 'p' then (
             select pg_catalog.jsonb_object_agg(coalesce(l.captured::text, ''), l.leaves::text)

@@ -18,6 +18,7 @@ begin
              pgoutbox.next_batch(bigint, bigint[], bigint[], bigint, bigint, integer, bigint),
              pgoutbox.next_batch_described(bigint, bigint[], bigint[], bigint, bigint, integer, bigint, boolean, jsonb, integer, integer),
              pgoutbox.next_share(bigint, bigint[], bigint[], bigint, bigint, integer, bigint, jsonb, integer, integer),
+             pgoutbox.as_published(text),
              pgoutbox.unsent(bigint, bigint[], bigint[], bigint, bigint, integer, bigint),
              pgoutbox.count_events(bigint, bigint, bigint, integer),
              pgoutbox.table_keys(text, text), pgoutbox.key_columns(regclass, text),

@@ -29,7 +29,7 @@ create or replace function pgoutbox.unsent(
 as $$
     select
         e."position", e.seq, e.schema_name, e.table_name, e.action,
-        e.new_row, e.old_row,
+        pgoutbox.as_published(e.new_row), pgoutbox.as_published(e.old_row),
         pg_catalog.xid8send(e.xid)
             operator(pg_catalog.||) pg_catalog.int8send(e."position")
             operator(pg_catalog.||) pg_catalog.timestamptz_send(e.committed_at),

@@ -18,7 +18,7 @@ begin
     select c.* into strict captured from pgoutbox.captured_table c where c.relation = old_row_source.relation;
     select c.* into strict described from pg_catalog.pg_class c where c.oid = relation;
     if captured.old_values = 'full' then
-        return pg_catalog.format('old_row := %s;', pgoutbox.row_expression(relation, 'old'));
+        return pg_catalog.format('old_row := %s;', pgoutbox.row_source(relation, 'old'));
     end if;
     guard := case
         -- A leaf has an identity of its own, and other column numbers than the root.
@@ -41,14 +41,14 @@ begin
             where i.indexrelid = pg_catalog.pg_get_replica_identity_index(relation)
         ) end;
     if described.relreplident = 'f' then
-        source := pg_catalog.format('old_row := %s;', pgoutbox.row_expression(relation, 'old'));
+        source := pg_catalog.format('old_row := %s;', pgoutbox.row_source(relation, 'old'));
     elsif identity <> '{}' then
         source := pg_catalog.format(
             E'if tg_op operator(pg_catalog.=) ''DELETE'' or not pg_catalog.record_image_eq(row(%s), row(%s)) then\n'
             '                    old_row := %s;\n                end if;',
             (select pg_catalog.string_agg(pg_catalog.format('old.%I', name), ', ') from pg_catalog.unnest(identity) name),
             (select pg_catalog.string_agg(pg_catalog.format('new.%I', name), ', ') from pg_catalog.unnest(identity) name),
-            pgoutbox.row_expression(relation, 'old', identity)
+            pgoutbox.row_source(relation, 'old', identity)
         );
     end if;
     return pg_catalog.format(

@@ -11,8 +11,8 @@ select
     e.schema_name,
     e.table_name,
     e.action,
-    coalesce(e.new_row, '{}')::json as data,
-    coalesce(e.old_row, '{}')::json as data_old,
+    coalesce(pgoutbox.as_published(e.new_row), '{}')::json as data,
+    coalesce(pgoutbox.as_published(e.old_row), '{}')::json as data_old,
     array(
         select p.relay from pgoutbox.progress p
         where pgoutbox.is_sent(p, t.position, e.seq)

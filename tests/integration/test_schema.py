@@ -40,8 +40,11 @@ CATALOGS = {
         join pg_class c on c.oid = a.attrelid and c.relnamespace = 'pgoutbox'::regnamespace
         left join pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
         where a.attnum > 0""",
-    "functions": """
-        select p.oid::regprocedure::text, pg_get_functiondef(p.oid), p.proacl::text
+    # Capture functions know their table, and its shape, by OIDs.
+    "functions": r"""
+        select p.oid::regprocedure::text, regexp_replace(
+            pg_get_functiondef(p.oid), '''(\d+''::pg_catalog.(oid|regclass)|[0-9a-f]{32}'')',
+            'N', 'g'), p.proacl::text
         from pg_proc p where p.pronamespace = 'pgoutbox'::regnamespace""",
     "triggers": """
         select t.tgrelid::regclass::text, t.tgenabled, t.tgisinternal, pg_get_triggerdef(t.oid)
@@ -55,7 +58,8 @@ CATALOGS = {
     "migrations": "select number, name, breaking from pgoutbox.migration",
     "version": "select functions_version from pgoutbox.installation",
     "captured tables": """
-        select relation::text, number, schema_name, table_name, actions, old_values, shape
+        select relation::text, number, schema_name, table_name, actions, old_values,
+            (shape::jsonb - 'oid')::text
         from pgoutbox.captured_table""",
 }
 

@@ -288,7 +288,14 @@ async def test_relay_with_a_shadowing_search_path(
 
 
 # Inlined into the query of a relay, which a SET clause would prevent.
-INLINED = {"event_id_prefix", "next_batch", "next_batch_described", "next_share", "unsent"}
+INLINED = {
+    "as_published",
+    "event_id_prefix",
+    "next_batch",
+    "next_batch_described",
+    "next_share",
+    "unsent",
+}
 
 
 async def test_functions_are_pinned_or_qualified(connection: asyncpg.Connection) -> None:
