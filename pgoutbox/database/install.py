@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import asyncpg
 
@@ -23,12 +23,12 @@ from pgoutbox.database.tables import (
 )
 from pgoutbox.errors import InstallError, one_a_line
 from pgoutbox.locks import leader_lock
-from pgoutbox.names import ACTIONS
 
 if TYPE_CHECKING:
     Connection = asyncpg.Connection[asyncpg.Record]
 
 Say = Callable[[str], None]
+Found = TypeVar("Found")
 
 _NO_SCHEMA = "this database has no schema pgoutbox: nothing to do"
 _BE_OWNER = "Run this as a role that owns the table and the schema pgoutbox."
@@ -63,11 +63,18 @@ async def install(
     in the filter has nothing to capture.
     """
     warn = warn or say
-    wanted = dict.fromkeys(await resolve(conn, tables), actions)
-    if not tables:
-        wanted = await tables_of_filter(conn, settings, warn)
-    roles = [await _role(conn, name) for name in grant_relay]
-    await _install_schema(conn, settings, say)
+    warnings: list[str] = []
+
+    async def find() -> tuple[dict[Table, Sequence[str] | None], list[tuple[str, int]]]:
+        roles = [await _role(conn, name) for name in grant_relay]
+        if tables:
+            return dict.fromkeys(await resolve(conn, tables), actions), roles
+        warnings.clear()
+        return await tables_of_filter(conn, settings, warnings.append), roles
+
+    wanted, roles = await _install_schema(conn, settings, say, find)
+    for warning in warnings:
+        warn(warning)
     await _name_publications(conn, say)
 
     async def capture(table: Table) -> str:
@@ -181,13 +188,17 @@ async def _role(conn: Connection, name: str) -> tuple[str, int]:
     return row["name"], row["oid"]
 
 
-async def _install_schema(conn: Connection, settings: InstallConfig, say: Say) -> None:
-    async def work() -> bool:
-        return await schema.apply(conn)
+async def _install_schema(
+    conn: Connection, settings: InstallConfig, say: Say, find: Callable[[], Awaitable[Found]]
+) -> Found:
+    """Bring the schema up to date, then ``find`` with its functions; nothing where that fails."""
+
+    async def work() -> tuple[bool, Found]:
+        return await schema.apply(conn), await find()
 
     whole = Table(await oid_of(conn, "pgoutbox.event") or 0, "schema pgoutbox", is_partitioned=True)
     try:
-        is_changed = await patiently(conn, whole, work, settings, say)
+        is_changed, found = await patiently(conn, whole, work, settings, say)
     except asyncpg.InsufficientPrivilegeError as error:
         raise InstallError(
             f"the schema pgoutbox can't be installed: {error}",
@@ -196,6 +207,7 @@ async def _install_schema(conn: Connection, settings: InstallConfig, say: Say) -
         ) from error
     release = schema.functions_version().partition("+")[0]
     say(f"schema pgoutbox {release}: {'installed' if is_changed else 'up to date'}")
+    return found
 
 
 async def _name_publications(conn: Connection, say: Say) -> None:
@@ -229,37 +241,31 @@ async def _capture(
     widens: bool,
 ) -> str:
     """Capture one table, or bring it in line; return what became of it."""
+    options = (table.oid, actions, settings.old_values, widens)
 
     async def work() -> str:
-        before = await conn.fetchrow(
-            "select t.actions, t.old_values, t.problem,"
-            " pg_catalog.has_function_privilege("
-            "'pgoutbox.capture_table(regclass, text[], text)', 'execute') as may_capture"
-            " from pgoutbox.table_state t where t.relation = $1::oid",
-            table.oid,
+        wanted = await conn.fetchrow(
+            "select w.*, pg_catalog.has_function_privilege("
+            "'pgoutbox.capture_table(regclass, text[], text, boolean)', 'execute') as may_capture"
+            " from pgoutbox.capture_wanted($1::oid::regclass, $2, $3, $4) w",
+            *options,
         )
-        installed = (_ordered(before["actions"]), before["old_values"]) if before else None
-        kept_actions, kept_old_values = installed or (ACTIONS, "full")
-        wanted_actions = actions or kept_actions
-        if widens and installed:
-            wanted_actions = (*wanted_actions, *kept_actions)
-        wanted = (_ordered(wanted_actions), settings.old_values or kept_old_values)
-        if wanted != installed or (before and before["problem"]):
+        assert wanted is not None  # noqa: S101 - it returns one row
+        if wanted["is_needed"]:
             await lock_table(conn, table, "share row exclusive")
-        elif before and not before["may_capture"]:
+        elif not wanted["may_capture"]:
             return "already captured"  # as far as a relay's role can see
         is_changed = await conn.fetchval(
-            "select pgoutbox.capture_table($1::oid::regclass, $2::text[], $3)", table.oid, *wanted
+            "select pgoutbox.capture_table($1::oid::regclass,"
+            " actions => $2, old_values => $3, widen => $4)",
+            *options,
         )
-        if installed in (wanted, None):
-            return "captured" if is_changed else "already captured"
-        return f"from now on: {','.join(wanted[0]).lower()}; old values: {wanted[1]}"
+        if wanted["is_captured"] and not wanted["is_as_installed"]:
+            actions = ",".join(wanted["actions"]).lower()
+            return f"from now on: {actions}; old values: {wanted['old_values']}"
+        return "captured" if is_changed else "already captured"
 
     return await patiently(conn, table, work, settings, say)
-
-
-def _ordered(actions: Sequence[str]) -> tuple[str, ...]:
-    return tuple(action for action in ACTIONS if action in actions)
 
 
 async def _release_each(

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pgoutbox import __version__
 from pgoutbox.database import schema
 from pgoutbox.locks import INSTALL_LOCK
-from pgoutbox.names import ACTIONS
 
 
 def print_sql(
@@ -29,12 +28,13 @@ def print_sql(
     parts += [text if text.endswith("\n") else text + "\n" for text in schema.function_statements()]
     parts.append(_RESTORE_PATH)
     for table, actions in tables.items():
-        parts.append(
-            _perform(_capture(f"{literal(table)}::pg_catalog.regclass", actions, old_values))
-        )
+        relation = f"{literal(table)}::pg_catalog.regclass"
+        parts.append(_perform(_capture(relation, actions, old_values)))
     for name, actions in (filtered or {}).items():
         if actions:
-            parts.append(_capture_filtered(name, actions, old_values))
+            call = _capture("t.relation", actions, old_values, widen=True)
+            named = f"pgoutbox.tables_named(array[{literal(name)}]) t"
+            parts.append(_perform(f"{call} from {named}"))
     for role in grant_relay:
         role_literal = f"{literal(quoted(role))}::pg_catalog.regrole"
         parts.append(_perform(f"pgoutbox.grant_relay({role_literal})"))
@@ -42,32 +42,16 @@ def print_sql(
 
 
 def _capture(
-    table: str, actions: Sequence[str] | None, old_values: str | None, *, widens: bool = False
+    relation: str, actions: Sequence[str] | None, old_values: str | None, *, widen: bool = False
 ) -> str:
-    def installed(column: str, default: str) -> str:
-        return (
-            f"coalesce((select t.{column} from pgoutbox.captured_table t"  # noqa: S608 - our names
-            f" where t.relation = {table}), {default})"
-        )
-
-    wanted = literal("{" + ",".join(actions or ACTIONS) + "}")
-    if actions is None:
-        wanted = installed("actions", wanted)
-    elif widens:
-        wanted = f"{installed('actions', literal('{}'))} || {wanted}::text[]"
-    values = literal(old_values) if old_values else installed("old_values", "'full'")
-    return f"pgoutbox.capture_table({table}, {wanted}, {values})"
-
-
-def _capture_filtered(name: str, actions: Sequence[str], old_values: str | None) -> str:
-    return _perform(
-        _capture("c.oid::pg_catalog.regclass", actions, old_values, widens=True)
-        + "\n    from pg_catalog.pg_class c"
-        " join pg_catalog.pg_namespace n on n.oid = c.relnamespace"
-        f"\n    where c.relname = {literal(name)} and c.relkind in ('r', 'p')"
-        " and c.relpersistence <> 't'\n    and n.nspname !~ '^pg_'"
-        " and n.nspname not in ('information_schema', 'pgoutbox')\n    order by n.nspname"
-    )
+    """Return the call of ``pgoutbox.capture_table`` with the options that are given."""
+    options = {
+        "actions": literal("{" + ",".join(actions) + "}") if actions else None,
+        "old_values": literal(old_values) if old_values else None,
+        "widen": "true" if widen else None,
+    }
+    given = [f"{name} => {value}" for name, value in options.items() if value]
+    return f"pgoutbox.capture_table({', '.join([relation, *given])})"
 
 
 def _perform(expression: str) -> str:

@@ -17,27 +17,6 @@ if TYPE_CHECKING:
 
 Say = Callable[[str], None]
 
-# Tables of these bare names in any schema: what comes after SELECT.
-TABLES_NAMED = """
-from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
-where c.relname = any ($1::text[]) and c.relkind in ('r', 'p') and c.relpersistence <> 't'
-  and n.nspname !~ '^pg_' and n.nspname not in ('information_schema', 'pgoutbox')
-"""
-
-
-_KINDS = {
-    "v": "a view",
-    "m": "a materialized view",
-    "f": "a foreign table",
-    "S": "a sequence",
-    "i": "an index",
-    "I": "an index",
-    "c": "a composite type",
-}
-
-
-_FOREIGN_SCHEMAS = ("pg_catalog", "information_schema", "pg_toast", "pgoutbox")
-
 
 @dataclass(frozen=True, slots=True)
 class Table:
@@ -56,13 +35,7 @@ async def resolve(conn: Connection, names: Sequence[str]) -> list[Table]:
     """
     found: dict[int, Table] = {}
     problems: list[str] = []
-    async with conn.transaction(readonly=True):
-        # A session of ours has another search_path; the role's own one is that to reset to.
-        await conn.execute(
-            "select pg_catalog.set_config('search_path', reset_val, true)"
-            " from pg_catalog.pg_settings where name operator(pg_catalog.=) 'search_path'"
-        )
-        oids = [(name, await _find(conn, name)) for name in names]
+    oids = [(name, await _find(conn, name)) for name in names]
     for name, oid in oids:
         problem = await _describe(conn, name, oid, found)
         problems += [problem] if problem else []
@@ -87,17 +60,10 @@ def _how_to_name(missing: Sequence[str]) -> str:
 
 async def _find(conn: Connection, name: str) -> int | None:
     try:
-        async with conn.transaction():
-            return await oid_of(conn, name)
-    except (
-        asyncpg.InvalidNameError,
-        asyncpg.PostgresSyntaxError,
-        asyncpg.FeatureNotSupportedError,
-        asyncpg.CharacterNotInRepertoireError,
-        asyncpg.InvalidSchemaNameError,
-        asyncpg.DataError,  # not even Unicode
-    ):
+        oid: int | None = await conn.fetchval("select pgoutbox.relation_named($1)", name)
+    except asyncpg.DataError:  # not even Unicode
         return None
+    return oid
 
 
 async def oid_of(conn: Connection, name: str) -> int | None:
@@ -113,19 +79,17 @@ async def _describe(
     if oid is None:
         return f"there is no table {printable(name)}{await _similar(conn, name)}"
     row = await conn.fetchrow(
-        "select c.oid::regclass::text as name, c.relkind::text as kind, n.nspname"
-        " from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace"
-        " where c.oid = $1",
+        "select c.oid::regclass::text as name, c.relkind = 'p' as is_partitioned,"
+        " pgoutbox.why_not_capture(c.oid) as problem"
+        " from pg_catalog.pg_class c where c.oid = $1",
         oid,
     )
     if row is None:
         return f"there is no table {printable(name)}"
-    if row["kind"] not in ("r", "p"):
-        return f"{row['name']} is {_KINDS.get(row['kind'], 'no table')}, not a table"
-    if row["nspname"] in _FOREIGN_SCHEMAS:
-        return f"{row['name']} belongs to PostgreSQL or to pgoutbox"
-    found[oid] = Table(oid, row["name"], is_partitioned=row["kind"] == "p")
-    return None
+    if row["problem"] is None:
+        found[oid] = Table(oid, row["name"], row["is_partitioned"])
+    problem: str | None = row["problem"]
+    return problem
 
 
 def printable(name: str) -> str:
@@ -152,18 +116,18 @@ async def tables_of_filter(
     """Return the tables of wal-listener's filter, which names them without their schema."""
     named = settings.actions_by_name
     rows = await conn.fetch(
-        "select c.oid, c.oid::regclass::text as name, c.relname, c.relkind::text as kind"
-        f" {TABLES_NAMED} order by 2",
+        "select t.relation::oid as oid, t.relation::text as full_name, t.name, t.is_partitioned"
+        " from pgoutbox.tables_named($1) t",
         list(named),
     )
-    found = {row["relname"] for row in rows}
+    found = {row["name"] for row in rows}
     for name in settings.tables:
         if not found & {name, name.lower()}:
             warn(f"{printable(name)}: the filter names it, but no schema has such a table yet")
     return {
-        Table(row["oid"], row["name"], row["kind"] == "p"): named[row["relname"]]
+        Table(row["oid"], row["full_name"], row["is_partitioned"]): named[row["name"]]
         for row in rows
-        if named[row["relname"]]
+        if named[row["name"]]
     }
 
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import asyncpg
 
-from pgoutbox.database.tables import TABLES_NAMED
 from pgoutbox.errors import ConfigError, LeadershipLost
 from pgoutbox.locks import leader_lock
 from pgoutbox.messages.envelope import Envelope, commit_time
@@ -381,8 +380,8 @@ class Outbox:
         """Tell whether a schema has a table of one of the bare ``names`` that isn't captured."""
         return bool(
             await self._connection.fetchval(
-                f"select exists (select {TABLES_NAMED} and not exists"  # noqa: S608 - ours
-                " (select from pgoutbox.captured_table t where t.relation = c.oid))",
+                "select exists (select from pgoutbox.tables_named($1) t where not exists"
+                " (select from pgoutbox.captured_table c where c.relation = t.relation))",
                 names,
                 timeout=_ANSWER_TIMEOUT,
             )

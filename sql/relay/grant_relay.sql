@@ -29,7 +29,9 @@ begin
              pgoutbox.is_sent(pgoutbox.progress, bigint, bigint),
              pgoutbox.rotate(integer), pgoutbox.slot_ends(), pgoutbox.slot(timestamptz), pgoutbox.mend_drift(),
              pgoutbox.table_shape(regclass, text), pgoutbox.identity_columns(regclass),
-             pgoutbox.captured_leaves(regclass), pgoutbox.captured_as(regclass)
+             pgoutbox.captured_leaves(regclass), pgoutbox.captured_as(regclass),
+             pgoutbox.capture_wanted(regclass, text[], text, boolean), pgoutbox.tables_named(text[]),
+             pgoutbox.why_not_capture(regclass)
          to %s', role);
 end
 $$;

@@ -166,7 +166,7 @@ async def test_the_configuration_file_names_database_and_tables(
 
     assert done.returncode == 0, done.stderr
     rows = await owner.fetch("select relation::text, actions from pgoutbox.captured_table")
-    assert [tuple(row) for row in rows] == [("users", ["DELETE", "INSERT"])]
+    assert [tuple(row) for row in rows] == [("users", ["INSERT", "DELETE"])]
 
 
 def test_print_sql_connects_to_nothing() -> None:
