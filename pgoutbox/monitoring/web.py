@@ -75,7 +75,7 @@ async def serving(address: Address, routes: Mapping[str, Route]) -> AsyncIterato
     except OSError as error:
         raise ConfigError(
             f"can't listen at {address}: {error.strerror or error}",
-            hint="Free that address, or give another with --health-addr or --metrics-addr.",
+            hint=_way_out(error),
         ) from error
     server = await asyncio.start_server(on_client, sock=listening, limit=_MAX_REQUEST)
     try:
@@ -85,6 +85,13 @@ async def serving(address: Address, routes: Mapping[str, Route]) -> AsyncIterato
         for task in clients:
             task.cancel()
         await asyncio.gather(*clients, return_exceptions=True)
+
+
+def _way_out(error: OSError) -> str:
+    another = "give another with --health-addr, --metrics-addr or listener.serverPort."
+    if isinstance(error, PermissionError):
+        return f"Ports below 1024 need root or CAP_NET_BIND_SERVICE; {another}"
+    return f"Free that address, or {another}"
 
 
 def _listen(address: Address) -> socket.socket:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import os
 import socket
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,6 +26,8 @@ from tests.support.waiting import eventually
 RECORDED: list[dict[str, Any]] = json.loads(
     (ROOT / "tests/conformance/meta/probes.json").read_text()
 )
+
+_LOWEST_PORT = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
 
 
 @pytest.fixture
@@ -166,6 +170,30 @@ async def test_an_address_that_is_not_ours_is_refused(address: Address) -> None:
     async with AsyncExitStack() as stack:
         with pytest.raises(ConfigError, match=f"can't listen at {address}: "):
             await stack.enter_async_context(web.serving(address, {}))
+
+
+@pytest.mark.skipif(
+    not _LOWEST_PORT.exists() or int(_LOWEST_PORT.read_text()) <= 80,
+    reason="any user may listen on port 80 here",
+)
+async def test_a_port_that_takes_a_right_is_refused_with_a_way_out() -> None:
+    """As in wal-listener's files, whose container ran as root."""
+    with _as_an_ordinary_user(), pytest.raises(ConfigError, match="Permission denied") as refused:
+        await AsyncExitStack().enter_async_context(web.serving(Address(HOST, 80), {}))
+
+    assert "root or CAP_NET_BIND_SERVICE; give another" in str(refused.value.hint)
+
+
+@contextmanager
+def _as_an_ordinary_user() -> Iterator[None]:
+    """Lay down root's rights, if we have them."""
+    before = os.geteuid()
+    if before == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(before)
 
 
 async def test_nobody_answers_afterwards(monitor: Monitor) -> None:
