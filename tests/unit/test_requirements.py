@@ -38,7 +38,7 @@ def _pins(name: str) -> dict[str, str]:
     ],
 )
 def test_pins_are_what_the_project_asks_for(file: str, asked_for: list[str]) -> None:
-    """`make lock` mends it."""
+    """`make lock` makes it so."""
     pins = _pins(file)
 
     for line in asked_for:
