@@ -13,7 +13,7 @@ from nats.js import JetStreamContext
 from nats.js.errors import NotFoundError
 
 from pgoutbox.demo.process import free_port
-from pgoutbox.errors import Interrupted, PublishError
+from pgoutbox.errors import Interrupted, PublishError, Refused
 from pgoutbox.messages.event import Message
 from pgoutbox.nats.connect import connect
 from tests.conftest import Servers
@@ -187,9 +187,9 @@ async def test_headers_of_a_message_arrive_and_count_as_part_of_it(
         Message(name, "3", b"x" * (nats.max_payload - 150), headers),
     ]
     async with connect(*config_of(stream)) as publisher:
-        with pytest.raises(PublishError, match="max_payload") as refused:
+        with pytest.raises(Refused, match="max_payload") as refused:
             await publisher.publish(messages)
-    assert refused.value.confirmed == 2  # type: ignore[attr-defined]
+    assert refused.value.confirmed == 2
     stored, _ = await stream.messages()
     assert stored.headers["pgoutbox-table"] == "public.größen"
     assert stored.headers["ce-type"] == "row"
