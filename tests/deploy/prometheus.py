@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import shutil
-import socket
 from collections.abc import Mapping
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -79,5 +80,11 @@ class Prometheus(Server):
             shutil.copy(FOLDER / name, self.folder)
 
     def _is_ready(self) -> bool:
-        with socket.socket() as connection:
-            return connection.connect_ex((HOST, self.port)) == 0
+        connection = http.client.HTTPConnection(HOST, self.port, timeout=1.0)
+        try:
+            connection.request("GET", "/-/ready")
+            return connection.getresponse().status == HTTPStatus.OK
+        except (OSError, http.client.HTTPException):
+            return False
+        finally:
+            connection.close()

@@ -167,6 +167,15 @@ def test_every_resource_is_what_kubernetes_takes(rendered: list[Resource]) -> No
                 validator.validate(resource, version, strict=True)
 
 
+def test_pods_run_as_the_user_of_the_image(rendered: list[Resource]) -> None:
+    """By its number: Kubernetes can't tell from a name that it isn't root."""
+    (user,) = re.findall(r"^USER (.*)$", (ROOT / "Dockerfile").read_text("utf-8"), re.MULTILINE)
+
+    for pod in pods(rendered):
+        context = pod["spec"]["securityContext"]
+        assert f"{context['runAsUser']}:{context['runAsGroup']}" == user
+
+
 def test_pods_may_run_where_pod_security_is_restricted(rendered: list[Resource]) -> None:
     for pod in pods(rendered):
         user, process = pod["spec"]["securityContext"], container(pod)["securityContext"]
