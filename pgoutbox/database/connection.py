@@ -5,13 +5,15 @@ from __future__ import annotations
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
-from typing import Any
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import Any, cast
 
 import asyncpg
 
 from pgoutbox.config.conninfo import ENCODE
 from pgoutbox.config.settings import DatabaseConfig
+from pgoutbox.database.sessions import Guest, ask, prove_session, settings_statement
 from pgoutbox.database.target import Place, Target, target_of
 from pgoutbox.errors import ConfigError, DatabaseError, PgoutboxError, SchemaError
 from pgoutbox.redact import redact
@@ -28,35 +30,6 @@ FAILURES = (
 OLDEST_SERVER = 13  # the first with xid8
 CONNECT_TIMEOUT = 15.0  # seconds
 
-# Whatever a role or a database has as its default, a session of ours has these.
-SESSION_SETTINGS = {
-    "search_path": "pg_catalog, pg_temp",
-    "TimeZone": "UTC",
-    "DateStyle": "ISO, MDY",
-    "IntervalStyle": "postgres",
-    "extra_float_digits": "1",
-    "bytea_output": "hex",
-    "client_encoding": "UTF8",
-    "standard_conforming_strings": "on",
-    "quote_all_identifiers": "off",
-    "row_security": "on",
-    # The costs that the relay's planner settings make up would set it off, for seconds a reading.
-    "jit": "off",
-    "statement_timeout": "0",
-    "lock_timeout": "0",
-    "idle_in_transaction_session_timeout": "0",
-    "idle_session_timeout": "0",
-    "transaction_timeout": "0",
-    # So that the server, too, notices a cut connection, and gives back the locks it held.
-    "tcp_keepalives_idle": "10",
-    "tcp_keepalives_interval": "5",
-    "tcp_keepalives_count": "3",
-    "tcp_user_timeout": "30000",
-    "default_transaction_isolation": "read committed",
-    "default_transaction_read_only": "off",
-    "default_transaction_deferrable": "off",
-}
-
 # Without TLS it would be the same.
 _NOBODY_THERE = (TimeoutError, ConnectionRefusedError, FileNotFoundError, socket.gaierror)
 
@@ -67,68 +40,135 @@ _SSLMODE = (
 )
 
 
-def _settings_statement() -> str:
-    """Return one statement that makes all settings this server knows (some are newer than 13)."""
-    wanted = ", ".join(f"('{name}', '{value}')" for name, value in SESSION_SETTINGS.items())
-    return (
-        "select pg_catalog.set_config(s.name, wanted.value, false)"  # noqa: S608 - our constants
-        f" from (values {wanted}) wanted (name, value)"
-        " join pg_catalog.pg_settings s on s.name operator(pg_catalog.=) wanted.name"
-    )
-
-
 async def connect(
     config: DatabaseConfig,
     *,
     purpose: str,
     timeout: float = CONNECT_TIMEOUT,
     primary: bool = False,
+    is_proven: bool = False,
 ) -> asyncpg.Connection[Any]:
-    """Open a session that doesn't depend on anybody's defaults.
+    """Open a session of our own, which doesn't depend on anybody's defaults.
 
-    Of several hosts, the first that will do. ``purpose`` shows in pg_stat_activity; ``timeout``
-    is for each host, in seconds. With ``primary`` a server that can't be written to won't do.
+    ``purpose`` shows in pg_stat_activity; ``timeout`` is for each host, in seconds. With
+    ``primary`` a server that can't be written to won't do. ``is_proven`` says that another
+    connection has shown that one gets a session there.
 
     Raises:
         DatabaseError, ConfigError, SchemaError: in one sentence without a password.
+
+    """
+    opening = _Opening(target_of(config), timeout)
+    conn, place = await _open(opening, primary=primary)
+    where = opening.where(place)
+    try:
+        if not is_proven:
+            await prove_session(conn, where, lambda: _knock(opening, place))
+        # A simple query, which is one round trip.
+        await conn.execute(settings_statement(purpose))
+    except BaseException as error:
+        conn.terminate()
+        if isinstance(error, Exception):
+            raise explain(error, where=where) from error
+        raise
+    return conn
+
+
+@asynccontextmanager
+async def session(
+    config: DatabaseConfig,
+    *,
+    purpose: str,
+    primary: bool = True,
+    say: Callable[[str], None] | None = None,
+) -> AsyncIterator[asyncpg.Connection[Any]]:
+    """Connect for one command; what PostgreSQL refuses in it becomes a DatabaseError.
+
+    Works through any pooler, and leaves nothing behind there. ``say`` is told what of the address
+    has no effect.
     """
     target = target_of(config)
+    if say:
+        for note in target.notes:
+            say(note)
+    opened, _ = await _open(_Opening(target, CONNECT_TIMEOUT, Guest), primary=primary)
+    conn = cast(Guest, opened)
+    conn.purpose, conn.may_write = purpose, primary
+    try:
+        yield conn
+    except FAILURES as error:
+        raise explain(error) from error
+    finally:
+        await _hang_up(conn)
+
+
+async def close(conn: asyncpg.Connection[Any]) -> None:
+    """Close a session, and give its locks and settings back, for a pooler may keep them."""
+    with suppress(*FAILURES):
+        await conn.execute("discard all", timeout=2)
+    await _hang_up(conn)
+
+
+async def _hang_up(conn: asyncpg.Connection[Any]) -> None:
+    try:
+        await conn.close(timeout=2)
+    except FAILURES:
+        conn.terminate()
+
+
+@dataclass(frozen=True, slots=True)
+class _Opening:
+    """What is common to all attempts at one connection; ``timeout`` in seconds for each."""
+
+    target: Target
+    timeout: float
+    kind: type[asyncpg.Connection[Any]] = asyncpg.Connection
+
+    def where(self, place: Place) -> str:
+        return f"PostgreSQL at {place}/{self.target.database}"
+
+
+async def _open(opening: _Opening, *, primary: bool) -> tuple[asyncpg.Connection[Any], Place]:
+    """Connect to the first host that will do."""
+    target = opening.target
     wanted = "read-write" if primary else target.session_attrs
     failures: dict[str, DatabaseError] = {}
     for attrs in ("standby", "any") if wanted == "prefer-standby" else (wanted,):
         for place in target.places:
             try:
-                return await _open(target, place, purpose, target.timeout or timeout, attrs)
+                return await _open_at(opening, place, attrs), place
             except DatabaseError as error:
                 failures.setdefault(str(error), error)
     raise _all_of(failures)
 
 
-async def _open(
-    target: Target, place: Place, purpose: str, timeout: float, attrs: str
-) -> asyncpg.Connection[Any]:
-    where = f"PostgreSQL at {place}/{target.database}"
+async def _open_at(opening: _Opening, place: Place, attrs: str) -> asyncpg.Connection[Any]:
+    where = opening.where(place)
+    conn = await _knock(opening, place)
     try:
-        conn = await _knock(target, place, purpose, timeout)
-    except Exception as error:
-        raise _explain_connecting(error, where, timeout) from error
-    try:
-        await _prepare(conn, where, attrs)
+        await _check(conn, where, attrs)
     except BaseException as error:
         conn.terminate()
         if isinstance(error, Exception):
-            raise explain(error) from error
+            raise explain(error, where=where) from error
         raise
     return conn
 
 
-async def _knock(
-    target: Target, place: Place, purpose: str, timeout: float
+async def _knock(opening: _Opening, place: Place) -> asyncpg.Connection[Any]:
+    """Connect to one place; every failure is one of ours."""
+    timeout = opening.target.timeout or opening.timeout
+    try:
+        return await _knock_as_sslmode_means(opening, place, timeout)
+    except Exception as error:
+        raise _explain_connecting(error, opening.where(place), timeout) from error
+
+
+async def _knock_as_sslmode_means(
+    opening: _Opening, place: Place, timeout: float
 ) -> asyncpg.Connection[Any]:
-    """Connect to one place, with TLS or without, in the order that sslmode means."""
-    settings = {"application_name": f"pgoutbox {purpose}"}
-    if target.options:
-        settings["options"] = target.options
+    target = opening.target
+    settings = {"options": target.options} if target.options else None
     attempts = (None,) if place.is_socket else target.tls.attempts
     for number, context in enumerate(attempts, start=1):
         try:
@@ -139,6 +179,8 @@ async def _knock(
                 timeout=timeout,
                 command_timeout=None,
                 server_settings=settings,
+                connection_class=opening.kind,
+                statement_cache_size=0 if opening.kind is Guest else 100,
             )
             return conn
         except (OSError, asyncpg.InvalidAuthorizationSpecificationError) as error:
@@ -157,38 +199,7 @@ def _all_of(failures: Mapping[str, DatabaseError]) -> DatabaseError:
     )
 
 
-@asynccontextmanager
-async def session(
-    config: DatabaseConfig,
-    *,
-    purpose: str,
-    primary: bool = True,
-    say: Callable[[str], None] | None = None,
-) -> AsyncIterator[asyncpg.Connection[Any]]:
-    """Connect for one command; what PostgreSQL refuses in it becomes a DatabaseError.
-
-    ``say`` is told what of the address has no effect.
-    """
-    if say:
-        for note in target_of(config).notes:
-            say(note)
-    conn = await connect(config, purpose=purpose, primary=primary)
-    try:
-        yield conn
-    except FAILURES as error:
-        raise explain(error) from error
-    finally:
-        await _close(conn)
-
-
-async def _close(conn: asyncpg.Connection[Any]) -> None:
-    try:
-        await conn.close(timeout=2)
-    except FAILURES:
-        conn.terminate()
-
-
-async def _prepare(conn: asyncpg.Connection[Any], where: str, attrs: str) -> None:
+async def _check(conn: asyncpg.Connection[Any], where: str, attrs: str) -> None:
     version = conn.get_server_version()
     if version.major < OLDEST_SERVER:
         raise SchemaError(
@@ -197,8 +208,6 @@ async def _prepare(conn: asyncpg.Connection[Any], where: str, attrs: str) -> Non
         )
     if attrs != "any":
         await _refuse_unless(conn, where, attrs)
-    # A simple query, which is one round trip.
-    await conn.execute(_settings_statement())
 
 
 async def _refuse_unless(conn: asyncpg.Connection[Any], where: str, attrs: str) -> None:
@@ -206,7 +215,7 @@ async def _refuse_unless(conn: asyncpg.Connection[Any], where: str, attrs: str) 
 
     A primary whose sessions only read by default can be written to by ours.
     """
-    is_standby = await conn.fetchval("select pg_catalog.pg_is_in_recovery()")
+    is_standby = (await ask(conn, "select pg_catalog.pg_is_in_recovery() as is_standby"))[0]
     if is_standby and attrs in ("read-write", "primary"):
         raise DatabaseError(
             f"{where} is a standby, which can't be written to",
@@ -260,6 +269,11 @@ def explain(error: Exception, *, where: str = "PostgreSQL") -> PgoutboxError:
     """Return ``error`` as one of ours; one that already is stays as it is."""
     if isinstance(error, PgoutboxError):
         return error
+    if "statement pooling mode" in str(error):  # PgBouncer's words
+        return ConfigError(
+            f"{where} is a pooler that lends connections for one statement at a time",
+            hint="Give a direct address, or that of a pooler in session mode.",
+        )
     if isinstance(error, asyncpg.PostgresError):
         state = error.sqlstate or ""
         said = redact(_one_line(error))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
 
 import asyncpg
@@ -51,6 +51,7 @@ where pid = pg_catalog.pg_backend_pid()
 _END_SESSION = """
 select pg_catalog.pg_terminate_backend(pid) from pg_catalog.pg_stat_activity
 where pid = {} and backend_start::text = '{}'
+  and application_name = pg_catalog.current_setting('application_name')
 """
 
 
@@ -103,7 +104,7 @@ class Leadership:
             await wake_up.start()
             stack.callback(self._monitor.start_over)
             await self._lead(wake_up)
-            working = await self._connect(stack, "relay")
+            working = await self._connect(stack, "relay", is_proven=True)
             await working.execute(_PLANNER)
             outbox = Outbox(
                 working,
@@ -135,24 +136,23 @@ class Leadership:
             await share.check(working)
         return share
 
-    async def _connect(self, stack: AsyncExitStack, purpose: str) -> Connection:
+    async def _connect(
+        self, stack: AsyncExitStack, purpose: str, *, is_proven: bool = False
+    ) -> Connection:
         connection = await database.connect(
-            self._config.database, purpose=f"{purpose} {self._config.relay.name}", primary=True
+            self._config.database,
+            purpose=f"{purpose} {self._config.relay.name}",
+            primary=True,
+            is_proven=is_proven,
         )
-
-        async def close() -> None:
-            with suppress(*database.FAILURES):
-                await connection.close(timeout=2)
-            connection.terminate()
-
-        stack.push_async_callback(close)
+        stack.push_async_callback(database.close, connection)
         return connection
 
     async def _end_predecessor(self, listening: Connection) -> None:
         """End our earlier listening session if the server still keeps it.
 
         Where a connection was cut silently, the server may keep its session for hours, and with
-        it the leader lock.
+        it the leader lock. A pooler may have lent it to somebody else since, under another name.
         """
         row = await listening.fetchrow(_THIS_SESSION)
         if self._listener is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 
 import asyncpg
@@ -26,7 +27,8 @@ class WakeUp:
         self._connection = connection
         self._leader_lock = leader_lock(relay)
         self._hint = asyncio.Event()
-        self._heard = asyncio.Event()  # a notification of our own
+        self._token = secrets.token_hex(8)
+        self._heard = asyncio.Event()  # a notification of our own, known by the token
         self._is_lost = False
         self._verified_at = time.monotonic()
         self._is_asleep = False
@@ -36,8 +38,9 @@ class WakeUp:
         self._connection.add_termination_listener(self._on_lost)
         await self._connection.add_listener(CHANNEL, self._on_notification)
 
-    def _on_notification(self, _: object, pid: int, *__: object) -> None:
-        if pid == self._connection.get_server_pid():
+    def _on_notification(self, _: object, __: int, ___: str, payload: object) -> None:
+        # Not by the pid that the server told: a pooler makes one up for its client.
+        if payload == self._token:
             self._heard.set()
         else:
             self._hint.set()
@@ -109,7 +112,7 @@ class WakeUp:
         try:
             async with asyncio.timeout(_PROBE_TIMEOUT):
                 await self._connection.execute(
-                    "select" if self._heard.is_set() else f"notify {CHANNEL}"
+                    "select" if self._heard.is_set() else f"notify {CHANNEL}, '{self._token}'"
                 )
         except TimeoutError:
             raise DatabaseError("the connection to PostgreSQL stopped responding") from None

@@ -18,6 +18,7 @@ import trustme
 
 from pgoutbox.config.settings import DatabaseConfig
 from pgoutbox.database import connection as db
+from pgoutbox.database.sessions import SESSION_SETTINGS
 from pgoutbox.demo.postgres import PostgresServer
 from pgoutbox.errors import ConfigError, DatabaseError, PgoutboxError
 from tests.conftest import Servers
@@ -73,13 +74,13 @@ async def test_a_session_has_our_settings_whatever_the_defaults(database: Databa
         found = await conn.fetch(
             "select name, current_setting(name) as value from pg_catalog.pg_settings"
             " where name = any ($1::text[])",
-            list(db.SESSION_SETTINGS),
+            list(SESSION_SETTINGS),
         )
         purpose = await conn.fetchval("select current_setting('application_name')")
     finally:
         await conn.close()
 
-    expected = {name: value for name, value in db.SESSION_SETTINGS.items() if name in known}
+    expected = {name: value for name, value in SESSION_SETTINGS.items() if name in known}
     assert expected == {row["name"]: row["value"] for row in found}
     assert expected.keys() - {"client_encoding"} == HOSTILE.keys() & known
     assert purpose == "pgoutbox test"

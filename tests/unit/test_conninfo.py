@@ -11,7 +11,7 @@ from pgoutbox.config import conninfo
 from pgoutbox.config.conninfo import KNOWN, PARAMETERS, ConninfoError, Unreadable, read
 from pgoutbox.config.load import load
 from pgoutbox.config.settings import DatabaseConfig
-from pgoutbox.database.connection import SESSION_SETTINGS
+from pgoutbox.database.sessions import SESSION_SETTINGS
 from pgoutbox.database.target import Place, Target, target_of
 from pgoutbox.errors import ConfigError
 
