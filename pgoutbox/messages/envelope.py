@@ -22,15 +22,15 @@ class Enveloped(NamedTuple):
 
 
 class Envelope:
-    """Puts id, names and commit time around rendered rows, as wal-listener's JSON has them.
+    """Adds id, names and commit time to rendered rows, in wal-listener's JSON.
 
-    Ids are made as ``sql/relay/event_id_prefix.sql`` says; ``installation`` goes into them.
+    Ids are made as in ``sql/relay/event_id_prefix.sql``, from the ``installation`` among others.
     """
 
     def __init__(self, installation: UUID) -> None:
         self._installation = installation.bytes
         self._names: dict[tuple[str, str, str], bytes] = {}
-        self._second: int | None = None  # that the latest text below is of
+        self._second: int | None = None  # of the text below
         self._second_text = ""
 
     def around(self, rows: Iterable[Iterable[Any]]) -> Iterator[Enveloped]:
@@ -58,18 +58,18 @@ class Envelope:
         return named
 
     def _time(self, source: bytes) -> str:
-        """Return the commit time as RFC 3339 has it: in UTC, without zeros at its end."""
+        """Return the commit time in RFC 3339: in UTC, without trailing zeros."""
         second, fraction = divmod(_microseconds(source), 1_000_000)
         if second != self._second:
             moment = _EPOCH + timedelta(seconds=second)
             self._second, self._second_text = second, f"{moment:%Y-%m-%dT%H:%M:%S}"
-        if fraction % 10:  # as it mostly is
+        if fraction % 10:  # the usual case
             return f"{self._second_text}.{fraction:06}Z"
         return f"{self._second_text}.{fraction:06}".rstrip("0").rstrip(".") + "Z"
 
 
 def commit_time(source: bytes) -> float:
-    """Return when the transaction of an ``id_source`` was committed: seconds, of Unix."""
+    """Return when the transaction of an ``id_source`` was committed, in seconds since 1970."""
     return _EPOCH.timestamp() + _microseconds(source) / 1e6
 
 

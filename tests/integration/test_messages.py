@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
@@ -19,6 +20,7 @@ from pgoutbox.messages.formats import format_of
 from pgoutbox.outbox import numbering
 from pgoutbox.outbox.progress import Progress
 from pgoutbox.outbox.reader import Outbox
+from tests.conftest import Servers
 from tests.support.cluster import WRITER, Database
 from tests.support.commands import pgoutbox
 from tests.support.streams import Stream
@@ -329,3 +331,23 @@ async def test_a_batch_that_is_read_again_numbers_its_events_the_same(
     again = await outbox.next_batch(first.upto(3))
 
     assert again.messages == [*first.messages[3:], *second.messages[:3]]
+
+
+async def test_secrets_may_stand_in_files(
+    database: Database, owner: asyncpg.Connection, servers: Servers, tmp_path: Path
+) -> None:
+    server = servers.nats('authorization: {user: "shop", password: "p@ss:word/%"}')
+    dsn, password = tmp_path / "dsn", tmp_path / "password"
+    dsn.write_text(f"{database.dsn}\n")
+    password.write_text("p@ss:word/%\n")
+    await owner.execute("insert into users values (1, 'a')")
+
+    done = pgoutbox(
+        *("relay", "--drain", "--nats-user", "shop", "--nats-password-file", str(password)),
+        env={"PGOUTBOX_DSN_FILE": str(dsn), "NATS_URL": server.url},
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert "p@ss" not in done.stderr
+    status = pgoutbox("status", "--json", "--dsn-file", str(dsn))
+    assert [relay["backlog"] for relay in json.loads(status.stdout)["relays"]] == [0]
