@@ -1,4 +1,4 @@
-"""Subjects: what a template of them may hold, and how names and keys become parts of one."""
+"""Subjects: templates and their placeholders, and names and keys as tokens of a subject."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ class Origin(NamedTuple):
 
 
 class Placeholder(NamedTuple):
-    """What may stand between braces in a template of subjects."""
+    """What a template of subjects may have between braces."""
 
     name: str
     meaning: str  # in Markdown
     value: Callable[[Naming, Origin], str]
-    # What a stream's subjects have in its place, so that the stream takes every value.
+    # What replaces it in the subjects of a stream that has to store every value.
     wildcards: Callable[[Naming], Sequence[str]] = lambda _: ["*"]
-    needs_key: bool = False  # its value differs from row to row
+    needs_key: bool = False  # its value depends on the row's key
 
 
 def _name(naming: Naming, origin: Origin) -> str:
@@ -45,8 +45,8 @@ def _name(naming: Naming, origin: Origin) -> str:
     return escape(name) if mapped is None else mapped
 
 
-# What the settings say (topic, prefix, an entry of the topics map) stands as it is; everything
-# else becomes part of one token.
+# Settings (topic, prefix, an entry of the topics map) are used as they are; everything else is
+# encoded into part of one token.
 PLACEHOLDERS = {
     placeholder.name: placeholder
     for placeholder in (
@@ -83,14 +83,14 @@ PLACEHOLDERS = {
 
 WAL_LISTENER_TEMPLATE = "{topic}.{prefix}{name}"
 
-_SAMPLE = "x"  # stands for a value where a template is checked
+_SAMPLE = "x"  # of any placeholder's value, to check a template
 
 
 class Template:
     """A subject with placeholders between braces, as :meth:`str.format` has them.
 
     Raises:
-        ValueError: it can't make a subject; the text goes on from what the template is called.
+        ValueError: it can't make a subject; the text continues a sentence about it.
     """
 
     def __init__(self, text: str) -> None:
@@ -107,15 +107,21 @@ class Template:
         return any(part.needs_key for part in self.parts if isinstance(part, Placeholder))
 
     def patterns(self, naming: Naming) -> list[str]:
-        """Return the subjects, with ``*`` for what depends on the event, that cover all it makes.
+        """Return subjects with ``*`` for whatever depends on the event.
 
-        A token of which only a part depends on the event is ``*`` as a whole.
+        Together they match every subject that the template makes. A token of which only a part
+        depends on the event is ``*`` as a whole.
         """
-        choices = (
-            [part] if isinstance(part, str) else part.wildcards(naming) for part in self.parts
-        )
-        subjects = ("".join(chosen) for chosen in product(*choices))
-        return list(dict.fromkeys(re.sub(r"[^.]*\*[^.]*", "*", subject) for subject in subjects))
+        placeholders = dict.fromkeys(part for part in self.parts if isinstance(part, Placeholder))
+        choices = [
+            [(placeholder, wildcard) for wildcard in placeholder.wildcards(naming)]
+            for placeholder in placeholders
+        ]
+        found = []
+        for chosen in map(dict, product(*choices)):
+            parts = (part if isinstance(part, str) else chosen[part] for part in self.parts)
+            found.append(re.sub(r"[^.]*\*[^.]*", "*", "".join(parts)))
+        return list(dict.fromkeys(found))
 
 
 def _parts(template: str) -> Iterator[str | Placeholder]:

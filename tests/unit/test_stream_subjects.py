@@ -31,6 +31,10 @@ from pgoutbox.nats.streams import subjects
             {"subject": "cdc.{name}.{action}", "topics_map": {"public_users": "a.b"}},
             ["cdc.*.*", "cdc.a.b.*"],
         ),
+        (
+            {"subject": "cdc.{name}.x.{name}", "topics_map": {"public_users": "a.b"}},
+            ["cdc.*.x.*", "cdc.a.b.x.a.b"],
+        ),
         ({"subject": "cdc.{table}", "topics_map": {"public_users": "a.b"}}, ["cdc.*"]),
     ],
 )
