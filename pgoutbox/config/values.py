@@ -36,7 +36,7 @@ def parse_text(value: object) -> str:
 
 
 def file_with(contents: ValueType) -> ValueType:
-    """Return the type of files, each with one value of another type, perhaps on a line."""
+    """Return the type of files that hold one value of another type, perhaps with a line break."""
 
     def parse(value: object) -> object:
         path = Path(parse_text(value))
