@@ -28,15 +28,15 @@ def print_sql(
     parts += [text if text.endswith("\n") else text + "\n" for text in schema.function_statements()]
     parts.append(_RESTORE_PATH)
     for table, actions in tables.items():
-        relation = f"{literal(table)}::pg_catalog.regclass"
+        relation = f"{schema.literal(table)}::pg_catalog.regclass"
         parts.append(_perform(_capture(relation, actions, old_values)))
     for name, actions in (filtered or {}).items():
         if actions:
             call = _capture("t.relation", actions, old_values, widen=True)
-            named = f"pgoutbox.tables_named(array[{literal(name)}]) t"
+            named = f"pgoutbox.tables_named(array[{schema.literal(name)}]) t"
             parts.append(_perform(f"{call} from {named}"))
     for role in grant_relay:
-        role_literal = f"{literal(quoted(role))}::pg_catalog.regrole"
+        role_literal = f"{schema.literal(quoted(role))}::pg_catalog.regrole"
         parts.append(_perform(f"pgoutbox.grant_relay({role_literal})"))
     return "\n".join(parts)
 
@@ -46,8 +46,8 @@ def _capture(
 ) -> str:
     """Return the call of ``pgoutbox.capture_table`` with the options that are given."""
     options = {
-        "actions": literal("{" + ",".join(actions) + "}") if actions else None,
-        "old_values": literal(old_values) if old_values else None,
+        "actions": schema.literal("{" + ",".join(actions) + "}") if actions else None,
+        "old_values": schema.literal(old_values) if old_values else None,
         "widen": "true" if widen else None,
     }
     given = [f"{name} => {value}" for name, value in options.items() if value]
@@ -96,27 +96,20 @@ def _guarded(migration: schema.Migration) -> str:
     exists = (
         schema.IS_THERE
         if number == 1
-        else f"exists (select from pgoutbox.migration m where m.number = {number})"
+        else f"exists (select from pgoutbox.migration m where m.number = {number})"  # noqa: S608
+        " or not exists (select from pgoutbox.migration)"
+        f" and {schema.MIGRATIONS_OF_COPY} >= {number}"
     )
+    values = f"{number}, {schema.literal(migration.name)}, {schema.literal(migration.breaking)}"
     record = (
         "    insert into pgoutbox.migration (number, name, breaking)\n"  # noqa: S608 - our constants
-        f"    values ({number}, {literal(migration.name)}, {literal(migration.breaking)});"
+        f"    values ({values});"
     )
     steps = [f"    execute {tag}\n{migration.sql}{tag};", record]
     if number > 1:
         steps.reverse()
     body = "\n".join(steps)
     return _do(f"begin\nif not {exists} then\n{body}\nend if;\nend")
-
-
-def literal(text: str | None) -> str:
-    """Return ``text`` as a literal of SQL, right under every setting of the reading session."""
-    if text is None:
-        return "null"
-    if "\0" in text:
-        raise ValueError("a name can't hold a NUL character")
-    quoted = text.replace("'", "''")
-    return f"'{quoted}'" if "\\" not in text else "E'" + quoted.replace("\\", "\\\\") + "'"
 
 
 def quoted(name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -31,6 +32,13 @@ IS_THERE = """exists (
 )"""
 
 
+# How many migrations the structure has, where its rows weren't copied: its comment tells.
+MIGRATIONS_OF_COPY = r"""coalesce(pg_catalog.substring(
+    pg_catalog.obj_description(pg_catalog.to_regclass('pgoutbox.migration'), 'pg_class'),
+    'migrations 1 to (\d+)'
+)::pg_catalog.int4, 0)"""
+
+
 @dataclass(frozen=True, slots=True)
 class Migration:
     """A numbered file of sql/migrations; immutable once released."""
@@ -57,6 +65,7 @@ class SchemaState:
     missing: tuple[int, ...]  # migrations that the database lacks
     unknown: tuple[int, ...]  # migrations that this pgoutbox lacks
     breaking: str | None  # why the unknown ones forbid this pgoutbox to go on
+    positions_behind: int = 0  # how far the sequence of positions lies behind what is sent
 
     @property
     def is_newer(self) -> bool:
@@ -67,7 +76,7 @@ class SchemaState:
     @property
     def is_older(self) -> bool:
         """`pgoutbox install` has something to do."""
-        if self.functions_version is None or self.missing:
+        if self.functions_version is None or self.missing or self.positions_behind:
             return True
         return self.functions_version != functions_version() and not self.is_newer
 
@@ -127,13 +136,18 @@ async def state(conn: asyncpg.Connection[Any]) -> SchemaState:
         return SchemaState(None, tuple(sorted(known)), (), None)
     applied = await conn.fetch("select number, breaking from pgoutbox.migration order by number")
     numbers = [row["number"] for row in applied]
+    if not numbers:  # a copy of the structure alone
+        numbers = list(range(1, 1 + await conn.fetchval(f"select {MIGRATIONS_OF_COPY}")))
     version = await conn.fetchval("select functions_version from pgoutbox.installation")
+    is_current = version == functions_version()
+    behind = await conn.fetchval("select pgoutbox.positions_behind()") if is_current else 0
     reasons = [row["breaking"] for row in applied if row["number"] not in known and row["breaking"]]
     return SchemaState(
         functions_version=version or "",
         missing=tuple(sorted(known.difference(numbers))),
         unknown=tuple(number for number in numbers if number not in known),
         breaking="; ".join(reasons) or None,
+        positions_behind=behind,
     )
 
 
@@ -150,6 +164,12 @@ async def check(conn: asyncpg.Connection[Any]) -> str | None:
         raise SchemaError(
             f"the schema pgoutbox is newer than this relay ({__version__}): {found.breaking}",
             hint=f"Upgrade pgoutbox to {_said_release(found)} or later.",
+        )
+    if found.positions_behind:
+        raise SchemaError(
+            "this database is a copy without the values of sequences: the next"
+            f" {found.positions_behind} transactions would be taken for sent ones",
+            hint=_RUN_INSTALL,
         )
     if found.is_older:
         raise SchemaError(
@@ -214,8 +234,22 @@ def function_statements() -> Iterable[str]:
     yield "set local check_function_bodies = off;\n"
     yield from functions()
     yield "revoke execute on all functions in schema pgoutbox from public;\n"
+    yield _make_whole()
     yield _REFRESH
     yield f"update pgoutbox.installation set functions_version = '{functions_version()}';\n"  # noqa: S608 - ours
+
+
+def _make_whole() -> str:
+    """Return what fills in what a copy of the schema lacks, and notes how far migrations are."""
+    known = [{"number": m.number, "name": m.name, "breaking": m.breaking} for m in migrations()]
+    last = known[-1]["number"]
+    return f"""
+do $$ begin
+    perform pgoutbox.make_whole({literal(json.dumps(known))});
+end $$;
+comment on table pgoutbox.migration is
+    'Which files of sql/migrations this database has: migrations 1 to {last}.';
+"""
 
 
 # Capture functions are made by the functions just replaced; roles that relays run as, known
@@ -242,3 +276,13 @@ begin
 end
 $$;
 """
+
+
+def literal(text: str | None) -> str:
+    """Return ``text`` as a literal of SQL, right under every setting of the reading session."""
+    if text is None:
+        return "null"
+    if "\0" in text:
+        raise ValueError("a name can't hold a NUL character")
+    quoted = text.replace("'", "''")
+    return f"'{quoted}'" if "\\" not in text else "E'" + quoted.replace("\\", "\\\\") + "'"

@@ -27,6 +27,9 @@ begin
         captured.number, pgoutbox.capture_source(relation)
     );
     execute pg_catalog.format('revoke all on function pgoutbox.capture_%s() from public', captured.number);
+    -- What a copy of the structure alone knows of captured_table; see recover_captured_tables().
+    execute pg_catalog.format(
+        'comment on function pgoutbox.capture_%s() is %L', captured.number, captured.old_values);
     update pgoutbox.captured_table c
     set shape = shape_before
     where c.relation = refresh_capture.relation and c.shape is distinct from shape_before;

@@ -13,6 +13,7 @@ begin
     execute pg_catalog.format('grant select, insert, delete on pgoutbox.parked to %s', role);
     execute pg_catalog.format('grant select, insert on pgoutbox.shard_key to %s', role);
     execute pg_catalog.format('grant usage on sequence pgoutbox.leadership_seq to %s', role);
+    execute pg_catalog.format('grant select on sequence pgoutbox.position_seq to %s', role);
     execute pg_catalog.format(
         'grant execute on function
              pgoutbox.next_batch(bigint, bigint[], bigint[], bigint, bigint, integer, bigint),
@@ -23,7 +24,7 @@ begin
              pgoutbox.count_events(bigint, bigint, bigint, integer),
              pgoutbox.table_keys(text, text), pgoutbox.key_columns(regclass, text),
              pgoutbox.event_id_prefix(uuid, xid8, bigint, timestamptz),
-             pgoutbox.gap_holders(), pgoutbox.lead(text), pgoutbox.begin_after(text, text[], integer[], text), pgoutbox.backlog(text),
+             pgoutbox.positions_behind(), pgoutbox.gap_holders(), pgoutbox.lead(text), pgoutbox.begin_after(text, text[], integer[], text), pgoutbox.backlog(text),
              pgoutbox.shard_key_of(text, text, text),
              pgoutbox.advance(tid, text, bigint, bigint, bigint[], bigint[], bigint, bigint, jsonb),
              pgoutbox.is_sent(pgoutbox.progress, bigint, bigint),

@@ -15,7 +15,8 @@ from pgoutbox.config.settings import DatabaseConfig, InstallConfig
 from pgoutbox.database import connection as db
 from pgoutbox.database import schema
 from pgoutbox.database.install import install
-from pgoutbox.database.print_sql import literal, print_sql, quoted
+from pgoutbox.database.print_sql import print_sql, quoted
+from pgoutbox.database.schema import literal
 from pgoutbox.demo.postgres import postgres_installation
 from pgoutbox.errors import SchemaError
 from tests.support.cluster import WRITER, Cluster, Database
