@@ -345,6 +345,15 @@ class RelayConfig:
             "How often to look for events if no notification arrives.",
         ),
     )
+    record_interval: float = setting(
+        0.1,
+        own(
+            "--record-interval",
+            values.duration(0, 60),
+            "How long sent events may go unrecorded, to be sent again after a crash; 0 records each"
+            " batch at once.",
+        ),
+    )
     retention: float = setting(
         900.0,
         own(

@@ -144,10 +144,33 @@ class ChainById(Chain):
     def _begins(self) -> bool:
         return self._last is None
 
+    @property
+    def is_established(self) -> bool:
+        """Whether batches may follow one another, each before the one in front is confirmed."""
+        is_known = self._last is not None and self.end is not None
+        return is_known and not self._closely and not self.goes_alone and not self.is_contended
+
+    def begun(self) -> tuple[Message, int]:
+        """Return the last message stored, and its sequence, if :attr:`is_established`."""
+        assert self._last is not None  # noqa: S101 - it is established
+        assert self.end is not None  # noqa: S101
+        return self._last, self.end
+
+    def resume(self, last: Message | None, end: int, unconfirmed: int) -> None:
+        """Go on after a stretch: its ``last`` message stored, if any, and the stream's end.
+
+        ``unconfirmed`` messages of it may be stored or not.
+        """
+        self._last, self.end, self._closely = last or self._last, end, unconfirmed
+
     def expectations(self, messages: Sequence[Message], first: int, end: int) -> Iterator[str]:
         """Name the message before; see :meth:`Chain.expectations`."""
         previous = messages[first - 1] if first else self._last
-        for message in messages[first:end]:
+        return self.following(previous, messages[first:end])
+
+    def following(self, previous: Message | None, messages: Sequence[Message]) -> Iterator[str]:
+        """Yield the header line for each of ``messages``, the first of which follows another."""
+        for message in messages:
             yield f"Nats-Expected-Last-Msg-Id: {previous.id}\r\n" if previous else self._at_end()
             previous = message
 

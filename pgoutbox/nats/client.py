@@ -194,6 +194,10 @@ class NatsClient(Client):
         except (OSError, nats.errors.Error) as error:
             raise Interrupted(f"NATS accepts no messages: {text_of(error)}") from error
 
+    def write(self, lines: bytes) -> None:
+        """Send protocol lines without waiting; the caller bounds how much is unanswered."""
+        self._tcp.write(lines)
+
     async def round_trip(self, timeout: float) -> None:
         """Return once the server has read everything that was sent.
 

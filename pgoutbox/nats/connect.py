@@ -19,6 +19,32 @@ from pgoutbox.nats.failures import CONNECTION_ERRORS, explain
 from pgoutbox.nats.jetstream import JetStreamPublisher
 
 
+class Stretch(Protocol):
+    """Batches of messages sent one behind another; see :class:`pgoutbox.nats.stretch.Stretch`."""
+
+    def has_room(self, count: int) -> bool:
+        """Return True if so many messages can be sent now, behind those that aren't stored yet."""
+
+    def send(self, messages: Sequence[Message]) -> int | None:
+        """Send ``messages``; return a number that :meth:`confirm` takes.
+
+        Sends nothing and returns None if one of them is too large for the server.
+
+        Raises:
+            Interrupted: the connection has failed.
+        """
+
+    async def confirm(self, number: int) -> bool:
+        """Wait until the messages up to that ``number`` are stored; return False if one isn't.
+
+        Raises:
+            Interrupted: the connection has failed, or no answer came for too long.
+        """
+
+    def close(self) -> int:
+        """End the stretch; return the number up to which messages are stored."""
+
+
 class Publisher(Protocol):
     """Publishes messages, in order."""
 
@@ -28,6 +54,13 @@ class Publisher(Protocol):
         Raises:
             Interrupted: not all of them could be published.
             Refused: the one after those that were never can be.
+        """
+
+    def begin_stretch(self) -> Stretch | None:
+        """Return what sends batches one behind another, before the first of them is stored.
+
+        None if that would put the order at risk: then use :meth:`publish`, and again once the
+        stretch is closed.
         """
 
     def check(self) -> None:

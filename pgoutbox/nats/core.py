@@ -42,6 +42,9 @@ class CorePublisher:
         """Raise if the connection has failed; see :class:`pgoutbox.nats.connect.Publisher`."""
         self._client.check()
 
+    def begin_stretch(self) -> None:
+        """Return None: the server answers only once it has read everything."""
+
     async def publish(self, messages: Sequence[Message]) -> None:
         """Publish ``messages`` in order; see :class:`pgoutbox.nats.connect.Publisher`."""
         self.check()

@@ -10,10 +10,11 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pgoutbox.errors import Interrupted, Refused
 from pgoutbox.messages.event import Message
 from pgoutbox.nats import streams, wire
-from pgoutbox.nats.chain import Chain, kind_of_chain
+from pgoutbox.nats.chain import Chain, ChainById, kind_of_chain
 from pgoutbox.nats.client import NatsClient
 from pgoutbox.nats.ingest import Answer, IngestBatch
 from pgoutbox.nats.streams import StreamInfo, Target
+from pgoutbox.nats.stretch import Stretch, no_answer
 from pgoutbox.nats.window import Window
 
 log = logging.getLogger("pgoutbox.nats")
@@ -44,9 +45,15 @@ class JetStreamPublisher:
         self._on_wait = on_wait
         self._inbox = ""
         self._window = Window(0, stream.confirmations, ())
+        self._stretch: Stretch | None = None
         self._checked_at = time.monotonic()
         self._chain = self._chain_for(stream, stream.end)
-        client.failed.add_done_callback(lambda _: self._window.wake())
+        client.failed.add_done_callback(lambda _: self._wake())
+
+    def _wake(self) -> None:
+        self._window.wake()
+        if self._stretch is not None:
+            self._stretch.wake()
 
     def _chain_for(self, stream: StreamInfo, end: int | None) -> Chain:
         kind = kind_of_chain(stream, self._config.mode)
@@ -79,15 +86,38 @@ class JetStreamPublisher:
         """Raise if the connection has failed; see :class:`pgoutbox.nats.connect.Publisher`."""
         self._client.check()
 
+    def begin_stretch(self) -> Stretch | None:
+        """Return what sends batches one behind another; see :meth:`Publisher.begin_stretch`."""
+        chain = self._chain
+        if not isinstance(chain, ChainById) or not chain.is_established or self._is_check_due:
+            return None
+        self._stretch = Stretch(
+            self._client,
+            chain,
+            start=self._stretch.end if self._stretch else self._window.end,
+            inbox=self._inbox,
+            confirmations=self._stream.confirmations,
+            window=self._config.window,
+            ack_timeout=self._config.ack_timeout,
+            on_wait=self._on_wait,
+            is_over=lambda: self._is_check_due,
+        )
+        return self._stretch
+
+    @property
+    def _is_check_due(self) -> bool:
+        return time.monotonic() - self._checked_at > _STREAM_CHECK_INTERVAL
+
     async def publish(self, messages: Sequence[Message]) -> None:
         """Store ``messages`` in order; see :class:`pgoutbox.nats.connect.Publisher`."""
         self.check()
-        if time.monotonic() - self._checked_at > _STREAM_CHECK_INTERVAL:
+        if self._stretch is not None:
+            self._window = Window(self._stretch.end, self._stream.confirmations, ())
+            self._stretch = None
+        if self._is_check_due:
             await self._check_stream()
         done = 0
         while done < len(messages):
-            if self._chain.is_contended:
-                await self._verify()
             following = messages[done : done + 1] if self._chain.goes_alone else messages[done:]
             window = Window(
                 self._window.end, self._stream.confirmations, following, self._chain.end
@@ -127,6 +157,7 @@ class JetStreamPublisher:
             end = first + count
             replies = self._replies(window, messages, first, end)
             expectations = self._chain.expectations(messages, first, end)
+            await self._verify()
             await self._client.send(wire.hpubs(messages[first:end], replies, expectations))
             if count < len(chunk):
                 await self._settle(window, len(window))
@@ -166,16 +197,15 @@ class JetStreamPublisher:
                 await asyncio.wait_for(window.changed(count), self._config.ack_timeout)
             except TimeoutError:
                 if (window.confirmed, window.signs) == before:
-                    raise Interrupted(
-                        f"no acknowledgement within {self._config.ack_timeout:g} s",
-                        hint="Does the stream have a leader, and room on its disk?",
-                    ) from None
+                    raise no_answer(self._config.ack_timeout) from None
         if window.is_refused_next and window.refusal and not window.is_chain_broken:
             raise window.refusal
 
     def _on_ack(self, subject: bytes, data: bytes) -> None:
         tokens = subject[len(self._inbox) + 1 :].split(b".")
-        if len(tokens) == 1:
+        if len(tokens) == 1 and self._stretch is not None:
+            self._stretch.on_ack(int(tokens[0]), data)
+        elif len(tokens) == 1:
             self._window.on_ack(int(tokens[0]), data)
         else:
             self._window.on_batch(Answer.of(tokens), data)

@@ -78,7 +78,7 @@ class Progress:
 
         Includes the transaction that ``plan`` has sent in part.
         """
-        unsent = self.gaps
+        unsent = _cut(self.gaps, plan.high + 1, self.high)
         if plan.high > self.high:
             unsent = (*unsent, Gap(self.high + 1, plan.high))
         for gap in plan.gaps:
@@ -92,14 +92,14 @@ class Progress:
         """Return the progress with ``holders`` noted: who may still fill a gap, as of now."""
         return replace(self, gaps=tuple(_noting(gap, holders) for gap in self.gaps))
 
-    def without_dead(self, keys: Sequence[Key], *, is_cut: bool) -> Progress:
+    def without_dead(self, keys: Sequence[Key], *, is_full: bool) -> Progress:
         """Drop the gaps that were dying before the read that returned ``keys``.
 
-        What the read didn't show of them never will be; but a read that ``is_cut`` has only
+        What the read didn't show of them never will be; but a read that ``is_full`` has only
         looked at positions before its last one.
         """
         looked_upto = 2**63
-        if is_cut:
+        if is_full:
             last = keys[-1].position
             is_in_partial = self.partial is not None and self.partial.position == last
             looked_upto = 0 if is_in_partial else last

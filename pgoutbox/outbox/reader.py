@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Any
 
 import asyncpg
@@ -25,29 +26,34 @@ _ANSWER_TIMEOUT = 60.0  # seconds until a connection that no longer answers coun
 _MOST_EVENTS = 100_000  # in a batch, those that are passed over included
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class Batch:
-    """What one pass publishes, and the progress at its end."""
+    """What one read of the outbox returned, and the progress at its end.
 
-    messages: list[Message]
-    keys: list[Key]
+    Its messages are composed when they are first asked for: meanwhile PostgreSQL may read on.
+    """
+
+    compose: Callable[[], Sequence[Message]] = tuple
+    keys: Sequence[Key] = ()  # of the messages
     before: Progress
     after: Progress
-    has_long_transaction: bool  # one of several events, which a restart must not tear
-    has_lazy_commit: bool  # visible, but perhaps not on disk yet
-    oldest: float | None  # commit time of the first event, seconds since the epoch
-    read: int  # events, those included that are passed over
-    passed: Sequence[Key]  # where all of these stand
+    is_full: bool = False  # more may be visible than was read
+    is_replay: bool = False  # of a plan, sent again in the order of the first time
+    has_long_transaction: bool = False  # one of several events, which a restart must not tear
+    has_lazy_commit: bool = False  # visible, but perhaps not on disk yet
+    oldest: float | None = None  # commit time of the first event, seconds since the epoch
+    passed: Sequence[Key] = ()  # of all events read, including those that are passed over
+
+    @cached_property
+    def messages(self) -> Sequence[Message]:
+        """What is published, in order."""
+        return self.compose()
 
     def __len__(self) -> int:
-        return len(self.messages)
+        return len(self.keys)
 
     def __bool__(self) -> bool:
-        return self.read > 0
-
-    def nothing_follows(self) -> Batch:
-        """Return the empty batch after this one."""
-        return Batch([], [], self.after, self.after, False, False, None, 0, [])
+        return bool(self.passed)
 
     def upto(self, count: int) -> Progress:
         """Return the progress when only the first ``count`` events are sent."""
@@ -99,9 +105,11 @@ class Outbox:
         self._leadership = 0
         self._envelope: Envelope
         self._row_tid: object = None  # of the progress row; every update changes it
-        self._plan: Progress | None = None  # noted in the database
-        self._saved: dict[str, Any] = {}  # progress, as it is there
-        self._replay: Progress | None = None  # a plan to be finished first
+        # Progress after each batch in flight, as noted in the database, and what of an earlier
+        # leader's note, or that of an attempt which failed, is to be finished first.
+        self._plan: tuple[Progress, ...] = ()
+        self._replay: tuple[Progress, ...] = ()
+        self._saved: dict[str, Any] = {}  # progress, as it is in the database
 
     async def lead(self) -> Progress:
         """Take over the relay's progress and return it; the caller holds its leader lock.
@@ -120,8 +128,8 @@ class Outbox:
                 "select id from pgoutbox.installation", timeout=_ANSWER_TIMEOUT
             )
         )
-        plan = json.loads(row["plan"])
-        self._plan = self._replay = Progress.from_json(plan) if plan else None
+        plan = tuple(map(Progress.from_json, json.loads(row["plan"]) or ()))
+        self._plan = self._replay = plan
         partial = row["partial_position"]
         progress = Progress(
             row["high"],
@@ -134,7 +142,7 @@ class Outbox:
 
     def _check_end(self, progress: Progress) -> None:
         """Make sure that nothing beyond the last position has been read, or published perhaps."""
-        ends = [progress, *([self._plan] if self._plan else [])]
+        ends = [progress, *self._plan]
         reached = max(max(end.high, end.partial.position if end.partial else 0) for end in ends)
         if self._until is not None and reached > self._until:
             raise ConfigError(
@@ -184,16 +192,16 @@ class Outbox:
         """Return what comes after ``before``, which is this relay's progress or will be.
 
         While a plan is left from an earlier leader, or from an attempt that failed, only events
-        of that plan are returned: in the same order as the first time, so that nothing that
-        became visible since gets into the middle of a transaction.
+        of that plan are returned, one planned batch after another: in the same order as the first
+        time, so that nothing that became visible since gets into the middle of a transaction.
         """
         if before.gaps:
             before = before.noting(await self._gap_holders())
-        if self._replay is not None:
-            batch = await self._read(before, _NOTHING_ABOVE, before.towards(self._replay))
+        while self._replay:
+            batch = await self._read(before, _NOTHING_ABOVE, before.towards(self._replay[0]))
             if batch:
                 return batch
-            self._replay = None
+            self._replay = self._replay[1:]
         if self._until is not None:
             rest = Gap(before.high + 1, self._until)
             return await self._read(before, _NOTHING_ABOVE, (*before.gaps, rest))
@@ -203,7 +211,11 @@ class Outbox:
         """Read; again where there is a table of which it is yet to be decided who publishes it."""
         rows = await self._fetch(before, high, gaps)
         while self._share is not None:
-            unknown = {(row[2], row[3]) for row in rows if row[4] is None and row[2] is not None}
+            unknown = {
+                (row["schema_name"], row["table_name"])
+                for row in rows
+                if row["action"] is None and row["schema_name"] is not None
+            }
             if not unknown:
                 break
             await self._share.decide(self._connection, sorted(unknown))
@@ -228,13 +240,14 @@ class Outbox:
 
     async def _read(self, before: Progress, high: int, gaps: Sequence[Gap]) -> Batch:
         rows = await self._rows(before, high, gaps)
-        keys = [Key(row[0], row[1]) for row in rows]
-        is_cut = len(rows) == self._batch_events or (bool(rows) and rows[-1]["is_full"])
-        if self._replay is None:
-            before = before.without_dead(keys, is_cut=is_cut)
+        keys = [Key(row["position"], row["seq"]) for row in rows]
+        last = rows[-1] if rows else None
+        is_full = last is not None and (len(rows) == self._batch_events or last["is_full"])
+        is_cut = is_full and not (last and last["is_last"])
+        if not self._replay:
+            before = before.without_dead(keys, is_full=is_full)
         has_long_transaction = len({key.position for key in keys}) < len(keys)
-        has_lazy_commit, passed = any(row[8] for row in rows), keys
-        after = before.after(keys, is_cut=is_cut)
+        has_lazy_commit, passed = any(row["lazy"] for row in rows), keys
         numbers: list[EventNumber] = []
         if self._format.needs_numbers:
             numbers = await self._numbering.of(keys, before.partial, is_cut=is_cut)
@@ -244,20 +257,24 @@ class Outbox:
             keys = [keys[index] for index in wanted]
             numbers = [numbers[index] for index in wanted] if numbers else []
         return Batch(
-            self._format.messages(rows, self._envelope, numbers),
-            keys,
-            before,
-            after,
-            has_long_transaction or is_cut or before.partial is not None,
-            has_lazy_commit,
-            commit_time(rows[0]["id_source"]) if rows else None,
-            len(passed),
-            passed,
+            compose=partial(self._format.messages, rows, self._envelope, numbers),
+            keys=keys,
+            before=before,
+            after=before.after(passed, is_cut=is_cut),
+            is_full=is_full,
+            is_replay=bool(self._replay),
+            has_long_transaction=has_long_transaction or is_cut or before.partial is not None,
+            has_lazy_commit=has_lazy_commit,
+            oldest=commit_time(rows[0]["id_source"]) if rows else None,
+            passed=passed,
         )
 
     def _is_wanted(self, row: asyncpg.Record) -> bool:
-        is_in_share = row[4] is not None
-        return is_in_share and (self._wanted is None or self._wanted.passes(*row[3:5]))
+        action = row["action"]
+        is_in_share = action is not None
+        return is_in_share and (
+            self._wanted is None or self._wanted.passes(row["table_name"], action)
+        )
 
     async def _gap_holders(self) -> frozenset[str]:
         holders = await self._connection.fetchval(
@@ -265,39 +282,41 @@ class Outbox:
         )
         return frozenset(holders)
 
-    async def begin(self, batch: Batch) -> None:
-        """Make sure that ``batch`` can be published, from ``batch.before`` on.
+    async def begin(self, batch: Batch, progress: Progress, in_flight: Sequence[Batch]) -> None:
+        """Make sure that ``batch`` can be published behind those ``in_flight``.
 
-        Notes its plan if a restart in the middle could tear a transaction, and waits until
-        all that it holds is on PostgreSQL's disk.
+        Notes how it goes on from ``progress`` if a restart could tear one of its transactions, and
+        waits until all that it holds is on PostgreSQL's disk.
+
+        Raises:
+            LeadershipLost: another relay of the same name has taken over.
         """
-        plan = self._plan_of(batch)
-        if batch.has_lazy_commit or plan != self._plan:
-            await self._write(batch.before, plan, flush=batch.has_lazy_commit)
+        plan = self._plan_of((*in_flight, batch))
+        if batch.has_lazy_commit or plan[-1:] not in ((), self._plan[-1:]):
+            await self._write(progress, plan, flush=batch.has_lazy_commit)
 
-    async def advance(self, progress: Progress, following: Batch | None = None) -> None:
-        """Move the progress to ``progress``, and begin the batch that follows if there is one.
+    async def advance(self, progress: Progress, in_flight: Sequence[Batch] = ()) -> None:
+        """Move the progress to ``progress``, with the batches ``in_flight`` beyond it.
 
         Writes nothing where nothing has changed.
 
         Raises:
             LeadershipLost: another relay of the same name has taken over.
-
         """
-        plan = self._plan_of(following) if following else self._replay
-        flush = following is not None and following.has_lazy_commit
-        await self._write(progress, plan, flush=flush)
+        await self._write(progress, self._plan_of(in_flight), flush=False)
 
     def fall_back(self) -> None:
         """Publishing failed: return the rest of the noted plan first from now on."""
         self._replay = self._plan
 
-    def _plan_of(self, batch: Batch) -> Progress | None:
-        if self._replay is not None:
+    def _plan_of(self, in_flight: Sequence[Batch]) -> tuple[Progress, ...]:
+        """Return the progress after each batch, up to the last one that a restart could tear."""
+        if self._replay:
             return self._replay
-        return batch.after if batch.has_long_transaction else None
+        torn = [number for number, batch in enumerate(in_flight, 1) if batch.has_long_transaction]
+        return tuple(batch.after for batch in in_flight[: torn[-1] if torn else 0])
 
-    async def _write(self, progress: Progress, plan: Progress | None, *, flush: bool) -> None:
+    async def _write(self, progress: Progress, plan: tuple[Progress, ...], *, flush: bool) -> None:
         wanted = progress.to_json()
         if not flush and (wanted, plan) == (self._saved, self._plan):
             return
@@ -312,7 +331,7 @@ class Outbox:
             [gap.first for gap in progress.gaps],
             [gap.last for gap in progress.gaps],
             *(progress.partial or (None, None)),
-            json.dumps(plan.to_json() if plan else None),
+            json.dumps([cut.to_json() for cut in plan] or None),
             timeout=_ANSWER_TIMEOUT,
         )
         if row_tid is None:
@@ -344,27 +363,6 @@ class Outbox:
         """
         async with asyncio.timeout(_ANSWER_TIMEOUT):
             await self._connection.execute("select")
-
-    async def backlog(
-        self, progress: Progress, at_most: int, timeout: float
-    ) -> tuple[int, float | None, int]:
-        """Return the number of unsent events, when the oldest was committed, and of parked ones.
-
-        Counts no further than ``at_most``, and raises a TimeoutError where that takes more than
-        ``timeout`` seconds. The time is in seconds since the epoch.
-        """
-        row = await self._connection.fetchrow(
-            _BACKLOG,
-            progress.high,
-            [gap.first for gap in progress.gaps],
-            [gap.last for gap in progress.gaps],
-            *(progress.partial or (None, None)),
-            at_most,
-            self._relay,
-            timeout=timeout,
-        )
-        assert row is not None  # noqa: S101 - an aggregate returns one row
-        return row["unsent"], row["oldest"], row["parked"]
 
     async def mend_drift(self) -> list[asyncpg.Record]:
         """Refresh the capture functions of drifted tables.
@@ -399,13 +397,6 @@ class Outbox:
 
 
 _NOTHING_ABOVE = 2**63 - 2
-
-_BACKLOG = """
-select
-    count(*) as unsent, extract(epoch from min(committed_at))::float8 as oldest,
-    (select count(*) from pgoutbox.parked p where p.relay = $7) as parked
-from pgoutbox.unsent($1, $2, $3, $4, $5, $6, 9223372036854775807)
-"""
 
 _READ = "select * from pgoutbox.next_batch($1, $2, $3, $4, $5, $6, $7)"
 _READ_DESCRIBED = "select * from pgoutbox.next_batch_described($1, $2, $3, $4, $5, $6, $7, $8)"

@@ -1,4 +1,4 @@
-"""The leader's background tasks: drift, slot rotation, notification check, backlog count."""
+"""The leader's background tasks: drift, slot rotation, notification check."""
 
 from __future__ import annotations
 
@@ -20,20 +20,14 @@ log = logging.getLogger("pgoutbox.relay")
 _DRIFT_INTERVAL = 15.0
 _ROTATE_INTERVAL = 30.0
 _PROBE_INTERVAL = 30.0
-_COUNT_INTERVAL = 5.0
-_COUNT_SHARE = 0.02  # of the time, at most, goes into counting what is unsent
-_COUNT_AT_MOST = 1_000_000  # events, which takes a few seconds
-_COUNT_TIMEOUT = 5.0
-_COUNT_RETRY = _COUNT_TIMEOUT / _COUNT_SHARE
 _CHORE_RETRY = 60.0
 
 
 class Chores:
     """The leader's background tasks, done between two passes when they are due.
 
-    They refresh capture functions after drift, empty slots, check that notifications arrive, and
-    count the backlog for the monitor. Where a table named in ``find`` exists and isn't captured,
-    ``found`` is called.
+    They refresh capture functions after drift, empty slots, and check that notifications arrive.
+    Where a table named in ``find`` exists and isn't captured, ``found`` is called.
     """
 
     def __init__(
@@ -58,7 +52,6 @@ class Chores:
             self._probe: Outage(
                 "notification check failed; retrying", "notification check succeeded"
             ),
-            self._count: Outage("backlog count failed; retrying", "backlog count succeeded"),
         }
         self._due = dict.fromkeys(self._outages, 0.0)
         self._problems: set[tuple[str, str]] = set()
@@ -79,7 +72,7 @@ class Chores:
                 if isinstance(error, TimeoutError):
                     await self._outbox.check()
                     reason = DatabaseError("the query timed out")
-                self._due[chore] = now + (_COUNT_RETRY if chore == self._count else _CHORE_RETRY)
+                self._due[chore] = now + _CHORE_RETRY
                 self._outages[chore].begin(reason)
             else:
                 self._outages[chore].end()
@@ -134,9 +127,3 @@ class Chores:
             else:
                 log.info("notifications are arriving again")
         return _PROBE_INTERVAL
-
-    async def _count(self, progress: Progress) -> float:
-        began = time.monotonic()
-        counted = await self._outbox.backlog(progress, _COUNT_AT_MOST, _COUNT_TIMEOUT)
-        self._monitor.counted(*counted)
-        return max(_COUNT_INTERVAL, (time.monotonic() - began) / _COUNT_SHARE)

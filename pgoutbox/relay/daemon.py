@@ -31,6 +31,7 @@ from pgoutbox.nats import connect, credentials
 from pgoutbox.outbox.progress import Progress
 from pgoutbox.outbox.reader import Outbox
 from pgoutbox.outbox.selection import Filter
+from pgoutbox.relay.backlog import BacklogCount
 from pgoutbox.relay.chores import Chores
 from pgoutbox.relay.installing import Installer
 from pgoutbox.relay.leadership import Leadership
@@ -69,6 +70,7 @@ class Daemon:
         self._until = until
         self._stop = asyncio.Event()
         self._relay: Relay | None = None
+        self._progress = Progress()  # as last known
         self._sent = 0
         self._monitor = Monitor(
             relay=config.relay.name,
@@ -206,6 +208,17 @@ class Daemon:
         progress = await self._leadership.take_over(outbox)
         if progress is None:
             return
+        self._progress = progress
+        async with AsyncExitStack() as stack:
+            if self._config.monitoring.metrics_addr and not self._is_draining:
+                count = BacklogCount(
+                    self._leadership.counting, self._config.relay.name, self._monitor
+                )
+                await stack.enter_async_context(count.running(lambda: self._progress))
+            await self._publish(outbox, wake_up)
+
+    async def _publish(self, outbox: Outbox, wake_up: WakeUp) -> None:
+        """Connect to NATS again and again, and relay."""
         chores = Chores(
             outbox,
             wake_up,
@@ -229,18 +242,18 @@ class Daemon:
                     self._monitor.nats.connections += 1
                     self._say_connected(connected.description)
                     await outbox.note_method(str(connected.description["method"]))
-                    relay = self._relay_to(connected, outbox, wake_up, progress, chores)
+                    relay = self._relay_to(connected, outbox, wake_up, chores)
                     return await self._run(relay)
             except PublishError as error:
                 if self._is_draining:
                     raise
                 self._publisher_outage.begin(error)
             if relay is not None:
-                progress = relay.progress
+                self._progress = relay.progress
                 if relay.sent:
                     backoff.reset()
             await wake_up.get_up()
-            await chores.do(progress)  # an outage may last, and slots fill meanwhile
+            await chores.do(self._progress)  # an outage may last, and slots fill meanwhile
             if await self._pause(backoff.next()):
                 return
             wake_up.check()
@@ -264,10 +277,10 @@ class Daemon:
         connected: connect.Publisher,
         outbox: Outbox,
         wake_up: WakeUp,
-        progress: Progress,
         chores: Chores,
     ) -> Relay:
         async def after_pass(progress: Progress) -> None:
+            self._progress = progress
             self._end_outages()
             gaps = sum(gap.last - gap.first + 1 for gap in progress.gaps)
             self._monitor.passed(gaps, self._config.relay.poll_interval)
@@ -277,8 +290,9 @@ class Daemon:
             outbox,
             connected,
             wake_up,
-            progress=progress,
+            progress=self._progress,
             poll_interval=self._config.relay.poll_interval,
+            record_interval=self._config.relay.record_interval,
             on_oversize=self._config.relay.on_oversize,
             chores=after_pass,
             monitor=self._monitor,

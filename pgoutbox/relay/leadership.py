@@ -148,6 +148,14 @@ class Leadership:
         stack.push_async_callback(database.close, connection)
         return connection
 
+    @asynccontextmanager
+    async def counting(self) -> AsyncIterator[Connection]:
+        """Open a session beside those on which the relay leads."""
+        async with AsyncExitStack() as stack:
+            connection = await self._connect(stack, "count")
+            await connection.execute(_PLANNER)
+            yield connection
+
     async def _end_predecessor(self, listening: Connection) -> None:
         """End our earlier listening session if the server still keeps it.
 

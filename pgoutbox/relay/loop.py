@@ -5,22 +5,27 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from pgoutbox.backoff import Backoff
 from pgoutbox.errors import Interrupted, Refused
 from pgoutbox.messages.event import Message
 from pgoutbox.monitoring.monitor import Monitor
-from pgoutbox.nats.connect import Publisher
+from pgoutbox.nats.connect import Publisher, Stretch
 from pgoutbox.outbox.progress import Key, Progress
 from pgoutbox.outbox.reader import Batch
 
 log = logging.getLogger("pgoutbox.relay")
 
+_DEPTH = 2  # batches in flight, at most
 _FEW = 4  # events in a batch; with more the relay stays awake, and writers are spared the NOTIFY
 _PAUSE = 0.002  # seconds; a look costs about the same for a hundred events as for one
 _FIRST_LOOK_AGAIN = 0.002  # seconds; a commit that is under way takes about as long
+_QUIET = 0.01  # seconds without an event, then what was confirmed is recorded
+_UNRECORDED = 2_000  # events, at most
 
 
 class OutboxLike(Protocol):
@@ -29,14 +34,14 @@ class OutboxLike(Protocol):
     async def next_batch(self, before: Progress) -> Batch:
         """Return what comes after ``before``."""
 
-    async def begin(self, batch: Batch) -> None:
-        """Make sure that ``batch`` can be published."""
+    async def begin(self, batch: Batch, progress: Progress, in_flight: Sequence[Batch]) -> None:
+        """Make sure that ``batch`` can be published behind those ``in_flight``."""
 
-    async def advance(self, progress: Progress, following: Batch | None = None) -> None:
-        """Move the progress, and begin the batch that follows."""
+    async def advance(self, progress: Progress, in_flight: Sequence[Batch] = ()) -> None:
+        """Record the progress, with the batches ``in_flight`` beyond it."""
 
     def fall_back(self) -> None:
-        """Return the rest of a failed batch first from now on."""
+        """Return the rest of the batches that failed first from now on."""
 
     async def park(self, key: Key, message: Message, reason: str) -> None:
         """Set an event aside."""
@@ -56,7 +61,7 @@ class WakeUpLike(Protocol):
         """Let writers commit without notifying."""
 
     async def wait(self, seconds: float) -> bool:
-        """Wait for a hint, at most ``seconds``."""
+        """Wait for a hint, at most ``seconds``; return True if one came."""
 
     def interrupt(self) -> None:
         """End a wait now."""
@@ -65,14 +70,33 @@ class WakeUpLike(Protocol):
         """Raise unless this relay still leads."""
 
 
+@dataclass(slots=True)
+class Flight:
+    """A batch that is sent and not yet known to be stored.
+
+    ``mark`` is the stretch's number for its end; without one it is published alone.
+    """
+
+    batch: Batch
+    mark: int | None = None
+    publishing: asyncio.Task[None] | None = None
+    stored: int = 0  # messages, parked ones included
+
+    @property
+    def rest(self) -> Sequence[Message]:
+        """The messages that aren't stored."""
+        return self.batch.messages[self.stored :]
+
+
 class Relay:
     """Moves events from the outbox to the stream: in commit order, each at least once.
 
     The invariant: progress moves only over events that the stream has confirmed, and events are
-    published in one order, whatever is lost, refused or killed on the way. One batch is on its
-    way while the next one is read.
+    published in one order, whatever is lost, refused or killed on the way. What was read is
+    published at once, behind what isn't confirmed yet; progress is recorded later, at the latest
+    after ``record_interval`` seconds, and before anything that a restart must not tear.
 
-    ``chores`` is called after every pass, when nothing else uses the outbox's connection.
+    ``chores`` is called when nothing else uses the outbox's connection.
     """
 
     def __init__(
@@ -83,6 +107,7 @@ class Relay:
         *,
         progress: Progress,
         poll_interval: float,
+        record_interval: float,
         on_oversize: Literal["park", "stop"],
         chores: Callable[[Progress], Awaitable[None]],
         monitor: Monitor,
@@ -91,16 +116,23 @@ class Relay:
         self._publisher = publisher
         self._wake_up = wake_up
         self._poll_interval = poll_interval
+        self._record_interval = record_interval
         self._on_oversize = on_oversize
         self._chores = chores
         self._monitor = monitor
         self._is_stopping = False
+        self._flights: deque[Flight] = deque()
+        self._stretch: Stretch | None = None
+        self._front = progress  # once all that is sent is stored
         self._read = 0  # events, those included that it passes over
+        self._unrecorded = 0  # events, the same, that the recorded progress lacks
+        self._unrecorded_since = 0.0  # the first of them; of the monotonic clock
+        self._next_oldest: float | None = None  # commit time of what comes behind the flights
         self.progress = progress
         self.sent = 0  # events since this relay started
 
     def stop(self) -> None:
-        """Ask :meth:`run` and :meth:`drain` to end once what is on its way is confirmed."""
+        """Ask :meth:`run` and :meth:`drain` to end once what is in flight is confirmed."""
         self._is_stopping = True
         self._wake_up.interrupt()
 
@@ -109,126 +141,276 @@ class Relay:
 
         Raises:
             Interrupted: publishing failed; ``progress`` covers what was confirmed before.
+            Refused: an event can never be published, and ``on_oversize`` is ``stop``.
             DatabaseError: the listening connection was lost.
-
         """
-        backoff = Backoff(_FIRST_LOOK_AGAIN, self._poll_interval)
-        while not self._is_stopping:
-            self._publisher.check()
-            read = self._read
-            await self.drain()
-            if self._read > read:
-                backoff.reset()
-            if self._wake_up.is_asleep:
-                # The look just now came after writers had begun to notify.
-                await self._wake_up.wait(self._poll_interval)
-            elif not await self._wake_up.fall_asleep():
-                await self._wake_up.wait(backoff.next())
+        await self._or_fall_back(self._run())
 
     async def drain(self) -> None:
         """Publish until no unsent event is left, or :meth:`stop`.
 
         Raises:
-            Interrupted: see :meth:`run`.
-
+            Interrupted, Refused: see :meth:`run`.
         """
-        batch = await self._outbox.next_batch(self.progress)
-        self.progress = batch.before
-        self._monitor.found(batch.oldest)
-        if batch and not self._is_stopping:
-            await self._outbox.begin(batch)
-        while batch and not self._is_stopping:
-            batch = await self._drain_once(batch)
-            await self._chores(self.progress)
-        if not batch:
-            await self._settle(batch)
-            await self._chores(self.progress)
+        await self._or_fall_back(self._drain())
 
-    async def _settle(self, batch: Batch) -> None:
-        """Note that a transaction sent up to the end of a batch turned out to be complete."""
-        self.progress = batch.after
-        await self._outbox.advance(self.progress)
-
-    async def _drain_once(self, batch: Batch) -> Batch:
-        """Publish ``batch``, then move the progress past it; return the batch that follows.
-
-        Stops at the first event that the stream doesn't confirm, so that none overtakes it.
-        """
-        await self._wake_up.verify()
-        began = time.monotonic()
-        publishing = asyncio.create_task(self._publisher.publish(batch.messages))
+    async def _or_fall_back(self, work: Awaitable[None]) -> None:
+        """Do ``work``; where publishing fails, record what was confirmed."""
         try:
-            if self._stays_asleep(batch):
-                following = batch.nothing_follows()
-            else:
-                await self._wake_up.get_up()
-                if batch.after.partial is None:  # that was all, so let some more come together
-                    await asyncio.sleep(_PAUSE)
-                following = await self._outbox.next_batch(batch.after)
-        except BaseException:
-            publishing.cancel()
-            await asyncio.gather(publishing, return_exceptions=True)
+            await work
+        except (Interrupted, Refused):
+            await self._fall_back()
             raise
-        await self._confirm(batch, publishing)
-        await self._outbox.advance(following.before, following if following else None)
-        self.progress = following.before
-        self.sent += len(batch)
-        self._read += batch.read
-        self._monitor.found(following.oldest)
-        log.debug(
-            "batch published",
-            extra={
-                "events": len(batch),
-                "seconds": round(time.monotonic() - began, 4),
-                "lag_s": round(time.time() - batch.oldest, 4) if batch.oldest else None,
-            },
+        finally:
+            await self._abandon()
+
+    async def _run(self) -> None:
+        backoff = Backoff(_FIRST_LOOK_AGAIN, self._poll_interval)
+        while not self._is_stopping:
+            self._publisher.check()
+            read = self._read
+            await self._publish_all()
+            if self._read > read:
+                backoff.reset()
+            if self._wake_up.is_asleep:
+                # The look just now came after writers had begun to notify.
+                await self._rest(self._poll_interval)
+            elif not await self._wake_up.fall_asleep():
+                await self._rest(backoff.next())
+        await self._catch_up()
+
+    async def _drain(self) -> None:
+        await self._publish_all()
+        await self._catch_up()
+
+    async def _rest(self, seconds: float) -> None:
+        """Wait for a hint; record the progress where none comes soon."""
+        if self._unrecorded and not await self._wake_up.wait(min(_QUIET, self._record_interval)):
+            await self._record()
+        if not self._unrecorded:
+            await self._wake_up.wait(seconds)
+
+    async def _publish_all(self) -> None:
+        """Publish until no unsent event is left, or :meth:`stop`, and wait until it is stored."""
+        batch = await self._next_batch()
+        before = self.progress
+        while batch and not self._is_stopping:
+            await self._make_room(batch)
+            batch = await self._send(batch)
+            if batch and self.progress is not before:
+                before = self.progress
+                await self._chores(before)
+        while self._flights:
+            await self._confirm()
+        await self._record_if_due()
+        await self._chores(self.progress)
+
+    async def _next_batch(self) -> Batch:
+        """Read what comes behind all that is in flight."""
+        batch = await self._outbox.next_batch(self._front)
+        # Dead gaps are gone; and where nothing follows, a transaction sent in part is complete.
+        self._front = batch.before if batch else batch.after
+        self._next_oldest = batch.oldest
+        if not self._flights:
+            self._move(self._front)
+        return batch
+
+    @property
+    def _in_flight(self) -> list[Batch]:
+        return [flight.batch for flight in self._flights]
+
+    async def _make_room(self, batch: Batch) -> None:
+        """Wait until ``batch`` may be sent: behind others, or alone."""
+        while self._flights and not self._may_follow(batch):
+            await self._confirm()
+
+    def _may_follow(self, batch: Batch) -> bool:
+        before = self._flights[-1]
+        return (
+            len(self._flights) < _DEPTH
+            and before.mark is not None
+            and not (batch.is_replay or before.batch.is_replay)
+            and self._has_room(batch)
         )
-        return following
+
+    def _has_room(self, batch: Batch) -> bool:
+        if self._stretch is None and not self._flights:
+            self._stretch = self._publisher.begin_stretch()
+        return self._stretch is not None and self._stretch.has_room(len(batch))
+
+    async def _send(self, batch: Batch) -> Batch:
+        """Send ``batch`` behind what is in flight; return what follows it."""
+        await self._outbox.begin(batch, self.progress, self._in_flight)
+        self._read += len(batch.passed)
+        goes_alone = not self._flights and not self._has_room(batch)
+        flight = Flight(batch)
+        self._flights.append(flight)
+        self._front, self._next_oldest = batch.after, None
+        if self._stays_asleep(batch):
+            await self._launch(flight, alone=goes_alone)
+            return Batch(before=batch.after, after=batch.after)
+        await self._wake_up.get_up()
+        if not batch.is_full:  # that was all, so let some more come together
+            await self._launch(flight, alone=goes_alone)
+            await asyncio.sleep(_PAUSE)
+            return await self._next_batch()
+        reading = asyncio.create_task(self._next_batch())
+        try:
+            await asyncio.sleep(0)  # PostgreSQL reads while we put messages together
+            await self._launch(flight, alone=goes_alone)
+            return await reading
+        finally:
+            await _cancel(reading)
+
+    async def _launch(self, flight: Flight, *, alone: bool) -> None:
+        if alone:
+            self._close_stretch()
+        await self._wake_up.verify()
+        if self._stretch is None:
+            self._publish_rest(flight)
+        else:
+            flight.mark = self._stretch.send(flight.rest)
+
+    def _publish_rest(self, flight: Flight) -> None:
+        flight.publishing = asyncio.create_task(self._publisher.publish(flight.rest))
 
     def _stays_asleep(self, batch: Batch) -> bool:
-        """Tell whether to leave it to the writers to say that more has come.
+        """Return True if it is left to the writers to say that more has come.
 
         They have notified since before ``batch`` was read, so nothing is missed. It costs a few
-        writers a NOTIFY, and spares the relay four of its six questions to the database.
+        writers a NOTIFY, and spares the relay most of its questions to the database.
         """
-        is_settled = not batch.after.gaps and batch.after.partial is None
-        return self._wake_up.is_asleep and is_settled and batch.read <= _FEW
+        is_settled = not batch.after.gaps and not batch.is_full
+        return self._wake_up.is_asleep and is_settled and len(batch.passed) <= _FEW
 
-    async def _confirm(self, batch: Batch, publishing: Awaitable[None]) -> None:
-        """Wait until ``batch`` is stored but for events that are parked."""
-        done = 0
+    async def _confirm(self) -> None:
+        """Wait until the first batch in flight is stored, but for events that are parked."""
+        flight = self._flights[0]
+        if flight.mark is None:
+            await self._confirm_alone(flight)
+        elif self._stretch is not None and await self._stretch.confirm(flight.mark):
+            self._count(flight, len(flight.rest))
+        else:
+            await self._send_again()
+            return
+        self._land()
+        await self._record_if_due()
+
+    async def _send_again(self) -> None:
+        """Publish one after another what is in flight and wasn't stored, for whatever reason."""
+        self._close_stretch()
+        while self._flights:
+            await self._confirm_alone(self._flights[0])
+            self._land()
+            await self._record_if_due()
+
+    async def _confirm_alone(self, flight: Flight) -> None:
+        self._close_stretch()
         while True:
+            if flight.publishing is None:
+                await self._wake_up.verify()
+                self._publish_rest(flight)
+            try:
+                await self._published(flight)
+                return self._count(flight, len(flight.rest))
+            except Refused as refusal:
+                self._count(flight, refusal.confirmed)
+                if self._on_oversize == "stop":
+                    raise
+                await self._park(flight, str(refusal))
+            except Interrupted as interruption:
+                self._count(flight, interruption.confirmed)
+                raise
+
+    async def _published(self, flight: Flight) -> None:
+        if flight.publishing is not None:
+            publishing, flight.publishing = flight.publishing, None
             try:
                 await publishing
-                return self._monitor.stored(batch.messages[done:], batch.oldest)
-            except Refused as refusal:
-                self._monitor.stored(batch.messages[done : done + refusal.confirmed], batch.oldest)
-                done += refusal.confirmed
-                if self._on_oversize == "stop":
-                    await self._fall_back(batch, done)
-                    raise
-                await self._park(batch, done, str(refusal))
-                done += 1
-            except Interrupted as interruption:
-                confirmed = done + interruption.confirmed
-                self._monitor.stored(batch.messages[done:confirmed], batch.oldest)
-                await self._fall_back(batch, confirmed)
-                raise
-            publishing = self._publisher.publish(batch.messages[done:])
+            finally:
+                await _cancel(publishing)
 
-    async def _park(self, batch: Batch, index: int, reason: str) -> None:
-        message = batch.messages[index]
-        await self._outbox.park(batch.keys[index], message, reason)
-        self.sent -= 1  # it is counted with its batch
+    async def _park(self, flight: Flight, reason: str) -> None:
+        message = flight.rest[0]
+        await self._outbox.park(flight.batch.keys[flight.stored], message, reason)
+        flight.stored += 1
         self._monitor.set_aside()
         log.error(
             "event parked: it cannot be published",
             extra={"id": message.id, "subject": message.subject, "reason": reason},
         )
 
-    async def _fall_back(self, batch: Batch, confirmed: int) -> None:
-        """Keep what was confirmed, and see to it that the rest goes out in the same order."""
-        self.progress = batch.upto(confirmed)
-        self.sent += confirmed
+    def _close_stretch(self) -> None:
+        """Note what is stored of the batches that were sent in a stretch, and end that."""
+        if self._stretch is None:
+            return
+        stored = self._stretch.close()
+        self._stretch = None
+        for flight in self._flights:
+            if flight.mark is not None:
+                unsent = max(0, flight.mark - stored)
+                self._count(flight, max(0, len(flight.batch) - unsent) - flight.stored)
+                flight.mark = None
+
+    def _count(self, flight: Flight, stored: int) -> None:
+        """Count further messages of a batch as stored."""
+        self._monitor.stored(flight.rest[:stored], flight.batch.oldest)
+        flight.stored += stored
+        self.sent += stored
+
+    def _land(self) -> None:
+        """Move the progress past the first batch in flight, to where the next one began."""
+        batch = self._flights.popleft().batch
+        if not self._unrecorded:
+            self._unrecorded_since = time.monotonic()
+        self._unrecorded += len(batch.passed)
+        self._move(self._flights[0].batch.before if self._flights else self._front)
+        lag = time.time() - batch.oldest if batch.oldest else None
+        log.debug("batch published", extra={"events": len(batch), "lag_s": lag and round(lag, 4)})
+
+    def _move(self, progress: Progress) -> None:
+        self.progress = progress
+        first = self._flights[0].batch.oldest if self._flights else self._next_oldest
+        self._monitor.found(first)
+
+    # Recording the progress --------------------------------------------------------------------
+
+    async def _record_if_due(self) -> None:
+        waited = time.monotonic() - self._unrecorded_since
+        if not 0 < self._unrecorded < _UNRECORDED or waited >= self._record_interval:
+            await self._record()
+
+    async def _record(self) -> None:
+        await self._outbox.advance(self.progress, self._in_flight)
+        self._unrecorded = 0
+
+    async def _catch_up(self) -> None:
+        while self._flights:
+            await self._confirm()
+        await self._record()
+
+    async def _fall_back(self) -> None:
+        """Record what was confirmed, and have the rest go out again in the same order."""
+        self._close_stretch()
+        while self._flights and not self._flights[0].rest:
+            self._land()
+        if self._flights:
+            flight = self._flights[0]
+            self._move(flight.batch.upto(flight.stored))
+        await self._abandon()
+        self._front = self.progress
         self._outbox.fall_back()
-        await self._outbox.advance(self.progress)
+        await self._record()
+
+    async def _abandon(self) -> None:
+        """Wait for nothing any more."""
+        for flight in self._flights:
+            if flight.publishing is not None:
+                await _cancel(flight.publishing)
+        self._flights.clear()
+
+
+async def _cancel(task: asyncio.Task[object]) -> None:
+    if not task.done():
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)

@@ -177,7 +177,7 @@ create table pgoutbox.progress (
 ) with (fillfactor = 10);
 
 comment on table pgoutbox.progress is 'What each relay has sent.';
-comment on column pgoutbox.progress.plan is 'Progress as it will be after the batch now being published, or null: a relay that was killed in the middle of it goes on in the same order.';
+comment on column pgoutbox.progress.plan is 'Progress as it will be after each batch now being published, or null: a relay that was killed in the middle of them goes on in the same order.';
 comment on column pgoutbox.progress.method is 'How the leader publishes, in words.';
 comment on column pgoutbox.progress.share is 'What of the outbox the relay publishes, as flags; all of it where empty.';
 

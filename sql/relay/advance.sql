@@ -1,6 +1,6 @@
 -- Move a relay's progress; the new tid of its row, or null if another leader has taken over.
 --
--- `plan` is what the progress will be after each batch that is still being published.
+-- `plan` is what the progress will be after each batch that is being published, in their order.
 -- Found by its tid first: under a snapshot that is held for a day the index
 -- would lead through every earlier version of the row.
 create or replace function pgoutbox.advance(

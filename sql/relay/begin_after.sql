@@ -28,7 +28,7 @@ begin
     select pg_catalog.count(distinct (p.high, p.gap_first, p.gap_last, p.partial_position, p.partial_seq, p.plan)),
         max(greatest(
             p.high, p.partial_position,
-            (p.plan ->> 'high')::bigint, (p.plan -> 'partial' ->> 0)::bigint
+            (p.plan -> -1 ->> 'high')::bigint, (p.plan -> -1 -> 'partial' ->> 0)::bigint
         ))
     into places, furthest
     from pgoutbox.progress p where p.relay = any (others);

@@ -8,7 +8,8 @@ create or replace function pgoutbox.next_batch(
     max_events integer, max_bytes bigint
 ) returns table (
     "position" bigint, seq bigint, schema_name text, table_name text, action text,
-    new_row bytea, old_row bytea, id_source bytea, lazy boolean, is_full boolean
+    new_row bytea, old_row bytea, id_source bytea, lazy boolean, is_full boolean,
+    is_last boolean
 )
     language sql
     stable
@@ -17,6 +18,6 @@ as $$
         u."position", u.seq, u.schema_name, u.table_name, u.action,
         pg_catalog.convert_to(u.new_row, 'UTF8'), pg_catalog.convert_to(u.old_row, 'UTF8'),
         u.id_source,
-        u.lazy, u.is_full
+        u.lazy, u.is_full, u.is_last
     from pgoutbox.unsent(high, gap_first, gap_last, partial_position, partial_seq, max_events, max_bytes) u
 $$;

@@ -13,6 +13,7 @@ create or replace function pgoutbox.next_batch_described(
 ) returns table (
     "position" bigint, seq bigint, schema_name text, table_name text, action text,
     new_row bytea, old_row bytea, id_source bytea, lazy boolean, is_full boolean,
+    is_last boolean,
     traceparent text, key text[]
 )
     language sql
@@ -32,7 +33,7 @@ as $$
         b."position", b.seq, b.schema_name, b.table_name, b.action,
         pg_catalog.convert_to(b.new_row, 'UTF8'), pg_catalog.convert_to(b.old_row, 'UTF8'),
         b.id_source,
-        b.lazy, b.is_full,
+        b.lazy, b.is_full, b.is_last,
         case when b.traceparent operator(pg_catalog.~) '^[0-9a-f-]*$' then b.traceparent end,
         (
             select v.key

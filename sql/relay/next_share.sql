@@ -18,7 +18,7 @@ create or replace function pgoutbox.next_share(
 ) returns table (
     "position" bigint, seq bigint, schema_name text, table_name text, action text,
     new_row text, old_row text, id_source bytea, lazy boolean, committed_at timestamptz,
-    traceparent text, is_full boolean
+    traceparent text, is_full boolean, is_last boolean
 )
     language sql
     stable
@@ -30,7 +30,7 @@ as $$
         case when s.is_ours then u.action end,
         case when s.is_ours then u.new_row end,
         case when s.is_ours then u.old_row end,
-        u.id_source, u.lazy, u.committed_at, u.traceparent, u.is_full
+        u.id_source, u.lazy, u.committed_at, u.traceparent, u.is_full, u.is_last
     from pgoutbox.unsent(high, gap_first, gap_last, partial_position, partial_seq, max_events, max_bytes) u
     -- OFFSET 0: each is worked out once a row, however often it is used.
     cross join lateral (

@@ -10,7 +10,10 @@
 --
 -- At most `max_events` rows, and no further one once `max_bytes` of row data are reached, so a
 -- transaction of any size is read in slices of bounded size. In the last row is_full says
--- whether that was so: the reader can't tell, its bytes are those of another encoding.
+-- whether that was so: the reader can't tell, its bytes are those of another encoding. is_last says
+-- that a row is its transaction's last event: the commit stage draws `last_seq` right after that
+-- one's number. Where it couldn't, is_last is false, and the reader takes the transaction for
+-- one that may go on.
 --
 -- One statement, so that one snapshot decides; language sql without a SET clause, so that it
 -- is inlined into the relay's query and its plan can be read with EXPLAIN. The subqueries with
@@ -22,7 +25,7 @@ create or replace function pgoutbox.unsent(
 ) returns table (
     "position" bigint, seq bigint, schema_name text, table_name text, action text,
     new_row text, old_row text, id_source bytea, lazy boolean, committed_at timestamptz,
-    traceparent text, is_full boolean
+    traceparent text, is_full boolean, is_last boolean
 )
     language sql
     stable
@@ -34,10 +37,11 @@ as $$
             operator(pg_catalog.||) pg_catalog.int8send(e."position")
             operator(pg_catalog.||) pg_catalog.timestamptz_send(e.committed_at),
         e.lazy, e.committed_at,
-        e.traceparent, e.bytes operator(pg_catalog.>=) max_bytes
+        e.traceparent, e.bytes operator(pg_catalog.>=) max_bytes,
+        e.seq operator(pg_catalog.>=) (e.last_seq operator(pg_catalog.-) 1)
     from (
         select
-            t."position", t.xid, t.lazy, t.committed_at, t.traceparent,
+            t."position", t.xid, t.lazy, t.committed_at, t.traceparent, t.last_seq,
             e.seq, e.schema_name, e.table_name, e.action, e.new_row, e.old_row, e.own_bytes,
             pg_catalog.sum(e.own_bytes) over (rows unbounded preceding) as bytes
         from (

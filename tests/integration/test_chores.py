@@ -6,6 +6,7 @@ import asyncpg
 import pytest
 
 from pgoutbox.config.settings import MessageConfig
+from pgoutbox.demo.process import free_port
 from pgoutbox.messages.formats import format_of
 from pgoutbox.outbox import reader
 from pgoutbox.outbox.reader import Outbox
@@ -57,7 +58,8 @@ async def test_count_that_takes_too_long_is_given_up_and_keeps_no_event_back(
     async with other.transaction():
         await other.execute("lock table pgoutbox.parked in access exclusive mode")
         relay = await daemon(
-            "relay", "--dsn", database.dsn, "--nats-url", stream.url, "--topic", stream.topic
+            *("relay", "--dsn", database.dsn, "--nats-url", stream.url, "--topic", stream.topic),
+            *("--metrics-addr", str(free_port())),
         )
         failing = await relay.line("backlog count failed; retrying")
         await owner.execute("insert into notes values (1)")

@@ -43,7 +43,7 @@ def worlds(draw: st.DrawFn) -> World:
 def _batch(before: Progress, keys: list[Key], *, is_cut: bool) -> Batch:
     messages = [Message("s", f"{key.position}.{key.seq}", b"") for key in keys]
     after = before.after(keys, is_cut=is_cut)
-    return Batch(messages, keys, before, after, False, False, None, len(keys), keys)
+    return Batch(compose=lambda: messages, keys=keys, before=before, after=after, passed=keys)
 
 
 def _agree(progress: Progress, sent: set[Key], world: World) -> None:
@@ -151,7 +151,7 @@ def test_a_dead_gap_is_dropped_and_a_living_one_never(world: World, data: st.Dat
     for _ in range(60):
         limit = data.draw(st.integers(1, 5), "limit")
         keys = world.unsent(sent, progress)[:limit]
-        progress = progress.without_dead(keys, is_cut=len(keys) == limit)
+        progress = progress.without_dead(keys, is_full=len(keys) == limit)
         for key in keys:
             assert not progress.covers(key)
         progress = progress.after(keys, is_cut=len(keys) == limit)

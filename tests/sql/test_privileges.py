@@ -49,7 +49,7 @@ async def test_a_relay_can_do_its_work(
     )
     progress = await outbox.lead()
     batch = await outbox.next_batch(progress)
-    await outbox.begin(batch)
+    await outbox.begin(batch, batch.before, [])
     await outbox.park(batch.keys[0], batch.messages[0], "too large")
     await outbox.advance(batch.after)
     mended = await outbox.mend_drift()

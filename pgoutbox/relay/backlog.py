@@ -1,0 +1,110 @@
+"""How much is unsent, counted for the metrics on a connection of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import TYPE_CHECKING
+
+import asyncpg
+
+from pgoutbox.database import connection as database
+from pgoutbox.monitoring.monitor import Monitor
+from pgoutbox.outbox.progress import Progress
+from pgoutbox.relay.outage import Outage
+
+if TYPE_CHECKING:
+    Connection = asyncpg.Connection[asyncpg.Record]
+
+_INTERVAL = 5.0  # seconds
+_SHARE = 0.02  # of the time, at most, goes into counting
+_AT_MOST = 1_000_000  # events, which takes a few seconds
+_TIMEOUT = 5.0  # seconds
+_RETRY = _TIMEOUT / _SHARE
+
+_UNSENT = """
+select count(*) as unsent, extract(epoch from min(committed_at))::float8 as oldest
+from pgoutbox.unsent($1, $2, $3, $4, $5, $6, 9223372036854775807)
+"""
+
+
+class BacklogCount:
+    """Counts unsent and parked events for the monitor, for as long as a relay leads.
+
+    While the relay publishes, the number of positions that are ahead of it has to do: counting
+    would take from the events what it tells about them. ``connect`` opens a connection.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[], AbstractAsyncContextManager[Connection]],
+        relay: str,
+        monitor: Monitor,
+    ) -> None:
+        self._connect = connect
+        self._relay = relay
+        self._monitor = monitor
+        self._outage = Outage("backlog count failed; retrying", "backlog count succeeded")
+
+    @asynccontextmanager
+    async def running(self, progress: Callable[[], Progress]) -> AsyncIterator[None]:
+        """Count now and then what ``progress`` lacks, inside a ``with`` block."""
+        task = asyncio.create_task(self._run(progress))
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def _run(self, progress: Callable[[], Progress]) -> None:
+        while True:
+            pause = _RETRY
+            try:
+                async with self._connect() as connection:
+                    while True:
+                        await asyncio.sleep(await self._count(connection, progress()))
+                        self._outage.end()
+            except TimeoutError:
+                self._outage.begin(TimeoutError("the query timed out"))
+            except asyncpg.PostgresError as error:
+                self._outage.begin(error)
+            except database.FAILURES:  # the relay finds out, and says so
+                pause = _INTERVAL
+            await asyncio.sleep(pause)
+
+    async def _count(self, connection: Connection, progress: Progress) -> float:
+        """Count once; return how many seconds to wait until the next time."""
+        began = time.monotonic()
+        parked = await connection.fetchval(
+            "select count(*) from pgoutbox.parked where relay = $1", self._relay, timeout=_TIMEOUT
+        )
+        if self._monitor.nats.is_out:
+            unsent, oldest = await self._count_unsent(connection, progress)
+        else:
+            oldest = self._monitor.lead.oldest if self._monitor.lead else None
+            unsent = await self._positions_ahead(connection, progress) if oldest else 0
+        self._monitor.counted(unsent, oldest, parked)
+        return max(_INTERVAL, (time.monotonic() - began) / _SHARE)
+
+    async def _count_unsent(
+        self, connection: Connection, progress: Progress
+    ) -> tuple[int, float | None]:
+        row = await connection.fetchrow(
+            _UNSENT,
+            progress.high,
+            [gap.first for gap in progress.gaps],
+            [gap.last for gap in progress.gaps],
+            *(progress.partial or (None, None)),
+            _AT_MOST,
+            timeout=_TIMEOUT,
+        )
+        assert row is not None  # noqa: S101 - an aggregate returns one row
+        return row["unsent"], row["oldest"]
+
+    async def _positions_ahead(self, connection: Connection, progress: Progress) -> int:
+        last: int = await connection.fetchval(
+            "select last_value from pgoutbox.position_seq", timeout=_TIMEOUT
+        )
+        return max(0, last - progress.high)

@@ -1,0 +1,481 @@
+"""The relay against fakes of what it works with: an outbox, a publisher, a wake-up."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import pytest
+
+from pgoutbox.errors import DatabaseError, Interrupted, Refused
+from pgoutbox.messages.event import Message
+from pgoutbox.monitoring.monitor import Monitor
+from pgoutbox.outbox.progress import Gap, Key, Progress
+from pgoutbox.outbox.reader import Batch
+from pgoutbox.relay import loop
+from pgoutbox.relay.loop import Relay
+from tests.support.waiting import eventually
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+@dataclass
+class Outbox:
+    """Transactions by position, each a list of its events' texts, read in batches of ``limit``.
+
+    ``noted`` is the plan that a restart would find, as the real outbox writes it.
+    """
+
+    transactions: dict[int, list[str]] = field(default_factory=dict)
+    limit: int = 3
+    lazy: set[int] = field(default_factory=set)
+    progress: Progress = field(default_factory=Progress)  # as it is recorded
+    noted: tuple[Progress, ...] = ()
+    parked: list[str] = field(default_factory=list)
+    log: list[str] = field(default_factory=list)  # what happened, beside reading
+    replay: tuple[Progress, ...] = ()
+    fails: Callable[[], None] = lambda: None
+
+    async def next_batch(self, before: Progress) -> Batch:
+        await asyncio.sleep(0)
+        self.fails()
+        while self.replay:
+            batch = self._read(before, before.towards(self.replay[0]))
+            if batch:
+                return batch
+            self.replay = self.replay[1:]
+        return self._read(before, (*before.gaps, Gap(before.high + 1, 2**62)))
+
+    def _read(self, before: Progress, ranges: Sequence[Gap]) -> Batch:
+        keys = [
+            Key(position, seq)
+            for position in self._positions(before, ranges)
+            for seq in range(len(self.transactions[position]))
+            if not before.covers(Key(position, seq))
+        ][: self.limit]
+        is_full = len(keys) == self.limit
+        is_cut = is_full and keys[-1].seq < len(self.transactions[keys[-1].position]) - 1
+        return Batch(
+            compose=lambda: [Message("s", self.text(key), b"") for key in keys],
+            keys=keys,
+            before=before,
+            after=before.after(keys, is_cut=is_cut),
+            is_full=is_full,
+            is_replay=bool(self.replay),
+            has_long_transaction=is_cut or any(a.position == b.position for a, b in pairwise(keys)),
+            has_lazy_commit=any(key.position in self.lazy for key in keys),
+            passed=keys,
+        )
+
+    def _positions(self, before: Progress, ranges: Sequence[Gap]) -> list[int]:
+        partial = before.partial.position if before.partial else 0
+        found = [p for p in self.transactions if any(g.first <= p <= g.last for g in ranges)]
+        return sorted({*found, *([partial] if partial else [])}, key=lambda p: (p != partial, p))
+
+    def text(self, key: Key) -> str:
+        return self.transactions[key.position][key.seq]
+
+    async def begin(self, batch: Batch, progress: Progress, in_flight: Sequence[Batch]) -> None:
+        plan = self._plan((*in_flight, batch))
+        if batch.has_lazy_commit or plan[-1:] not in ((), self.noted[-1:]):
+            self.log.append("flush" if batch.has_lazy_commit else "plan")
+            self.progress, self.noted = progress, plan
+
+    async def advance(self, progress: Progress, in_flight: Sequence[Batch] = ()) -> None:
+        self.progress, self.noted = progress, self._plan(in_flight)
+        self.log.append(f"recorded {progress.high}")
+
+    def _plan(self, in_flight: Sequence[Batch]) -> tuple[Progress, ...]:
+        if self.replay:
+            return self.replay
+        long = [n for n, batch in enumerate(in_flight, 1) if batch.has_long_transaction]
+        return tuple(batch.after for batch in in_flight[: long[-1] if long else 0])
+
+    def fall_back(self) -> None:
+        self.replay = self.noted
+
+    async def park(self, key: Key, message: Message, reason: str) -> None:
+        self.parked.append(self.text(key))
+
+
+class Stream:
+    """Publishes into a list; each batch alone, or in a stretch that a test may hold up or break.
+
+    As the real one it stores a message of a stretch only behind the one that was sent before it,
+    and a repeat not at all. ``too_large`` are texts that it refuses.
+    """
+
+    def __init__(self, outbox: Outbox, *, pipelines: bool = True) -> None:
+        self.stored: list[str] = []
+        self.too_large: set[str] = set()
+        self.pipelines = pipelines
+        self.flow = asyncio.Event()  # messages of a stretch are confirmed
+        self.flow.set()
+        self.takes = 10**9  # messages, then the connection is lost
+        self.loses: set[str] = set()  # messages of a stretch, once each
+        self.most_in_flight = 0
+        self._outbox = outbox
+        self._number = 0
+        self._confirmed = 0
+        self._is_broken = False
+
+    def check(self) -> None:
+        pass
+
+    async def publish(self, messages: Sequence[Message]) -> None:
+        for index, message in enumerate(messages):
+            await asyncio.sleep(0)
+            error: Interrupted | Refused | None = None
+            if message.id in self.too_large:
+                error = Refused("too large")
+            elif self.takes <= 0:
+                error = Interrupted("lost")
+            if error is not None:
+                error.confirmed = index
+                raise error
+            self._store(message.id)
+
+    def _store(self, text: str) -> None:
+        self.takes -= 1
+        if text not in self.stored:
+            self.stored.append(text)
+            self._outbox.log.append(f"stored {text}")
+
+    def begin_stretch(self) -> Stream | None:
+        self._is_broken = False
+        return self if self.pipelines else None
+
+    def has_room(self, count: int) -> bool:
+        return not self._is_broken
+
+    def send(self, messages: Sequence[Message]) -> int | None:
+        if self.too_large & {message.id for message in messages}:
+            return None
+        for message in messages:
+            self._number += 1
+            if message.id in self.loses:
+                self.loses.remove(message.id)
+                self._is_broken = True
+            if self._is_broken or self.takes <= 0:
+                continue
+            self._store(message.id)
+            self._confirmed = self._number
+        self.most_in_flight = max(self.most_in_flight, self._number - self._confirmed)
+        return self._number
+
+    async def confirm(self, number: int) -> bool:
+        await self.flow.wait()
+        if self.takes <= 0 and self._confirmed < number:
+            raise Interrupted("lost")
+        return self._confirmed >= number
+
+    def close(self) -> int:
+        self._is_broken, confirmed = False, self._confirmed
+        self._confirmed = self._number
+        return confirmed
+
+
+class WakeUp:
+    """Writers always notify; a test gives the hints."""
+
+    is_asleep = False
+
+    def __init__(self) -> None:
+        self.hint = asyncio.Event()
+        self.is_deposed = False
+
+    async def fall_asleep(self) -> bool:
+        self.is_asleep = True
+        return True
+
+    async def get_up(self) -> None:
+        self.is_asleep = False
+
+    async def wait(self, seconds: float) -> bool:
+        try:
+            async with asyncio.timeout(min(seconds, 0.02)):
+                await self.hint.wait()
+        except TimeoutError:
+            return False
+        self.hint.clear()
+        return True
+
+    def interrupt(self) -> None:
+        self.hint.set()
+
+    async def verify(self) -> None:
+        if self.is_deposed:
+            raise DatabaseError("the connection to PostgreSQL was lost")
+
+
+class World:
+    """A relay and what it works with."""
+
+    def __init__(self, *, pipelines: bool = True, limit: int = 3) -> None:
+        self.outbox = Outbox(limit=limit)
+        self.stream = Stream(self.outbox, pipelines=pipelines)
+        self.wake_up = WakeUp()
+        self.on_oversize = "park"
+        self.record_interval = 60.0
+
+    def relay(self) -> Relay:
+        """Return one that goes on from what is recorded, as after a restart."""
+
+        async def no_chores(_: Progress) -> None:
+            pass
+
+        self.outbox.replay = self.outbox.noted
+        return Relay(
+            self.outbox,
+            self.stream,
+            self.wake_up,
+            progress=self.outbox.progress,
+            poll_interval=1.0,
+            record_interval=self.record_interval,
+            on_oversize=self.on_oversize,  # type: ignore[arg-type]
+            chores=no_chores,
+            monitor=Monitor(),
+        )
+
+    def commit(self, *transactions: str, first: int = 1) -> None:
+        """Make transactions visible, whose events are the words of each."""
+        for position, events in enumerate(transactions, first):
+            self.outbox.transactions[position] = events.split()
+
+
+@pytest.fixture(params=[True, False], ids=["pipelined", "alone"])
+def world(request: pytest.FixtureRequest) -> World:
+    return World(pipelines=request.param)
+
+
+@asynccontextmanager
+async def running(relay: Relay) -> AsyncIterator[asyncio.Task[None]]:
+    task = asyncio.create_task(relay.run())
+    try:
+        yield task
+    finally:
+        relay.stop()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_everything_is_stored_in_order_and_recorded(world: World) -> None:
+    world.commit(*"abcdefghij")
+    relay = world.relay()
+
+    await relay.drain()
+
+    assert world.stream.stored == list("abcdefghij")
+    assert world.outbox.progress == relay.progress == Progress(10)
+    assert relay.sent == 10
+    assert world.outbox.noted == ()
+
+
+async def test_transactions_of_one_event_need_no_plan(world: World) -> None:
+    """Nothing of them can be torn, however full a batch is."""
+    world.commit(*"abcdefghij")
+
+    await world.relay().drain()
+
+    assert "plan" not in world.outbox.log
+
+
+async def test_plan_is_noted_before_a_transaction_of_several_events_is_sent(world: World) -> None:
+    world.commit("a", "b c d e f g h", "i")
+    world.outbox.limit = 2
+
+    await world.relay().drain()
+
+    log = world.outbox.log
+    assert world.stream.stored == list("abcdefghi")
+    assert log.index("plan") < log.index("stored b")
+    assert log.count("plan") == 4
+
+
+async def test_lazy_commit_is_flushed_before_it_is_sent(world: World) -> None:
+    world.commit(*"abcdefgh")
+    world.outbox.lazy = {7}
+
+    await world.relay().drain()
+
+    log = world.outbox.log
+    assert log.index("flush") < log.index("stored g")
+
+
+async def test_two_batches_are_in_flight_and_no_third() -> None:
+    world = World()
+    world.commit(*"abcdefghij")
+    world.stream.flow.clear()
+    relay = world.relay()
+
+    draining = asyncio.create_task(relay.drain())
+    await eventually(lambda: len(world.stream.stored) == 6)
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+    assert world.stream.stored == list("abcdef")
+    assert relay.progress == Progress(0)
+    world.stream.flow.set()
+    await draining
+    assert world.stream.stored == list("abcdefghij")
+
+
+async def test_oversized_event_in_a_full_batch_is_parked_alone(world: World) -> None:
+    world.commit(*"abcdefghi")
+    world.stream.too_large = {"e"}
+    relay = world.relay()
+
+    await relay.drain()
+
+    assert world.stream.stored == list("abcdfghi")
+    assert world.outbox.parked == ["e"]
+    assert world.outbox.progress == Progress(9)
+    assert relay.sent == 8
+
+
+async def test_relay_that_is_told_to_stop_at_an_oversized_event_records_what_came_before(
+    world: World,
+) -> None:
+    world.commit(*"abcdefghi")
+    world.stream.too_large = {"e"}
+    world.on_oversize = "stop"
+    relay = world.relay()
+
+    with pytest.raises(Refused):
+        await relay.drain()
+
+    assert world.stream.stored == list("abcd")
+    assert world.outbox.progress == relay.progress == Progress(4)
+    assert relay.sent == 4
+
+
+async def test_message_lost_in_a_stretch_is_sent_again_before_those_behind_it() -> None:
+    world = World()
+    world.commit(*"abcdefghijkl")
+    world.stream.loses = {"e"}
+
+    await world.relay().drain()
+
+    assert world.stream.stored == list("abcdefghijkl")
+    assert world.outbox.progress == Progress(12)
+
+
+@pytest.mark.parametrize("taken", range(13))
+async def test_lost_connection_keeps_what_was_confirmed(world: World, taken: int) -> None:
+    """And the next connection goes on with the next event, in the same order."""
+    world.commit("a", "b c d", "e f", "g", "h i j k l")
+    world.stream.takes = taken
+    relay = world.relay()
+
+    if taken < 12:
+        with pytest.raises(Interrupted):
+            await relay.drain()
+        assert relay.sent == len(world.stream.stored) == taken
+    world.commit("late", first=20)
+    world.stream.takes = 100
+    again = world.relay()
+    again.progress = again._front = relay.progress
+    await again.drain()
+
+    assert world.stream.stored == [*"abcdefghijkl", "late"]
+    assert world.outbox.progress.high == 20
+
+
+@pytest.mark.parametrize("killed_at", range(1, 12))
+async def test_late_position_gets_into_no_transaction_after_a_kill(
+    world: World, killed_at: int
+) -> None:
+    """What was sent beyond the recorded progress goes out again, one batch after another."""
+    world.outbox.limit = 2
+    world.outbox.transactions = {5: ["a"], 6: list("bcd"), 7: ["e"], 8: list("fgh"), 9: list("ijk")}
+
+    def kill() -> None:
+        if len(world.stream.stored) >= killed_at:
+            raise Killed
+
+    world.outbox.fails = kill
+    with pytest.raises(Killed):
+        await world.relay()._drain()
+    world.outbox.fails = lambda: None
+    world.outbox.transactions |= {1: ["x", "y"], 4: ["z"]}
+    await world.relay().drain()
+
+    text = "".join(world.stream.stored)
+    assert sorted(text) == sorted("abcdefghijkxyz")
+    assert all(whole in text for whole in ("bcd", "fgh", "ijk", "xy"))
+    assert world.outbox.progress.covers(Key(9, 2))
+
+
+async def test_gap_is_filled_when_its_transaction_becomes_visible(world: World) -> None:
+    world.outbox.transactions = {1: ["a"], 3: ["c"]}
+    relay = world.relay()
+    await relay.drain()
+    assert world.outbox.progress == Progress(3, (Gap(2, 2),))
+
+    world.commit("b", first=2)
+    await relay.drain()
+
+    assert world.stream.stored == ["a", "c", "b"]
+    assert world.outbox.progress == Progress(3)
+
+
+async def test_stop_waits_for_what_is_in_flight_and_records_it() -> None:
+    world = World()
+    world.commit(*"abcdef")
+    world.stream.flow.clear()
+    relay = world.relay()
+
+    async with running(relay) as task:
+        await eventually(lambda: len(world.stream.stored) == 6)
+        relay.stop()
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert not task.done()
+        world.stream.flow.set()
+        await task
+
+    assert world.outbox.progress == Progress(6)
+
+
+async def test_progress_is_recorded_when_nothing_more_comes(world: World) -> None:
+    async with running(world.relay()):
+        world.commit("a")
+        world.wake_up.interrupt()
+        await eventually(lambda: "recorded 1" in world.outbox.log)
+
+
+async def test_relay_without_a_record_interval_records_each_batch_at_once(world: World) -> None:
+    world.record_interval = 0.0
+    world.commit(*"abcdefghi")
+
+    await world.relay().drain()
+
+    assert {"recorded 3", "recorded 6", "recorded 9"} <= set(world.outbox.log)
+
+
+async def test_progress_is_recorded_after_so_many_events(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "_UNRECORDED", 6)
+    world.commit(*"abcdefghijkl")
+
+    await world.relay().drain()
+
+    log = world.outbox.log
+    assert log.index("recorded 6") < log.index("stored l")
+    assert "recorded 3" not in log
+
+
+async def test_relay_that_no_longer_leads_sends_nothing(world: World) -> None:
+    world.commit(*"abc")
+    world.wake_up.is_deposed = True
+
+    with pytest.raises(DatabaseError):
+        await world.relay().drain()
+
+    assert world.stream.stored == []
+    assert world.outbox.progress == Progress(0)
