@@ -1,4 +1,4 @@
-"""Names that several rooms share: tables, shards, addresses, actions."""
+"""Names that several packages share: tables, shards, addresses, actions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ ACTIONS = ("INSERT", "UPDATE", "DELETE", "TRUNCATE")
 
 
 class Address(NamedTuple):
-    """Where to listen; an empty host stands for all interfaces."""
+    """An address to listen on; an empty host means all interfaces."""
 
     host: str
     port: int
@@ -21,7 +21,7 @@ class Address(NamedTuple):
 
 
 class TableName(NamedTuple):
-    """A table as one names it; without a schema, the tables of that name in any."""
+    """A table by name; without a schema, every table of that name."""
 
     schema: str | None
     table: str
@@ -38,7 +38,7 @@ MOST_SHARDS = 64
 
 
 class Shard(NamedTuple):
-    """One of several shares in the rows of all tables."""
+    """One of ``of`` parts of the rows of all tables."""
 
     number: int  # from 1
     of: int
@@ -48,7 +48,7 @@ class Shard(NamedTuple):
 
 
 def suggest(wrong: str, known: Iterable[str], spelling: Mapping[str, str] | None = None) -> str:
-    """Return a question after what may have been meant, or nothing."""
+    """Return a question about what may have been meant, or an empty string."""
     close = difflib.get_close_matches(wrong, list(known), n=1, cutoff=0.6)
     if not close:
         return ""

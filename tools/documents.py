@@ -98,7 +98,7 @@ def _with_table(text: str, name: str, table: str) -> str:
 
 
 def settings() -> str:
-    """Return the table of all settings, those last that only wal-listener's file has."""
+    """Return the table of all settings; those that only wal-listener's file has come last."""
     ordered = sorted(config.SETTINGS, key=lambda setting: setting.flag is None)
     rows = [
         ["key in the file", "flag", "variable", "default", "meaning"],
@@ -109,7 +109,7 @@ def settings() -> str:
 
 
 def placeholders() -> str:
-    """Return the table of what a template of subjects may have between braces."""
+    """Return the table of placeholders in subjects."""
     rows = [["placeholder", "is"], ["---"] * 2]
     rows += [[f"`{{{each.name}}}`", each.meaning] for each in PLACEHOLDERS.values()]
     return _table(rows)
