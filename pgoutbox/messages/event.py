@@ -10,7 +10,7 @@ Headers = tuple[tuple[str, str], ...]  # names and values, both in visible ASCII
 
 
 class Message(NamedTuple):
-    """What goes to NATS for one event; ``id`` is its ``Nats-Msg-Id``.
+    """What is published for one event; ``id`` is the event's.
 
     ``headers`` are those beside ``Nats-Msg-Id``. ``table`` is the bare name of the event's table.
     """

@@ -9,6 +9,7 @@ from pgoutbox.config.settings import Mode
 from pgoutbox.messages.event import Message
 from pgoutbox.nats.streams import StreamInfo
 from pgoutbox.nats.window import Window
+from pgoutbox.nats.wire import message_id
 
 log = logging.getLogger("pgoutbox.nats")
 
@@ -114,6 +115,10 @@ def _some(messages: Sequence[Message], first: int, end: int, closely: int) -> It
             size = 0
 
 
+def _after_message(message: Message) -> str:
+    return f"Nats-Expected-Last-Msg-Id: {message_id(message)}\r\n"
+
+
 def _after(sequence: int) -> str:
     return f"Nats-Expected-Last-Sequence: {sequence}\r\n"
 
@@ -171,7 +176,7 @@ class ChainById(Chain):
     def following(self, previous: Message | None, messages: Sequence[Message]) -> Iterator[str]:
         """Yield the header line for each of ``messages``, the first of which follows another."""
         for message in messages:
-            yield f"Nats-Expected-Last-Msg-Id: {previous.id}\r\n" if previous else self._at_end()
+            yield self._at_end() if previous is None else _after_message(previous)
             previous = message
 
     def asking(self, messages: Sequence[Message], first: int, end: int) -> Iterable[int]:

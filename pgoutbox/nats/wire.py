@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from itertools import repeat
 
 from pgoutbox.errors import Refused
 from pgoutbox.messages.event import Message
 from pgoutbox.messages.headers import header_lines
 
-_HEADER_ROOM = 130  # bytes: version 10, id 51, expectation 65, empty line 2
+_HEADER_ROOM = 154  # bytes: version 10, id 64, expectation 78, empty line 2
+
+
+def message_id(message: Message) -> str:
+    """Return the ``Nats-Msg-Id``: the event's id, a dot, and a hash of the subject.
+
+    Two relays may publish an event under two subjects into one stream, which must store both.
+    """
+    return f"{message.id}.{_hash(message.subject)}"
+
+
+@lru_cache(maxsize=4096)
+def _hash(subject: str) -> str:
+    """Return the first 12 hexadecimal digits of the SHA-256 of ``subject``."""
+    return hashlib.sha256(subject.encode()).hexdigest()[:12]
 
 
 def hpubs(
@@ -23,11 +39,12 @@ def hpubs(
     are the header lines that say what each must follow, possibly empty.
     """
     parts: list[bytes] = []
-    for (subject, message_id, payload, further, _), reply, expectation in zip(
+    for (subject, event_id, payload, further, _), reply, expectation in zip(
         messages, replies, expectations, strict=False
     ):
+        name = f"{event_id}.{_hash(subject)}"
         lines = header_lines(further) if further else ""
-        headers = f"NATS/1.0\r\nNats-Msg-Id: {message_id}\r\n{expectation}{lines}\r\n"
+        headers = f"NATS/1.0\r\nNats-Msg-Id: {name}\r\n{expectation}{lines}\r\n"
         size = len(headers) if headers.isascii() else len(headers.encode())
         line = f"HPUB {subject} {reply} {size} {size + len(payload)}\r\n{headers}"
         parts += line.encode(), payload, b"\r\n"

@@ -37,7 +37,7 @@ async def test_a_second_delivery_is_the_same_message(
 
     assert [message.data for message in first] == [message.data for message in second]
     assert [json.loads(message.data)["id"] for message in first] == [
-        message.headers["Nats-Msg-Id"] for message in second
+        message.id for message in second
     ]
 
 

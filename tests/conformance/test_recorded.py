@@ -126,7 +126,7 @@ def failing_steps(case: Case, difference: dict[str, Any]) -> dict[int, str]:
 def assert_headers(outcome: Outcome) -> None:
     """Check that the headers are those of deduplication only."""
     for message in outcome.stored:
-        assert message.headers["Nats-Msg-Id"] == json.loads(message.data)["id"]
+        assert message.id == json.loads(message.data)["id"]
         assert message.headers.keys() <= HEADERS
 
 

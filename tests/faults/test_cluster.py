@@ -121,7 +121,7 @@ async def test_no_message_gets_behind_its_successor_while_leaders_change(
             task.cancel()
         await asyncio.gather(*disturbing, return_exceptions=True)
 
-    ours = [s.headers["Nats-Msg-Id"] for s in await replicated.messages() if s.headers]
+    ours = [s.id for s in await replicated.messages() if s.headers]
     assert list(dict.fromkeys(ours)) == [message.id for message in messages]
     assert all(said.startswith(method) for said in methods)
 
@@ -140,7 +140,7 @@ async def test_relay_goes_over_to_batches_when_the_stream_takes_them(
             await publisher.publish(messages[first : first + 100])
             await replicated.jetstream.update_stream(stream.evolve(allow_batched=takes_batches))
             methods.append(publisher.description["method"])
-    stored = [stored.headers["Nats-Msg-Id"] for stored in await replicated.messages()]
+    stored = [stored.id for stored in await replicated.messages()]
     assert stored == [message.id for message in messages]
     by_sequence, in_batches = (
         "pipelined, chained by sequence",
@@ -174,7 +174,7 @@ async def test_stream_that_is_created_has_the_replicas_that_were_asked_for(
 
         async def read() -> list[str]:
             with contextlib.suppress(Exception):  # until the cluster has chosen a leader again
-                return [stored.headers["Nats-Msg-Id"] for stored in await stream.messages()]
+                return [stored.id for stored in await stream.messages()]
             return []
 
         stored = await eventually(read, timeout=60, pause=0.2)

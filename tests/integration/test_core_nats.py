@@ -17,7 +17,7 @@ from tests.conftest import Connect, Servers, StartDaemon
 from tests.support.cluster import Database
 from tests.support.proxy import proxy, through
 from tests.support.settings import NatsSettings, nats_settings
-from tests.support.streams import nats_client
+from tests.support.streams import event_id, nats_client
 from tests.support.waiting import eventually
 
 NO_JETSTREAM = "jetstream: disabled"
@@ -41,7 +41,7 @@ class Subscriber:
 
     @property
     def ids(self) -> list[str]:
-        return [message.headers["Nats-Msg-Id"] for message in self.messages if message.headers]
+        return [event_id(message.headers) for message in self.messages if message.headers]
 
 
 def config_of(server: NatsServer | str, **settings: object) -> NatsSettings:
@@ -74,7 +74,7 @@ async def test_messages_arrive_in_order_with_their_headers(server: NatsServer, w
             await client.flush()
             assert subscription.pending_msgs == 2_000
         arrived = [await subscription.next_msg() for _ in range(2_000)]
-    assert [(m.headers or {})["Nats-Msg-Id"] for m in arrived] == [m.id for m in messages]
+    assert [event_id(m.headers) for m in arrived] == [m.id for m in messages]
     assert {(m.headers or {})["x"] for m in arrived} == {"y"}
     assert arrived[7].data == b"7"
 

@@ -23,7 +23,7 @@ from pgoutbox.outbox.reader import Outbox
 from tests.conftest import Servers
 from tests.support.cluster import WRITER, Database
 from tests.support.commands import pgoutbox
-from tests.support.streams import Stream
+from tests.support.streams import Stream, event_id
 from tests.support.waiting import unique
 
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -179,7 +179,7 @@ async def test_headers_of_a_transaction_larger_than_a_batch(
         assert unquote(message.headers["Pgoutbox-Table"]) == event["table"]
         assert message.headers["Pgoutbox-Action"] == event["action"]
         assert message.headers["Pgoutbox-Commit-Time"] == event["commitTime"]
-        assert message.headers["Nats-Msg-Id"] == event["id"]
+        assert event_id(message.headers) == event["id"]
         assert not {"Evil", "traceparent"} & set(message.headers)
 
 
@@ -236,7 +236,7 @@ async def test_cloudevents(
     ]
     datas: list[Any] = [event.get_data() for event in parsed]
     for event, data, message in zip(parsed, datas, found, strict=True):
-        assert event.get_id() == data["id"] == message.headers["Nats-Msg-Id"]
+        assert event.get_id() == data["id"] == event_id(message.headers)
         time = event.get_time()
         assert time is not None
         assert time.isoformat()[:19] == data["commitTime"][:19]

@@ -20,7 +20,7 @@ from pgoutbox.nats.connect import connect
 from tests.conftest import Servers
 from tests.support.proxy import port_of, proxy, through
 from tests.support.settings import NatsSettings, nats_settings
-from tests.support.streams import Stream
+from tests.support.streams import Stream, event_id
 from tests.support.waiting import eventually
 
 
@@ -53,7 +53,7 @@ def messages_of(stream: Stream, count: int, *, first: int = 0) -> list[Message]:
 
 
 async def stored_ids(stream: Stream) -> list[str]:
-    return [stored.headers["Nats-Msg-Id"] for stored in await stream.messages()]
+    return [stored.id for stored in await stream.messages()]
 
 
 async def test_stream_is_created_over_the_topic_when_missing(
@@ -84,9 +84,7 @@ async def test_messages_are_stored_once_and_in_order(
         await publisher.publish(messages[:100])
         await publisher.publish(messages[100:])
     stored = await stream.messages()
-    assert [(m.id, m.payload) for m in messages] == [
-        (s.headers["Nats-Msg-Id"], s.data) for s in stored
-    ]
+    assert [(m.id, m.payload) for m in messages] == [(s.id, s.data) for s in stored]
 
 
 async def test_one_acknowledgement_stands_for_many_messages(stream: Stream, nats: Client) -> None:
@@ -149,7 +147,7 @@ async def test_order_is_kept_while_somebody_else_publishes(
                 await publisher.publish(messages_of(stream, 100, first=first))
         is_done.set()
         await disturbing
-    ours = [s.headers["Nats-Msg-Id"] for s in await stream.messages() if s.headers]
+    ours = [s.id for s in await stream.messages() if s.headers]
     assert [f"id-{n}" for n in range(600)] == ours
     said = ["others publish into the stream; publishing one message at a time"]
     assert [record.message for record in caplog.records] == (said if mode == "window" else [])
@@ -162,8 +160,7 @@ async def test_what_was_held_up_in_the_network_is_not_stored_behind_others(
     seen: set[str] = set()
 
     async def see(message: Msg) -> None:
-        assert message.headers is not None
-        seen.add(message.headers["Nats-Msg-Id"])
+        seen.add(event_id(message.headers))
 
     await nats.subscribe(f"{stream.topic}.*", cb=see)
     await nats.flush()

@@ -460,7 +460,7 @@ class Event:
 def read(message: Stored) -> Event:
     """Read a message, and check what all messages have in common."""
     values = json.loads(message.data)
-    assert message.headers["Nats-Msg-Id"] == values["id"]
+    assert message.id == values["id"]
     assert message.subject.split(".", 1)[1] == f"{values['schema']}_{values['table']}"
     change = Change(values["table"], values["action"], values["data"], values["dataOld"])
     return Event(values["id"], change)

@@ -21,6 +21,16 @@ class Stored:
     headers: Mapping[str, str]
     data: bytes
 
+    @property
+    def id(self) -> str:
+        """The event's id, without the hash of the subject that follows it."""
+        return event_id(self.headers)
+
+
+def event_id(headers: Mapping[str, str] | None) -> str:
+    """Return the event's id from a message's ``Nats-Msg-Id``."""
+    return (headers or {})["Nats-Msg-Id"].rpartition(".")[0]
+
 
 @dataclass(frozen=True, slots=True)
 class Stream:

@@ -65,11 +65,11 @@ class Stream:
     async def send(self, lines: bytes) -> None:
         if b".$FI " in lines:
             return self._take_batch(lines)
-        self.expectations += re.findall(rb"Nats-(Expected-\S+: \S+)", lines)
+        self.expectations += re.findall(rb"Nats-(Expected-\S+: \w+)", lines)
         numbers = {
             name.decode(): number
             for number, name in re.findall(
-                rb"HPUB \S+ (?:\.(\d+))? .*\r\nNATS/1.0\r\nNats-Msg-Id: (\S+)\r\n", lines
+                rb"HPUB \S+ (?:\.(\d+))? .*\r\nNATS/1.0\r\nNats-Msg-Id: (\w+)\.", lines
             )
         }
         answer_to = self._answers.pop(0) if self._answers else self.all_stored
@@ -82,7 +82,7 @@ class Stream:
 
     def _take_batch(self, lines: bytes) -> None:
         """Answer to the batch as a whole what a test says of its last message."""
-        found = re.findall(rb"HPUB \S+ (\S+) .*\r\nNATS/1.0\r\nNats-Msg-Id: (\S+)\r\n", lines)
+        found = re.findall(rb"HPUB \S+ (\S+) .*\r\nNATS/1.0\r\nNats-Msg-Id: (\w+)\.", lines)
         names = [name.decode() for _, name in found]
         answer_to = self._answers.pop(0) if self._answers else self.all_stored
         answers = answer_to(names)
