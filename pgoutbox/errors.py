@@ -62,6 +62,10 @@ class Interrupted(PublishError):
     confirmed = 0
 
 
+class IdConflict(Interrupted):
+    """The stream dropped a message as a repeat of one that isn't ours."""
+
+
 class Refused(PgoutboxError):
     """The message after the ``confirmed`` ones can never be stored; not worth another try."""
 

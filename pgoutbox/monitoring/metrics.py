@@ -150,6 +150,11 @@ METRICS = (
         "Connections made after the first",
         lambda m: (max(0, m.postgresql.connections - 1), max(0, m.nats.connections - 1)),
     ),
+    _one(
+        "pgoutbox_id_conflicts_total",
+        "Refusals of an event because another publisher's message in the stream has its id",
+        lambda monitor: monitor.id_conflicts,
+    ),
     Metric(
         "pgoutbox_build_info",
         "gauge",

@@ -96,6 +96,7 @@ class Monitor:
         self.sent = 0
         self.batches = 0
         self.parked = 0  # since the start
+        self.id_conflicts = 0  # of events with others' messages in the stream
         self.latency = Histogram()
 
     def step(self, pause: float = 0.0) -> None:

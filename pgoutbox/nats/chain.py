@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 
-from pgoutbox.config.settings import Mode
 from pgoutbox.messages.event import Message
 from pgoutbox.nats.streams import StreamInfo
 from pgoutbox.nats.window import Window
@@ -17,7 +16,7 @@ _MAX_ALONE = 1_024  # messages in a row, after the chain has broken again and ag
 _BREAKS_BEFORE_WARNING = 3
 _BYTES_PER_ACK = 64 * 1024
 _BYTES_OF_HEADERS = 200  # of a message, about
-_MAX_MISSES = 8  # in a row
+MAX_MISSES = 8  # in a row
 
 
 class Chain:
@@ -29,20 +28,29 @@ class Chain:
     """
 
     method: str  # for the log
-    in_batches = False  # all messages that don't go alone form fast-ingest batches
+    in_batches = False  # messages that don't go alone form a batch of nats-server
+    wants_end = False  # the stream's last sequence must be looked up before anything is published
+    header_room = 0  # bytes that the headers of a batch need beyond those of a message alone
 
-    def __init__(self, stream: StreamInfo, *, end: int | None, is_single: bool) -> None:
+    def __init__(self, stream: StreamInfo) -> None:
         self._stream = stream
-        self._is_single = is_single  # always one message at a time
         self._alone = 0  # number of messages still to be published one at a time
         self._misses = 0  # refusals in a row because the stream's end was another one
-        self.end = end  # the stream's last sequence, None if unknown
+        self.end: int | None = stream.end  # the stream's last sequence, None if unknown
+
+    def limit(self, count: int) -> int:
+        """Return how many of the next ``count`` messages may be in flight together."""
+        return 1 if self.goes_alone else count
 
     @property
     def goes_alone(self) -> bool:
         """Whether the next message must be confirmed before others are sent."""
         # A repeat begins no chain: messages stored after the original would let later ones through.
-        return self._alone > 0 or self._is_single or not self._is_begun
+        return self._alone > 0 or not self._is_begun
+
+    def go_alone(self) -> None:
+        """Publish the next message alone."""
+        self._alone = max(1, self._alone)
 
     @property
     def is_contended(self) -> bool:
@@ -50,7 +58,7 @@ class Chain:
         return self._misses > 0
 
     def expectations(self, messages: Sequence[Message], first: int, end: int) -> Iterator[str]:
-        """Yield the header line that says what each of ``messages[first:end]`` must follow."""
+        """Yield the header lines that say what each of ``messages[first:end]`` must follow."""
         raise NotImplementedError
 
     def asking(self, messages: Sequence[Message], first: int, end: int) -> Iterable[int]:
@@ -72,8 +80,8 @@ class Chain:
         elif not window.confirmed and window.stream_end is not None and self._begins:
             # Another publisher moved the stream's end before there was a chain to break.
             self._misses += 1
-            self.end = window.stream_end if self._misses < _MAX_MISSES else None
-            self._alone = max(1, self._alone)
+            self.end = window.stream_end if self._misses < MAX_MISSES else None
+            self.go_alone()
             return
         self._alone = max(0, self._alone - 1)
         self._go_on(window, messages[-1] if is_stored_last else None, is_whole=is_whole)
@@ -96,7 +104,7 @@ class Chain:
         raise NotImplementedError
 
     def _at_end(self) -> str:
-        return "" if self.end is None else _after(self.end)
+        return "" if self.end is None else after_sequence(self.end)
 
     def _warn_of_others(self) -> None:
         log.warning(
@@ -119,7 +127,8 @@ def _after_message(message: Message) -> str:
     return f"Nats-Expected-Last-Msg-Id: {message_id(message)}\r\n"
 
 
-def _after(sequence: int) -> str:
+def after_sequence(sequence: int) -> str:
+    """Return the header line of a message that must follow the stream's ``sequence``."""
     return f"Nats-Expected-Last-Sequence: {sequence}\r\n"
 
 
@@ -135,8 +144,8 @@ class ChainById(Chain):
 
     method = "pipelined, chained by message id"
 
-    def __init__(self, stream: StreamInfo, *, end: int | None, is_single: bool) -> None:
-        super().__init__(stream, end=end, is_single=is_single)
+    def __init__(self, stream: StreamInfo) -> None:
+        super().__init__(stream)
         self._last: Message | None = None
         self._breaks = 0  # since a window was stored whole
         self._closely = 0  # number of messages of the next window that must all ask
@@ -202,7 +211,7 @@ class ChainById(Chain):
 
 
 class ChainBySequence(Chain):
-    """Names the stream's sequence (``Nats-Expected-Last-Sequence``): for a replicated stream.
+    """Names the stream's sequence (``Nats-Expected-Last-Sequence``): for a stream of ours alone.
 
     Another publisher's message can take the sequence of one of ours that was refused, and the next
     of ours is then accepted. Once such a publisher is noticed, messages go one at a time.
@@ -210,10 +219,16 @@ class ChainBySequence(Chain):
 
     method = "pipelined, chained by sequence"
 
-    def __init__(self, stream: StreamInfo, *, end: int | None, is_single: bool) -> None:
-        super().__init__(stream, end=end, is_single=is_single)
+    def __init__(self, stream: StreamInfo) -> None:
+        super().__init__(stream)
+        self._is_single = False  # always one message at a time
         self._last: int | None = None  # sequence of the stream, after our last message
         self._before_break: int | None = None  # the same, before the chain broke
+
+    @property
+    def goes_alone(self) -> bool:
+        """Whether the next message goes alone; see :meth:`Chain.goes_alone`."""
+        return self._is_single or super().goes_alone
 
     @property
     def _is_begun(self) -> bool:
@@ -227,7 +242,7 @@ class ChainBySequence(Chain):
         """Name a sequence; see :meth:`Chain.expectations`."""
         last = None if self.goes_alone else self._last
         for index in range(first, end):
-            yield self._at_end() if last is None else _after(last + index)
+            yield self._at_end() if last is None else after_sequence(last + index)
 
     def _go_on(self, window: Window, last: Message | None, *, is_whole: bool) -> None:
         if is_whole and len(window) == 1:
@@ -243,23 +258,3 @@ class ChainBySequence(Chain):
         if not self._is_single:
             self._warn_of_others()
         self._is_single = True
-
-
-class BatchesBySequence(ChainBySequence):
-    """Names the stream's sequence, in fast-ingest batches (see :mod:`pgoutbox.nats.ingest`).
-
-    A refused message ends its batch, so no other publisher's can take its place.
-    """
-
-    method = "fast-ingest batches, chained by sequence"
-    in_batches = True
-
-    def _go_single(self) -> None:
-        pass
-
-
-def kind_of_chain(stream: StreamInfo, mode: Mode) -> type[Chain]:
-    """Return the cheapest kind that keeps the order, unless ``mode`` names another."""
-    if mode == "fast" or (mode == "auto" and stream.replicas > 1 and stream.takes_batches):
-        return BatchesBySequence
-    return ChainBySequence if stream.replicas > 1 else ChainById

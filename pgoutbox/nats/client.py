@@ -21,7 +21,7 @@ from nats.aio.transport import TcpTransport
 from nats.protocol.parser import ERR_RE
 
 from pgoutbox.errors import Interrupted
-from pgoutbox.nats.failures import LOST, PlainServer, text_of
+from pgoutbox.nats.failures import LOST, Denied, PlainServer, text_of
 
 log = logging.getLogger("pgoutbox.nats")
 
@@ -89,6 +89,7 @@ class NatsClient(Client):
         self.failed: asyncio.Future[Interrupted] = self._future()
         self._answers: int | None = None  # id of the subscription that listen() has made
         self._on_answer: Callable[[bytes, bytes], None]
+        self._optional: dict[str, asyncio.Future[None]] = {}  # by subject, done once it is denied
         self._requires_tls = requires_tls
         self._last_error = ""  # that the server sent
 
@@ -139,6 +140,17 @@ class NatsClient(Client):
         has_name = name not in ("", self._server_info.get("server_id"))
         return f"{address} ({name})" if has_name else address
 
+    @property
+    def version(self) -> tuple[int, ...]:
+        """The server's release, such as ``(2, 15, 1)``."""
+        version = self.connected_server_version
+        return version.major, version.minor, version.patch
+
+    @property
+    def api_level(self) -> int:
+        """JetStream's API level of the server; 0 before nats-server 2.11."""
+        return int(self._server_info.get("api_lvl", 0))
+
     def check(self) -> None:
         """Raise if the connection has failed.
 
@@ -149,19 +161,26 @@ class NatsClient(Client):
             failure = self.failed.result()
             raise Interrupted(str(failure), hint=failure.hint, subject=failure.subject)
 
-    async def unless_failed(self, waiting: Awaitable[Answer]) -> Answer:
+    async def unless_failed(
+        self, waiting: Awaitable[Answer], *, optional: str | None = None
+    ) -> Answer:
         """Wait, but only as long as the connection works.
 
-        nats-py would go on waiting for an answer to what the server has denied.
+        nats-py would go on waiting for an answer to what the server has denied. If that is the
+        ``optional`` subject, the connection hasn't failed.
 
         Raises:
+            Denied: the user may not publish to the optional subject.
             Interrupted: the connection has failed.
-
         """
         task = asyncio.ensure_future(waiting)
+        denied: asyncio.Future[None] = self._optional.setdefault(optional or "", self._future())
         try:
-            await self._first(task)
+            either: set[asyncio.Future[Any]] = {task, denied, self.failed}
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
             self.check()
+            if denied.done():
+                raise Denied("this user may not publish to a subject", subject=optional)
             return task.result()
         finally:
             if not task.done():
@@ -186,7 +205,6 @@ class NatsClient(Client):
 
         Raises:
             Interrupted: the connection is lost.
-
         """
         try:
             await self._send_command(lines)
@@ -255,6 +273,10 @@ class NatsClient(Client):
         if denial is None:
             self._last_error = said
             await super()._process_err(err_msg)
+            return
+        if (optional := self._optional.get(denial[2])) is not None:
+            if not optional.done():
+                optional.set_result(None)
             return
         verb = "publish" if denial[1].lower() == "publish" else "subscribe"
         self._fail(

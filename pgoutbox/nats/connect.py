@@ -17,6 +17,7 @@ from pgoutbox.nats.core import CorePublisher
 from pgoutbox.nats.credentials import client_options, requires_tls, user_of
 from pgoutbox.nats.failures import CONNECTION_ERRORS, explain
 from pgoutbox.nats.jetstream import JetStreamPublisher
+from pgoutbox.nats.tenure import Tenure
 
 
 class Stretch(Protocol):
@@ -68,7 +69,6 @@ class Publisher(Protocol):
 
         Raises:
             Interrupted: the connection is lost, or the server has denied something.
-
         """
 
 
@@ -93,13 +93,15 @@ async def connect(
     on_lost: Callable[[], None] = lambda: None,
     verify: Callable[[], Awaitable[None]] = _nothing,
     on_wait: Callable[[float], None] = lambda _: None,
+    tenure: Tenure | None = None,
 ) -> AsyncIterator[Connected]:
     """Connect to NATS, find or create the stream, and yield a publisher while the connection lasts.
 
     ``verify`` is called before a message is published behind another publisher's, and raises if
     this relay no longer leads. The publisher ends when the connection is lost or the server denies
     something; ``on_lost`` is then called. ``on_wait`` is called before each wait for the server,
-    with its longest duration in seconds.
+    with its longest duration in seconds. ``tenure`` is what a leader keeps from one connection to
+    the next.
 
     A failure that the operators of NATS can fix is worth retrying: servers that are down or
     reject our credentials or certificate, missing permissions, a stream that is missing or has
@@ -112,7 +114,7 @@ async def connect(
     client = await _open(nats)
     client.failed.add_done_callback(lambda _: on_lost())
     try:
-        yield await _publisher(client, stream, messages, verify, on_wait)
+        yield await _publisher(client, stream, messages, verify, on_wait, tenure)
     finally:
         await client.end()
 
@@ -154,11 +156,12 @@ async def _publisher(
     messages: MessageConfig,
     verify: Callable[[], Awaitable[None]],
     on_wait: Callable[[float], None],
+    tenure: Tenure | None,
 ) -> Connected:
     if not config.jetstream:
         return CorePublisher(client, config, on_wait)
     target = streams.Target.of(config, messages)
     stream = await streams.ensure(client, target)
-    publisher = JetStreamPublisher(client, target, stream, verify, on_wait)
+    publisher = JetStreamPublisher(client, target, stream, verify, on_wait, tenure)
     await publisher.start()
     return publisher

@@ -54,7 +54,6 @@ def check_files(config: NatsConfig) -> None:
 
     Raises:
         ConfigError: one doesn't.
-
     """
     client_options(config)
 

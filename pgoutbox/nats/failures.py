@@ -11,12 +11,16 @@ from collections.abc import Mapping
 import nats.errors
 
 from pgoutbox.config.settings import NatsConfig
-from pgoutbox.errors import PublishError
+from pgoutbox.errors import Interrupted, PublishError
 
 LOST = "the connection was lost"
 
 # Raised by a failing connect, and by whatever uses a failing connection.
 CONNECTION_ERRORS = (TimeoutError, OSError, nats.errors.Error, ValueError)
+
+
+class Denied(Interrupted):
+    """The server denied something that the relay can do without."""
 
 
 class PlainServer(nats.errors.Error):

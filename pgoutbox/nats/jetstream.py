@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
+from pgoutbox.config.settings import StreamConfig
 from pgoutbox.errors import Interrupted, Refused
 from pgoutbox.messages.event import Message
 from pgoutbox.nats import streams, wire
-from pgoutbox.nats.chain import Chain, ChainById, kind_of_chain
+from pgoutbox.nats.batches import AtomicBatches, Batches, FastBatches, OneByOne
+from pgoutbox.nats.chain import Chain, ChainById, ChainBySequence
 from pgoutbox.nats.client import NatsClient
 from pgoutbox.nats.ingest import Answer, IngestBatch
+from pgoutbox.nats.repeats import Repeats
 from pgoutbox.nats.streams import StreamInfo, Target
 from pgoutbox.nats.stretch import Stretch, no_answer
+from pgoutbox.nats.tenure import Tenure
 from pgoutbox.nats.window import Window
 
 log = logging.getLogger("pgoutbox.nats")
@@ -26,7 +31,8 @@ class JetStreamPublisher:
     """Publishes with a window of unacknowledged messages that can't get out of order.
 
     Each message says what it must follow (see :mod:`pgoutbox.nats.chain`), so if one is lost or
-    refused, all those behind it are refused too, and publishing resumes from there.
+    refused, all those behind it are refused too, and publishing resumes from there. On replicated
+    streams messages go in batches (see :mod:`pgoutbox.nats.batches`).
     """
 
     def __init__(
@@ -36,6 +42,7 @@ class JetStreamPublisher:
         stream: StreamInfo,
         verify: Callable[[], Awaitable[None]],
         on_wait: Callable[[float], None] = lambda _: None,
+        tenure: Tenure | None = None,
     ) -> None:
         self._client = client
         self._target = target
@@ -43,11 +50,13 @@ class JetStreamPublisher:
         self._stream = stream
         self._verify = verify
         self._on_wait = on_wait
+        self._tenure = tenure or Tenure()
+        self._repeats = Repeats(client, target, self._tenure)
         self._inbox = ""
         self._window = Window(0, stream.confirmations, ())
         self._stretch: Stretch | None = None
         self._checked_at = time.monotonic()
-        self._chain = self._chain_for(stream, stream.end)
+        self._chain = self._chain_for(stream)
         client.failed.add_done_callback(lambda _: self._wake())
 
     def _wake(self) -> None:
@@ -55,20 +64,38 @@ class JetStreamPublisher:
         if self._stretch is not None:
             self._stretch.wake()
 
-    def _chain_for(self, stream: StreamInfo, end: int | None) -> Chain:
-        kind = kind_of_chain(stream, self._config.mode)
-        return kind(stream, end=end, is_single=self._config.window == 1)
+    def _chain_for(self, stream: StreamInfo) -> Chain:
+        kind = kind_of_chain(stream, self._config)
+        if not issubclass(kind, Batches):
+            return kind(stream)
+        guarded_until = self._tenure.guarded_until
+        size = max(1, self._config.window // 4)
+        if issubclass(kind, AtomicBatches):
+            name = f"pgoutbox-{secrets.token_hex(8)}"
+            return kind(stream, size=size, name=name, guarded_until=guarded_until)
+        if issubclass(kind, OneByOne):
+            return kind(stream, guarded_until=guarded_until)
+        return kind(stream, size=size, guarded_until=guarded_until)
 
     async def start(self) -> None:
         """Subscribe to acknowledgements.
 
         Raises:
             Interrupted: the connection is lost, or the server denies the subscription.
-
         """
         self._inbox = self._client.new_inbox()
         await self._client.listen(f"{self._inbox}.>", self._on_ack)
         await self._client.round_trip(self._config.ack_timeout)
+        self._warn_if_slow()
+
+    def _warn_if_slow(self) -> None:
+        if isinstance(self._chain, OneByOne) and self._config.window > 1:
+            log.warning(
+                "publishing one message at a time: only batches keep order in a replicated stream,"
+                " and this one doesn't accept them; set its allow_batched to true (nats-server"
+                " 2.14 or later)",
+                extra={"stream": self._stream.name, "replicas": self._stream.replicas},
+            )
 
     @property
     def description(self) -> Mapping[str, object]:
@@ -79,7 +106,7 @@ class JetStreamPublisher:
             "stream": self._stream.name,
             **domain,
             "replicas": self._stream.replicas,
-            "method": "one message at a time" if self._config.window == 1 else self._chain.method,
+            "method": self._chain.method,
         }
 
     def check(self) -> None:
@@ -118,9 +145,16 @@ class JetStreamPublisher:
             await self._check_stream()
         done = 0
         while done < len(messages):
-            following = messages[done : done + 1] if self._chain.goes_alone else messages[done:]
+            if self._chain.wants_end:
+                await self._check_stream()
+            following = self._next(messages, done)
             window = Window(
-                self._window.end, self._stream.confirmations, following, self._chain.end
+                self._window.end,
+                self._stream.confirmations,
+                following,
+                self._chain.end,
+                in_batches=self._chain.in_batches,
+                has_stored=self._tenure.has_stored,
             )
             self._window = window
             try:
@@ -131,23 +165,41 @@ class JetStreamPublisher:
                 raise
             finally:
                 done += window.confirmed
+                self._tenure.has_stored = window.has_stored
                 self._chain.learn(window, following)
 
+    def _next(self, messages: Sequence[Message], done: int) -> Sequence[Message]:
+        """Return those of the messages after the first ``done`` that the next window holds."""
+        count = self._chain.limit(len(messages) - done)
+        following = messages[done : done + count]
+        if self._chain.in_batches and count > 1:
+            room = self._client.max_payload - self._chain.header_room
+            following = following[: wire.fitting(following, room)]
+        if not following:
+            self._chain.go_alone()
+            following = messages[done : done + 1]
+        return following
+
     async def _check_stream(self) -> None:
-        """Change to another kind of chain if the stream's settings now need one."""
+        """Look up the stream's end, and whether its settings now need another kind of chain."""
         stream = await streams.find(self._client, self._target, self._stream.name)
         self._checked_at = time.monotonic()
         if stream is None:
             raise Interrupted(f"the stream {self._stream.name!r} has been deleted")
         self._stream = stream
-        if kind_of_chain(stream, self._config.mode) is not type(self._chain):
-            self._chain = self._chain_for(stream, self._chain.end)
+        if self._chain.wants_end:
+            self._chain.end = stream.end
+        if kind_of_chain(stream, self._config) is not type(self._chain):
+            self._chain = self._chain_for(stream)
             log.info("publishing method changed with the stream", extra=self.description)
+            self._warn_if_slow()
 
     async def _send(self, window: Window, messages: Sequence[Message]) -> None:
         """Send ``messages``, as the window has room for them, until one is refused."""
         size = max(1, self._config.window // 4)
-        unsettled = 0 if self._chain.in_batches else self._config.window - size
+        unsettled = self._config.window - size
+        if self._chain.in_batches:
+            size, unsettled = len(messages), 0
         for first in range(0, len(messages), size):
             await self._settle(window, len(window) - unsettled)
             if window.is_broken:
@@ -170,7 +222,7 @@ class JetStreamPublisher:
     ) -> list[str]:
         """Return the reply subjects of ``messages[first:end]``, and note them in ``window``."""
         number = window.start + first
-        if self._chain.in_batches and end - first > 1:
+        if isinstance(self._chain, FastBatches) and end - first > 1:
             batch = IngestBatch(first, end - first)
             window.begin(batch)
             return batch.replies(self._inbox, number, messages[first:end])
@@ -187,10 +239,12 @@ class JetStreamPublisher:
         Raises:
             Interrupted: the connection has failed, or no answer came for too long.
             Refused: the stream will never take the message after the confirmed ones.
-
         """
         while not window.is_settled(count):
             self.check()
+            if window.has_repeats:
+                await self._repeats.examine(window, self._stream.name)
+                continue
             before = window.confirmed, window.signs
             self._on_wait(self._config.ack_timeout)
             try:
@@ -209,3 +263,18 @@ class JetStreamPublisher:
             self._window.on_ack(int(tokens[0]), data)
         else:
             self._window.on_batch(Answer.of(tokens), data)
+
+
+def kind_of_chain(stream: StreamInfo, config: StreamConfig) -> type[Chain]:
+    """Return the cheapest kind that keeps the order, unless ``config`` names another."""
+    if config.window == 1:
+        return OneByOne
+    if config.mode == "fast":
+        return FastBatches
+    if stream.replicas == 1:
+        return ChainById
+    if config.mode == "window":
+        return ChainBySequence
+    if stream.takes_batches:
+        return FastBatches
+    return AtomicBatches if stream.takes_atomic else OneByOne

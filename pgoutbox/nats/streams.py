@@ -7,6 +7,7 @@ domain, and returns only the first of several streams that have a subject.
 
 from __future__ import annotations
 
+import base64
 import json
 import logging
 from itertools import zip_longest
@@ -16,6 +17,8 @@ import nats.errors
 
 from pgoutbox.config.settings import MessageConfig, StreamConfig
 from pgoutbox.errors import Interrupted
+from pgoutbox.messages.event import Message
+from pgoutbox.messages.headers import header_lines
 from pgoutbox.nats.client import NatsClient
 from pgoutbox.nats.failures import LOST, text_of
 from pgoutbox.subjects import Naming, Template
@@ -23,9 +26,12 @@ from pgoutbox.subjects import Naming, Template
 log = logging.getLogger("pgoutbox.nats")
 
 # Error codes of nats-server (server/errors.json).
-_NOT_FOUND = 10059
+_NOT_FOUND = {10037, 10059}  # a message, a stream
 _NOT_ENABLED = {10039, 10076}
 _TIMEOUT = 5.0  # seconds
+
+_API_LEVEL_OF_BATCHES = 4  # fast-ingest ones
+_ATOMIC_SINCE = (2, 12, 1)  # nats-server; before, a change of leader could tear a batch
 
 
 class StreamInfo(NamedTuple):
@@ -37,6 +43,7 @@ class StreamInfo(NamedTuple):
     end: int  # its last sequence
     domain: str | None  # as in its acknowledgements
     takes_batches: bool = False  # fast-ingest ones (allow_batched)
+    takes_atomic: bool = False  # atomic ones (allow_atomic)
 
     @property
     def confirmations(self) -> tuple[bytes, ...]:
@@ -47,6 +54,19 @@ class StreamInfo(NamedTuple):
             json.dumps(names, separators=spelling, ensure_ascii=False)[:-1].encode()
             + f'{spelling[0]}"seq":'.encode()
             for spelling in spellings
+        )
+
+
+class StoredMessage(NamedTuple):
+    """A message of the stream: its header block and its payload."""
+
+    headers: bytes
+    payload: bytes
+
+    def is_of(self, message: Message) -> bool:
+        """Return True if it is what the relay publishes for the event of ``message``."""
+        return self.payload == message.payload and self.headers.endswith(
+            f"{header_lines(message.headers)}\r\n".encode()
         )
 
 
@@ -116,7 +136,26 @@ async def find(client: NatsClient, target: Target, name: str) -> StreamInfo | No
         info["state"]["last_seq"],
         info.get("domain"),
         bool(settings.get("allow_batched")),
+        bool(settings.get("allow_atomic")) and client.version >= _ATOMIC_SINCE,
     )
+
+
+async def stored(
+    client: NatsClient, target: Target, name: str, sequence: int
+) -> StoredMessage | None:
+    """Return a message of a stream, None if it isn't there any more.
+
+    Raises:
+        Denied: the user may not read it.
+        Interrupted: JetStream doesn't answer.
+    """
+    found = await _request(
+        client, target, f"STREAM.MSG.GET.{name}", {"seq": sequence}, is_optional=True
+    )
+    if found is None:
+        return None
+    message = found["message"]
+    return StoredMessage(*(base64.b64decode(message.get(part, "")) for part in ("hdrs", "data")))
 
 
 def subjects(config: MessageConfig) -> list[str]:
@@ -164,11 +203,12 @@ async def _only_stream_with_our_subjects(client: NatsClient, target: Target) -> 
 
 
 async def _create(client: NatsClient, target: Target, name: str) -> StreamInfo:
-    wanted = {
-        "name": name,
-        "subjects": target.subjects,
-        "num_replicas": target.config.replicas,
-    } | ({"allow_batched": True} if target.config.mode == "fast" else {})
+    config = target.config
+    wanted = {"name": name, "subjects": target.subjects, "num_replicas": config.replicas}
+    # Only batches keep the order in a replicated stream at full speed.
+    accepts_batches = config.replicas > 1 and client.api_level >= _API_LEVEL_OF_BATCHES
+    if config.mode == "fast" or accepts_batches:
+        wanted["allow_batched"] = True
     await _request(client, target, f"STREAM.CREATE.{name}", wanted)
     created = await find(client, target, name)
     if created is None:
@@ -178,13 +218,19 @@ async def _create(client: NatsClient, target: Target, name: str) -> StreamInfo:
 
 
 async def _request(
-    client: NatsClient, target: Target, subject: str, body: object
+    client: NatsClient,
+    target: Target,
+    subject: str,
+    body: object,
+    *,
+    is_optional: bool = False,  # the connection is of use even if this is denied
 ) -> dict[str, Any] | None:
     """Send a request to JetStream's API; return None if what it is about doesn't exist."""
     prefix = f"$JS.{target.config.domain}.API" if target.config.domain else "$JS.API"
-    answering = client.request(f"{prefix}.{subject}", json.dumps(body).encode(), timeout=_TIMEOUT)
+    name = f"{prefix}.{subject}"
+    answering = client.request(name, json.dumps(body).encode(), timeout=_TIMEOUT)
     try:
-        message = await client.unless_failed(answering)
+        message = await client.unless_failed(answering, optional=name if is_optional else None)
     except nats.errors.NoRespondersError as error:
         raise _not_available(target.config.domain) from error
     except nats.errors.TimeoutError as error:
@@ -197,7 +243,7 @@ async def _request(
     problem = answer.get("error")
     if problem is None:
         return answer
-    if problem.get("err_code") == _NOT_FOUND:
+    if problem.get("err_code") in _NOT_FOUND:
         return None
     if problem.get("err_code") in _NOT_ENABLED:
         raise _not_available(target.config.domain)

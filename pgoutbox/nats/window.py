@@ -6,8 +6,8 @@ import asyncio
 import json
 import re
 from collections import deque
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 from pgoutbox.errors import Interrupted, Refused
 from pgoutbox.messages.event import Message
@@ -20,6 +20,13 @@ _TOO_LARGE = {10054, 10097}  # the message, its headers
 _STREAM_END = re.compile(r"wrong last sequence: (\d+)")
 
 
+class Repeat(NamedTuple):
+    """A message that the stream dropped because it has one with the same id."""
+
+    number: int  # in the window, from 0
+    sequence: int  # of the one in the stream
+
+
 class Window:
     """Messages sent to the stream, and its answers so far.
 
@@ -30,7 +37,11 @@ class Window:
     Not every message asks for an answer. If each names the one before it, an acknowledgement
     covers those before it that didn't ask, provided the stream's sequence has grown by their
     number since the last one, which at first is ``sequence``. A refusal, or any other growth, says
-    only that one of them is missing.
+    only that one of them is missing. Others' messages may stand between those of a batch, so there
+    the growth may be larger.
+
+    A repeat counts as stored, unless ``has_stored``: behind a message that was stored as new, it
+    waits in :meth:`repeats` until it is accepted.
     """
 
     def __init__(
@@ -39,9 +50,16 @@ class Window:
         confirmations: tuple[bytes, ...],
         messages: Sequence[Message],
         sequence: int | None = None,
+        *,
+        in_batches: bool = False,
+        has_stored: bool = False,
     ) -> None:
         self._confirmations = confirmations
-        self._messages = messages
+        self.messages = messages
+        self._in_batches = in_batches
+        self.has_stored = has_stored  # a message that wasn't in the stream before
+        self._accepted = -1  # repeats up to this number count as stored
+        self.has_repeats = False
         self.start = start
         self.end = start
         self.confirmed = 0  # messages stored, from the first without a hole
@@ -80,7 +98,7 @@ class Window:
     @property
     def is_repeat(self) -> bool:
         """Whether the last confirmed message was in the stream before."""
-        return self._ack is not None and _answer(self._ack).get("duplicate", False)
+        return self._ack is not None and _is_repeat(self._ack)
 
     def is_settled(self, count: int) -> bool:
         """Return True if the first ``count`` messages are stored, or no more will be."""
@@ -103,6 +121,11 @@ class Window:
     def is_unclear(self) -> bool:
         """Whether the refused message is one of those that asked for no answer."""
         return self.is_refused_next and self._refused > self.confirmed
+
+    @property
+    def is_misplaced(self) -> bool:
+        """Whether the first refused message doesn't follow what it named."""
+        return self._is_misplaced
 
     @property
     def is_chain_broken(self) -> bool:
@@ -130,19 +153,41 @@ class Window:
             self._confirm()
         else:
             self._refuse(index, ack)
-        if self.confirmed >= self._awaited or self.is_refused_next:
+        if self.confirmed >= self._awaited or self.is_refused_next or self.has_repeats:
             self.wake()
+
+    def repeats(self) -> Iterator[Repeat]:
+        """Yield the repeats that come next, in order."""
+        for index in self._asking:
+            ack = self._early.get(index)
+            if ack is None or not _is_repeat(ack):
+                return
+            yield Repeat(index, _answer(ack)["seq"])
+
+    def accept(self, number: int) -> None:
+        """Count the repeats up to the message of that number in the window as stored."""
+        self._accepted = number
+        self.has_repeats = False
+        self._confirm()
 
     def _confirm(self) -> None:
         while self._asking and self._asking[0] in self._early:
             index = self._asking[0]
-            ack = self._early.pop(index)
+            ack = self._early[index]
             if index > self.confirmed and not self._covers(ack, index + 1 - self.confirmed):
                 self._refused, self._is_misplaced = index, True
                 return
-            self._ack = ack
-            self.confirmed = index + 1
-            self._asking.popleft()
+            if self.has_stored and index > self._accepted and _is_repeat(ack):
+                self.has_repeats = True
+                return
+            self._take(index)
+
+    def _take(self, index: int) -> None:
+        """Count the messages up to ``index`` as stored."""
+        self._ack = self._early.pop(index)
+        self.has_stored = self.has_stored or not _is_repeat(self._ack)
+        self.confirmed = index + 1
+        self._asking.popleft()
 
     def on_batch(self, answer: Answer, data: bytes) -> None:
         """Take an answer to a message of a batch."""
@@ -169,6 +214,7 @@ class Window:
         self._batch = None
         if count and self._covers(answer, count):
             self._ack = answer
+            self.has_stored = True
             self.confirmed += count
         if self.confirmed == len(self):
             self._asking.clear()
@@ -187,14 +233,16 @@ class Window:
     def _covers(self, ack: bytes, count: int) -> bool:
         """Return True if ``ack`` shows that the last ``count`` messages are stored, in a row."""
         answer, before = _answer(ack), self.sequence
-        is_new = not answer.get("duplicate", False)
-        return is_new and before is not None and answer["seq"] == before + count
+        if before is None or answer.get("duplicate") or answer.get("count", count) != count:
+            return False
+        growth = int(answer["seq"]) - before
+        return growth >= count if self._in_batches else growth == count
 
     def _refuse(self, index: int, answer: bytes) -> None:
         if 0 <= self._refused <= index:
             return
         self._refused = index
-        self.refusal, self._is_misplaced = _refusal(answer, self._messages[index].subject)
+        self.refusal, self._is_misplaced = _refusal(answer, self.messages[index].subject)
         found = _STREAM_END.search(str(self.refusal))
         self.stream_end = int(found[1]) if found else None
 
@@ -202,6 +250,10 @@ class Window:
 def _answer(ack: bytes) -> dict[str, Any]:
     answer: dict[str, Any] = json.loads(ack)
     return answer
+
+
+def _is_repeat(ack: bytes) -> bool:
+    return b'"duplicate":' in ack and bool(_answer(ack).get("duplicate"))
 
 
 def _refusal(answer: bytes, subject: str) -> tuple[Interrupted | Refused, bool]:

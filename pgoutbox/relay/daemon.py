@@ -17,6 +17,7 @@ from pgoutbox.errors import (
     AlreadyRunning,
     ConfigError,
     DatabaseError,
+    IdConflict,
     InstallError,
     LeadershipLost,
     PgoutboxError,
@@ -28,6 +29,7 @@ from pgoutbox.monitoring import metrics, sentry, systemd, web
 from pgoutbox.monitoring.monitor import Monitor
 from pgoutbox.names import Address
 from pgoutbox.nats import connect, credentials
+from pgoutbox.nats.tenure import Tenure
 from pgoutbox.outbox.progress import Progress
 from pgoutbox.outbox.reader import Outbox
 from pgoutbox.outbox.selection import Filter
@@ -228,6 +230,7 @@ class Daemon:
             found=self._installer.run_in_background,
         )
         backoff = Backoff()
+        tenure = Tenure()
         while True:
             relay: Relay | None = None
             try:
@@ -238,6 +241,7 @@ class Daemon:
                     on_lost=wake_up.interrupt,
                     verify=wake_up.verify,
                     on_wait=self._monitor.step,
+                    tenure=tenure,
                 ) as connected:
                     self._monitor.nats.connections += 1
                     self._say_connected(connected.description)
@@ -245,6 +249,7 @@ class Daemon:
                     relay = self._relay_to(connected, outbox, wake_up, chores)
                     return await self._run(relay)
             except PublishError as error:
+                self._monitor.id_conflicts += isinstance(error, IdConflict)
                 if self._is_draining:
                     raise
                 self._publisher_outage.begin(error)

@@ -1,16 +1,19 @@
-"""A stream with three replicas whose leader keeps changing."""
+"""A stream with three replicas whose leader keeps changing, and into which others publish."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import json
+import logging
 import random
+import re
 from collections.abc import AsyncIterator
+from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 from nats.aio.client import Client
-from nats.js import JetStreamContext
 from nats.js.api import StreamConfig
 
 from pgoutbox.config.settings import Mode
@@ -18,9 +21,14 @@ from pgoutbox.demo.process import free_port
 from pgoutbox.errors import Interrupted, PublishError
 from pgoutbox.messages.event import Message
 from pgoutbox.nats.connect import connect
+from pgoutbox.nats.tenure import Tenure
 from tests.conftest import Servers
+from tests.support import ledger
+from tests.support.cluster import Database
+from tests.support.nursery import Nursery
+from tests.support.scene import Scene
 from tests.support.settings import NatsSettings, nats_settings
-from tests.support.streams import Stream, nats_client
+from tests.support.streams import Stored, Stream, nats_client
 from tests.support.waiting import eventually, unique
 
 TOPIC = "wal_listener"
@@ -42,13 +50,14 @@ async def cluster_urls(servers: Servers) -> list[str]:
 
 
 @pytest.fixture
-async def replicated(cluster_urls: list[str]) -> AsyncIterator[Stream]:
-    """A stream of three replicas on that cluster."""
+async def replicated(
+    request: pytest.FixtureRequest, cluster_urls: list[str]
+) -> AsyncIterator[Stream]:
+    """A stream of three replicas on that cluster, with the settings that a test gives."""
     async with nats_client(cluster_urls[0]) as client:
         jetstream = client.jetstream(timeout=5)
-        config = StreamConfig(
-            name=TOPIC, subjects=[f"{TOPIC}.*"], num_replicas=3, allow_batched=True
-        )
+        settings: dict[str, Any] = getattr(request, "param", {"allow_batched": True})
+        config = StreamConfig(name=TOPIC, subjects=[f"{TOPIC}.>"], num_replicas=3, **settings)
 
         async def made() -> bool:
             with contextlib.suppress(Exception):  # until the cluster has chosen a leader
@@ -60,34 +69,33 @@ async def replicated(cluster_urls: list[str]) -> AsyncIterator[Stream]:
         yield Stream(TOPIC, ",".join(cluster_urls), jetstream)
 
 
-async def change_leaders(
-    client: Client, jetstream: JetStreamContext, chance: random.Random
-) -> None:
+async def change_leaders(client: Client, chance: random.Random, *, shortest: float = 0.1) -> None:
     """Make the stream's leader step down, again and again."""
     while True:
         with contextlib.suppress(Exception):  # there is no leader just now
             answer = await client.request(f"$JS.API.STREAM.LEADER.STEPDOWN.{TOPIC}", b"", timeout=2)
             assert json.loads(answer.data).get("success")
-        await asyncio.sleep(chance.uniform(0.1, 0.4))
+        await asyncio.sleep(chance.uniform(shortest, 4 * shortest))
 
 
-async def publish_foreign(client: Client, chance: random.Random) -> None:
-    """Publish into the same stream, again and again."""
+async def publish_foreign(client: Client, chance: random.Random, *, pause: float = 0.025) -> None:
+    """Publish small messages into the same stream, 40 a second on the average."""
     while True:
         await client.publish(f"{TOPIC}.foreign", b"")
-        await asyncio.sleep(chance.choice([0, 0.001, 0.01, 0.05]))
+        await asyncio.sleep(chance.uniform(0, 2 * pause))
 
 
 async def publish_all(config: NatsSettings, messages: list[Message]) -> set[str]:
     """Publish as a relay does: from the first unconfirmed message on, until all are stored.
 
-    Returns the methods in which it did.
+    Returns the methods by which it did.
     """
     methods = set()
     done = 0
+    tenure = Tenure()
     while done < len(messages):
         try:
-            async with connect(*config) as publisher:
+            async with connect(*config, tenure=tenure) as publisher:
                 methods.add(str(publisher.description["method"]))
                 while done < len(messages):
                     batch = messages[done : done + 500]
@@ -101,58 +109,154 @@ async def publish_all(config: NatsSettings, messages: list[Message]) -> set[str]
     return methods
 
 
-@pytest.mark.parametrize(("mode", "method"), [("window", "pipelined"), ("auto", "fast-ingest")])
+def messages_of(name: str, count: int, *, subjects: int = 1) -> list[Message]:
+    return [
+        Message(f"{TOPIC}.{name}{number % subjects}", f"{name}-{number}", b"x" * 300)
+        for number in range(count)
+    ]
+
+
+async def messages_in(stream: Stream) -> list[Stored]:
+    """Return a stream's messages, once the cluster has chosen a leader again."""
+
+    async def read() -> list[Stored]:
+        with contextlib.suppress(Exception):
+            return await stream.messages()
+        return []
+
+    return await eventually(read, timeout=60, pause=0.2)
+
+
+def first_copies(stored: list[Stored], name: str) -> list[str]:
+    """Return the ids that begin with ``name``, each where it was stored first."""
+    ours = (message.id for message in stored if message.headers)
+    return list(dict.fromkeys(event for event in ours if event.startswith(f"{name}-")))
+
+
+@pytest.mark.parametrize(
+    ("replicated", "mode", "method", "count"),
+    [
+        ({}, "window", "pipelined, chained by sequence", 20_000),
+        ({"allow_batched": True}, "auto", "fast-ingest batches", 20_000),
+        ({"allow_atomic": True}, "auto", "atomic batches", 20_000),
+        ({}, "auto", "one message at a time", 2_000),
+    ],
+    indirect=["replicated"],
+)
 async def test_no_message_gets_behind_its_successor_while_leaders_change(
-    replicated: Stream, cluster_urls: list[str], mode: Mode, method: str
+    replicated: Stream, cluster_urls: list[str], seed: int, mode: Mode, method: str, count: int
 ) -> None:
-    """In batches not even while somebody else publishes."""
-    seed = random.randrange(2**32)
-    print(f"seed {seed}")
+    """With ``auto`` not even while another client and another relay publish, whatever it takes."""
     chance = random.Random(seed)
-    messages = [Message(f"{TOPIC}.t", f"id-{number}", b"x" * 300) for number in range(20_000)]
-    config = nats_settings(",".join(cluster_urls), topic=TOPIC, mode=mode, ack_timeout=2.0)
+    urls = ",".join(cluster_urls)
+    config = nats_settings(urls, topic=TOPIC, mode=mode, ack_timeout=2.0)
+    ours, others = messages_of("our", count, subjects=3), messages_of("other", count // 4)
     async with nats_client(cluster_urls[1]) as client:
-        disturbing = [
-            asyncio.create_task(change_leaders(client, replicated.jetstream, chance)),
-            *([asyncio.create_task(publish_foreign(client, chance))] if mode == "auto" else []),
-        ]
-        methods = await publish_all(config, messages)
+        disturbing = [asyncio.create_task(change_leaders(client, chance))]
+        publishing = [publish_all(config, ours)]
+        if mode == "auto":
+            disturbing.append(asyncio.create_task(publish_foreign(client, chance)))
+            publishing.append(publish_all(config, others))
+        methods = await asyncio.gather(*publishing)
         for task in disturbing:
             task.cancel()
         await asyncio.gather(*disturbing, return_exceptions=True)
 
-    ours = [s.id for s in await replicated.messages() if s.headers]
-    assert list(dict.fromkeys(ours)) == [message.id for message in messages]
-    assert all(said.startswith(method) for said in methods)
+    stored = await messages_in(replicated)
+    assert first_copies(stored, "our") == [message.id for message in ours]
+    if mode == "auto":
+        assert first_copies(stored, "other") == [message.id for message in others]
+    assert set.union(*methods) == {method}
 
 
-async def test_relay_goes_over_to_batches_when_the_stream_takes_them(
-    replicated: Stream, cluster_urls: list[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("kills", [False, True], ids=["step-downs", "kills"])
+async def test_transactions_stay_whole_beside_a_client_and_another_relay(
+    replicated: Stream,
+    cluster_urls: list[str],
+    servers: Servers,
+    database: Database,
+    nursery: Nursery,
+    seed: int,
+    kills: bool,
 ) -> None:
-    monkeypatch.setattr("pgoutbox.nats.jetstream._LOOK_AGAIN_AFTER", 0.0)
+    """The ledger judges what each of two relays has put into the stream that they share."""
+    await ledger.prepare(database)
+    scene = Scene(database, replicated, nursery, seed)
+    one = await scene.relay("--ack-timeout", "2s")
+    two = await scene.relay("--name", "two", "--subject", "{topic}.two.{schema}_{table}")
+    await one.line("connected to NATS")
+    async with nats_client(cluster_urls[0]) as client, nats_client(cluster_urls[2]) as foreigner:
+        disturbing = [asyncio.create_task(publish_foreign(foreigner, scene.draw))]
+        if not kills:
+            disturbing.append(asyncio.create_task(change_leaders(client, scene.draw, shortest=0.3)))
+        async with scene.load():
+            for server in servers._servers[1:2] * 3:
+                await scene.pause(2, 3)
+                if kills:
+                    server.kill()
+                    await scene.pause(0.5, 1.5)
+                    server.start()
+        for task in disturbing:
+            task.cancel()
+        await asyncio.gather(*disturbing, return_exceptions=True)
+    for relay in ("default", "two"):
+        await ledger.all_sent(database, relay, timeout=120)
+    assert [await relay.stop() for relay in (one, two)] == [0, 0]
+
+    stored = await messages_in(replicated)
+    for name in ("", "two."):
+        shared = (replicated.topic, replicated.url, replicated.jetstream)
+        await ledger.check(database, OfRelay(*shared, stored, name), scene.book)
+
+
+@dataclass(frozen=True)
+class OfRelay(Stream):
+    """What one relay has stored in a stream that others use, too."""
+
+    stored: list[Stored]
+    name: str  # after the topic in its subjects
+
+    async def messages(self, first: int = 1) -> list[Stored]:
+        """Return its messages, with the subjects that the ledger expects."""
+        ours = re.compile(rf"{TOPIC}\.{self.name}(public_\w+)")
+        found = [(message, ours.fullmatch(message.subject)) for message in self.stored]
+        return [replace(m, subject=f"{TOPIC}.{match[1]}") for m, match in found if match]
+
+
+async def test_method_follows_what_the_stream_accepts(
+    replicated: Stream,
+    cluster_urls: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr("pgoutbox.nats.jetstream._STREAM_CHECK_INTERVAL", 0.0)
     config = nats_settings(",".join(cluster_urls), topic=TOPIC)
     stream = (await replicated.jetstream.stream_info(TOPIC)).config
-    messages = [Message(f"{TOPIC}.t", f"id-{number}", b"{}") for number in range(300)]
-    await replicated.jetstream.update_stream(stream.evolve(allow_batched=None))
-    async with connect(*config) as publisher:
-        methods = [publisher.description["method"]]
-        for first, takes_batches in ((0, True), (100, None), (200, True)):
-            await publisher.publish(messages[first : first + 100])
-            await replicated.jetstream.update_stream(stream.evolve(allow_batched=takes_batches))
-            methods.append(publisher.description["method"])
-    stored = [stored.id for stored in await replicated.messages()]
-    assert stored == [message.id for message in messages]
-    by_sequence, in_batches = (
-        "pipelined, chained by sequence",
-        "fast-ingest batches, chained by sequence",
-    )
-    assert methods == [by_sequence, by_sequence, in_batches, by_sequence]
+    messages = messages_of("our", 300)
+    accepted: list[dict[str, Any]] = [
+        {"allow_batched": True, "allow_atomic": None},
+        {"allow_batched": None, "allow_atomic": True},
+        {"allow_batched": None, "allow_atomic": None},
+    ]
+    methods = []
+    with caplog.at_level(logging.WARNING, "pgoutbox.nats"):
+        async with connect(*config) as publisher:
+            for first, settings in zip((0, 100, 200), accepted, strict=True):
+                await replicated.jetstream.update_stream(stream.evolve(**settings))
+                await publisher.publish(messages[first : first + 100])
+                methods.append(publisher.description["method"])
+        async with connect(*config):
+            pass
+    assert first_copies(await messages_in(replicated), "our") == [m.id for m in messages]
+    assert methods == ["fast-ingest batches", "atomic batches", "one message at a time"]
+    assert len(caplog.records) == 2  # when the stream changed, and at the second connection
+    assert all("set its allow_batched to true" in record.message for record in caplog.records)
 
 
 async def test_stream_that_is_created_has_the_replicas_that_were_asked_for(
     cluster_urls: list[str], servers: Servers
 ) -> None:
-    """It outlives a server, and so does the relay, which goes to another one."""
+    """And accepts batches. It outlives a server; so does the relay, which goes to another one."""
     config = nats_settings(",".join(cluster_urls), topic=TOPIC, replicas=3)
     messages = [Message(f"{TOPIC}.t", f"id-{number}", b"{}") for number in range(200)]
 
@@ -160,7 +264,7 @@ async def test_stream_that_is_created_has_the_replicas_that_were_asked_for(
         with contextlib.suppress(PublishError):  # until the cluster has chosen a leader
             async with connect(*config) as publisher:
                 assert publisher.description["replicas"] == 3
-                assert publisher.description["method"] == "pipelined, chained by sequence"
+                assert publisher.description["method"] == "fast-ingest batches"
                 return True
         return False
 
@@ -171,11 +275,5 @@ async def test_stream_that_is_created_has_the_replicas_that_were_asked_for(
 
     async with nats_client(cluster_urls[1]) as client:
         stream = Stream(TOPIC, cluster_urls[1], client.jetstream(timeout=5))
-
-        async def read() -> list[str]:
-            with contextlib.suppress(Exception):  # until the cluster has chosen a leader again
-                return [stored.id for stored in await stream.messages()]
-            return []
-
-        stored = await eventually(read, timeout=60, pause=0.2)
+        stored = [message.id for message in await messages_in(stream)]
     assert stored == [message.id for message in messages]

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import signal
 from collections import Counter
 
 import pytest
 from nats.js import JetStreamContext
 
+from pgoutbox.messages.event import Message
+from pgoutbox.nats.wire import message_id
 from tests.conftest import Connect, StartDaemon
 from tests.support.cluster import Database
 from tests.support.streams import Stream
@@ -70,3 +74,77 @@ async def test_two_relays_send_an_event_under_two_subjects_into_one_stream(
     assert ids["one"] == ids["two"]
     assert set(Counter(ids["one"]).values()) == {1}
     assert all("sent=40" in relay.output for relay in relays)
+
+
+async def test_message_of_another_with_an_events_id_confirms_nothing(
+    database: Database,
+    connect: Connect,
+    daemon: StartDaemon,
+    stream: Stream,
+    jetstream: JetStreamContext,
+) -> None:
+    """From the second of a transaction on; once the stream has forgotten them, ours are sent."""
+    owner = await connect()
+    await owner.execute("create table users (id int primary key)")
+    await owner.execute("select pgoutbox.capture_table('users')")
+    await jetstream.add_stream(
+        name=stream.topic, subjects=[f"{stream.topic}.*"], duplicate_window=3.0
+    )
+    relay = await daemon(
+        *("relay", "--dsn", database.dsn, "--nats-url", stream.url, "--topic", stream.topic),
+        *("--poll-interval", "50ms"),
+    )
+    await owner.execute("insert into users values (0)")
+    await eventually(stream.count)
+    relay.process.send_signal(signal.SIGSTOP)
+    await owner.execute("insert into users select generate_series(1, 500)")
+    subject = f"{stream.topic}.public_users"
+    for row in await owner.fetch(
+        "select id::text from pgoutbox.outbox order by position, seq offset 2"
+    ):
+        name = message_id(Message(subject, row["id"], b""))
+        await jetstream.publish(subject, b"forged", headers={"Nats-Msg-Id": name})
+    relay.process.send_signal(signal.SIGCONT)
+
+    line = await relay.line("another publisher's message keeps an event out of the stream")
+    assert "ERROR" in line
+
+    async def all_sent() -> bool:
+        unsent = await owner.fetchval("select count(*) from pgoutbox.outbox where sent_by = '{}'")
+        return bool(unsent == 0)
+
+    await eventually(all_sent, timeout=30)
+    assert await relay.stop() == 0
+    ours = [message for message in await stream.messages() if message.data != b"forged"]
+    keys = [json.loads(message.data)["data"]["id"] for message in ours]
+    assert list(dict.fromkeys(keys)) == list(range(501))
+    assert relay.output.count("keeps an event out of the stream") >= 1
+
+
+@pytest.mark.usefixtures("_users")
+async def test_relay_that_takes_over_from_another_by_name_takes_its_repeats_for_its_own(
+    database: Database, connect: Connect, daemon: StartDaemon, stream: Stream
+) -> None:
+    """One that was killed before its progress was written, for instance."""
+    owner = await connect()
+    address = ("--dsn", database.dsn, "--nats-url", stream.url, "--topic", stream.topic)
+    before = await daemon("relay", "--name", "before", *address)
+    await owner.execute("insert into users select generate_series(1, 100)")
+
+    async def stored() -> bool:
+        return await stream.count() == 100
+
+    await eventually(stored)
+    await before.kill()
+    await owner.execute("update pgoutbox.progress set high = 0")
+    after = await daemon("relay", "--name", "after", "--begin-after", "before", *address)
+    await after.line("leading")
+    await owner.execute("insert into users values (101)")
+
+    async def all_stored() -> bool:
+        return await stream.count() == 101
+
+    await eventually(all_stored)
+    assert await after.stop() == 0
+    assert "ERROR" not in after.output
+    assert len({message.id for message in await stream.messages()}) == 101

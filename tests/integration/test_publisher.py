@@ -189,7 +189,7 @@ async def test_batches_are_asked_for_by_name(stream: Stream, jetstream: JetStrea
             pass
     await jetstream.update_stream(limited(stream, "fast"))
     async with connect(*config_of(stream, "fast")) as publisher:
-        assert publisher.description["method"] == "fast-ingest batches, chained by sequence"
+        assert publisher.description["method"] == "fast-ingest batches"
     async with connect(*config_of(stream)) as publisher:
         assert publisher.description["method"] == "pipelined, chained by message id"
 

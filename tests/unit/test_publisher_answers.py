@@ -6,17 +6,20 @@ import asyncio
 import itertools
 import json
 import re
-from collections.abc import Callable
+from base64 import b64encode
+from collections.abc import Awaitable, Callable
+from types import SimpleNamespace
 from typing import Any
 
 import nats.errors
 import pytest
 
 from pgoutbox.config.settings import Mode, StreamConfig
-from pgoutbox.errors import Interrupted, Refused
+from pgoutbox.errors import IdConflict, Interrupted, Refused
 from pgoutbox.messages.event import Message
 from pgoutbox.monitoring.monitor import Monitor
 from pgoutbox.nats.client import NatsClient
+from pgoutbox.nats.failures import Denied
 from pgoutbox.nats.jetstream import JetStreamPublisher
 from pgoutbox.nats.streams import StreamInfo, Target
 from tests.support.waiting import eventually
@@ -45,6 +48,9 @@ class Stream:
     ) -> None:
         self.stored: list[str] = []
         self.expectations: list[bytes] = []  # of messages, for what comes before them
+        self.payload = b"x"  # of all messages in the stream
+        self.reads: list[int] = []  # sequences of messages that were looked at
+        self.denies_reading = False
         self._answers = answers
         self._name = name
         self.failed: asyncio.Future[Interrupted] = asyncio.get_running_loop().create_future()
@@ -61,6 +67,22 @@ class Stream:
 
     async def verify(self) -> None:
         pass
+
+    async def request(self, subject: str, body: bytes, timeout: float) -> SimpleNamespace:
+        """Answer as JetStream's API does."""
+        if subject == f"$JS.API.STREAM.INFO.{self._name}":
+            info = {"config": {"allow_batched": True}, "state": {"last_seq": len(self.stored)}}
+            return SimpleNamespace(data=json.dumps(info).encode())
+        assert subject == f"$JS.API.STREAM.MSG.GET.{self._name}"
+        if self.denies_reading:
+            raise Denied("this user may not publish to a subject", subject=subject)
+        self.reads.append(json.loads(body)["seq"])
+        message = {"hdrs": b64encode(b"NATS/1.0\r\n\r\n"), "data": b64encode(self.payload)}
+        texts = {name: value.decode() for name, value in message.items()}
+        return SimpleNamespace(data=json.dumps({"message": texts}).encode())
+
+    async def unless_failed(self, waiting: Awaitable[Any], *, optional: str | None) -> Any:
+        return await waiting
 
     async def send(self, lines: bytes) -> None:
         if b".$FI " in lines:
@@ -157,7 +179,9 @@ async def test_refusal_that_overtakes_acknowledgements_is_of_its_own_message() -
         asyncio.get_running_loop().call_later(0.02, answer, b".1", b'{"stream":"t","seq":2}')
         return [(names[1], TOO_LARGE)]
 
-    stream = Stream([lambda names: stream.all_stored(names), refused_first], replicas=3, window=8)
+    stream = Stream(
+        [lambda names: stream.all_stored(names), refused_first], replicas=3, mode="window", window=8
+    )
 
     with pytest.raises(Refused) as refusal:
         await stream.publisher.publish(_messages(*[1] * 12))
@@ -168,7 +192,7 @@ async def test_refusal_that_overtakes_acknowledgements_is_of_its_own_message() -
 @pytest.mark.parametrize(("replicas", "kind"), [(1, b"Msg-Id: m"), (3, b"Sequence: ")])
 async def test_each_message_says_what_it_follows(replicas: int, kind: bytes) -> None:
     """The first one the end of the stream, the others the one before."""
-    stream = Stream([], replicas=replicas)
+    stream = Stream([], replicas=replicas, mode="window")
 
     await stream.publisher.publish(_messages(1, 1, 1))
 
@@ -243,3 +267,71 @@ async def test_connection_cut_before_the_subscription_is_an_interruption(
 
     with pytest.raises(Interrupted, match="connection was lost"):
         await NatsClient().listen("_INBOX.x.>", lambda *_: None)
+
+
+def _taken_before(*names: str) -> Answer:
+    """Answer that the stream has messages with the ids of these, and store the others."""
+
+    def answer_to(sent: list[str]) -> list[tuple[str, dict[str, Any]]]:
+        sequences = itertools.count(101)
+        return [
+            (
+                name,
+                {"stream": "t", "seq": next(sequences)}
+                | ({"duplicate": True} if name in names else {}),
+            )
+            for name in sent
+        ]
+
+    return answer_to
+
+
+async def test_repeat_is_not_looked_at_before_a_message_is_stored_as_new() -> None:
+    """A predecessor has published it."""
+    stream = Stream([_taken_before("m0"), _taken_before("m1")])
+
+    await stream.publisher.publish(_messages(1, 1, 1))
+
+    assert stream.reads == []
+
+
+@pytest.mark.parametrize("window", [1, 16])
+async def test_repeat_of_our_own_message_counts_as_stored(window: int) -> None:
+    stream = Stream([lambda names: stream.all_stored(names)], window=window)
+    stream._answers += [_taken_before("m1"), _taken_before("m1", "m2")] * 3
+
+    await stream.publisher.publish(_messages(1, 1))
+
+    assert stream.reads == [101]
+
+
+async def test_message_of_another_with_the_id_of_ours_confirms_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    stream = Stream([lambda names: stream.all_stored(names)], window=1)
+    stream._answers += [_taken_before("m1")] * 2
+    stream.payload = b"forged"
+    messages = _messages(1, 1, 1)
+
+    for confirmed in (1, 0):
+        with pytest.raises(IdConflict, match="has an event's id") as conflict:
+            await stream.publisher.publish(messages)
+        assert conflict.value.confirmed == confirmed
+        messages = messages[confirmed:]
+
+    (record,) = caplog.records  # once for an event, however often it is tried
+    assert (record.levelname, record.__dict__["id"]) == ("ERROR", "m1")
+
+
+async def test_repeat_counts_as_stored_where_the_stream_may_not_be_read(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Which is said once."""
+    stream = Stream([lambda names: stream.all_stored(names)], window=1)
+    stream._answers += [_taken_before("m1"), _taken_before("m2")]
+    stream.denies_reading = True
+
+    await stream.publisher.publish(_messages(1, 1, 1))
+
+    (record,) = caplog.records
+    assert "can't check that repeats are the relay's own" in record.message
