@@ -19,6 +19,7 @@ from pgoutbox.database.tables import (
     printable,
     resolve,
     resolve_captured,
+    successors,
     tables_of_filter,
 )
 from pgoutbox.errors import InstallError, one_a_line
@@ -57,8 +58,9 @@ async def install(
     """Bring the schema up to date and capture ``tables``, or else those of the filter.
 
     Actions and old values that aren't given stay as they are; those of the filter are added to
-    what others have captured, for each relay picks what its own filter names. Nothing is changed
-    where a name is wrong. A table that fails keeps no other from being captured; InstallError
+    what others have captured, for each relay picks what its own filter names. Without ``tables``
+    those are captured, too, that have taken the names of captured ones. Nothing is changed where
+    a name is wrong. A table that fails keeps no other from being captured; InstallError
     then names what failed and what is done. ``warn``, else ``say``, is told that something
     in the filter has nothing to capture.
     """
@@ -70,7 +72,8 @@ async def install(
         if tables:
             return dict.fromkeys(await resolve(conn, tables), actions), roles
         warnings.clear()
-        return await tables_of_filter(conn, settings, warnings.append), roles
+        named = await tables_of_filter(conn, settings, warnings.append)
+        return dict.fromkeys(await successors(conn)) | named, roles
 
     wanted, roles = await _install_schema(conn, settings, say, find)
     for warning in warnings:
@@ -82,7 +85,7 @@ async def install(
 
     await _each(conn, list(wanted), capture, say)
     if settings.tables and not tables:
-        await _name_left_out(conn, {table.oid for table in wanted}, say)
+        await _name_left_out(conn, {table.oid for table, named in wanted.items() if named}, say)
     if not await conn.fetchval("select exists (select from pgoutbox.captured_table)"):
         remedy = (
             "check listener.filter" if settings.tables else "run: pgoutbox install --table NAME"

@@ -35,6 +35,9 @@ def print_sql(
             call = _capture("t.relation", actions, old_values, widen=True)
             named = f"pgoutbox.tables_named(array[{schema.literal(name)}]) t"
             parts.append(_perform(f"{call} from {named}"))
+    if not tables:
+        successors = "pgoutbox.uncaptured('{}') u where u.is_successor"
+        parts.append(_perform(f"pgoutbox.capture_table(u.relation) from {successors}"))
     for role in grant_relay:
         role_literal = f"{schema.literal(quoted(role))}::pg_catalog.regrole"
         parts.append(_perform(f"pgoutbox.grant_relay({role_literal})"))

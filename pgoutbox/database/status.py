@@ -14,6 +14,7 @@ import asyncpg
 
 from pgoutbox import __version__
 from pgoutbox.database import schema
+from pgoutbox.database.tables import printable
 from pgoutbox.locks import SLEEP_LOCK, leader_lock
 from pgoutbox.names import ACTIONS
 
@@ -42,12 +43,15 @@ class SchemaStatus:
 
 @dataclass(frozen=True, slots=True)
 class TableStatus:
-    """A captured table by its present name, what is wrong with it, and what mends that.
+    """A captured table, what is wrong with it, and what mends that.
 
-    ``problem`` is one of ``_PROBLEMS``.
+    ``table`` is its present name; where that is gone or another table has taken it, the one under
+    which it was captured. ``other_name`` is the other of the two where they differ. ``problem``
+    is one of ``_PROBLEMS``.
     """
 
     table: str
+    other_name: str | None
     actions: tuple[str, ...]
     old_values: str
     problem: str | None
@@ -155,16 +159,19 @@ def _schema_status(state: schema.SchemaState) -> SchemaStatus:
 
 async def _tables(conn: Connection) -> tuple[TableStatus, ...]:
     rows = await conn.fetch(
-        "select t.relation::oid as oid, t.actions, t.old_values, pg_catalog.format('%I.%I',"
-        " coalesce(n.nspname, t.schema_name), coalesce(c.relname, t.table_name)) as name"
-        " from pgoutbox.captured_table t"
-        " left join pg_catalog.pg_class c on c.oid = t.relation"
-        " left join pg_catalog.pg_namespace n on n.oid = c.relnamespace order by name"
+        "select t.relation::oid as oid, t.actions, t.old_values, n.name, n.other_name"
+        " from pgoutbox.table_state t cross join lateral ("
+        "  select case when t.successor is null and t.present_name is not null"
+        "   then array[t.present_name, t.asked_name] else array[t.asked_name, t.present_name] end"
+        " ) names (names) cross join lateral ("
+        "  select names[1], nullif(names[2], names[1])"
+        " ) n (name, other_name) order by n.name"
     )
     problems = await _problems(conn, [row["oid"] for row in rows])
     return tuple(
         TableStatus(
             row["name"],
+            row["other_name"],
             tuple(action for action in ACTIONS if action in row["actions"]),
             row["old_values"],
             problems[row["oid"]],
@@ -353,7 +360,7 @@ def _table_lines(tables: Sequence[TableStatus]) -> list[str]:
         return ["tables   none is captured; run: pgoutbox install --table NAME"]
     rows = [
         (
-            table.table if table.table.isprintable() else repr(table.table),
+            printable(table.table),
             ",".join(action.lower() for action in table.actions),
             table.old_values,
             _table_state(table),
@@ -369,11 +376,19 @@ _PROBLEMS = {
     "drift": "columns changed",
     "trigger": "trigger missing or disabled",
     "missing": "table is gone",
+    "replaced": "not captured: it has taken the name of a table that was",
 }
 
 
 def _table_state(table: TableStatus) -> str:
     said = _PROBLEMS.get(table.problem) or str(table.problem)
+    if table.other_name:
+        other = printable(table.other_name)
+        said += (
+            f" and is {other} now"
+            if table.problem == "replaced"
+            else f"; renamed since it was captured, was {other}"
+        )
     return f"{said}; run: {table.remedy}" if table.remedy else said
 
 

@@ -131,6 +131,16 @@ async def tables_of_filter(
     }
 
 
+async def successors(conn: Connection) -> list[Table]:
+    """Return the tables that have taken the names of captured ones, and aren't captured."""
+    rows = await conn.fetch(
+        "select u.relation::oid as oid, u.relation::text as name, c.relkind = 'p' as is_partitioned"
+        " from pgoutbox.uncaptured('{}') u join pg_catalog.pg_class c on c.oid = u.relation"
+        " where u.is_successor order by 2"
+    )
+    return [Table(row["oid"], row["name"], row["is_partitioned"]) for row in rows]
+
+
 async def captured_tables(conn: Connection) -> list[Table]:
     """Return all captured tables, those that were dropped included."""
     rows = await conn.fetch(

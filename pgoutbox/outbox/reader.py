@@ -367,19 +367,21 @@ class Outbox:
     async def mend_drift(self) -> list[asyncpg.Record]:
         """Refresh the capture functions of drifted tables.
 
-        Returns the tables that had a problem (columns ``relation``, ``problem``); those with the
-        problem ``drift`` are mended.
+        Returns the tables that had a problem (columns ``asked_name``, ``present_name``,
+        ``problem``); those with the problem ``drift`` are mended.
         """
         return await self._connection.fetch(
             "select * from pgoutbox.mend_drift()", timeout=_ANSWER_TIMEOUT
         )
 
     async def misses(self, names: Sequence[str]) -> bool:
-        """Tell whether a schema has a table of one of the bare ``names`` that isn't captured."""
+        """Return True if a table isn't captured that should be.
+
+        It has one of the bare ``names``, in any schema, or that of a table that is captured.
+        """
         return bool(
             await self._connection.fetchval(
-                "select exists (select from pgoutbox.tables_named($1) t where not exists"
-                " (select from pgoutbox.captured_table c where c.relation = t.relation))",
+                "select exists (select from pgoutbox.uncaptured($1))",
                 names,
                 timeout=_ANSWER_TIMEOUT,
             )

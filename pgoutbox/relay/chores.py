@@ -22,12 +22,18 @@ _ROTATE_INTERVAL = 30.0
 _PROBE_INTERVAL = 30.0
 _CHORE_RETRY = 60.0
 
+_ATTENTION = {
+    "missing": "a captured table was dropped",
+    "replaced": "a table isn't captured that has taken the name of one that was",
+}
+
 
 class Chores:
     """The leader's background tasks, done between two passes when they are due.
 
     They refresh capture functions after drift, empty slots, and check that notifications arrive.
-    Where a table named in ``find`` exists and isn't captured, ``found`` is called.
+    ``found`` is called where a table exists and isn't captured that has a name in ``find``, or that
+    of a captured table; None looks for neither.
     """
 
     def __init__(
@@ -37,7 +43,7 @@ class Chores:
         monitor: Monitor,
         retention: float,
         *,
-        find: Sequence[str],
+        find: Sequence[str] | None,
         found: Callable[[], None],
     ) -> None:
         self._find = find
@@ -55,6 +61,7 @@ class Chores:
         }
         self._due = dict.fromkeys(self._outages, 0.0)
         self._problems: set[tuple[str, str]] = set()
+        self._renamed: dict[str, str] = {}
         self._ends: dict[int, tuple[int | None, float]] = {}
         self._is_deaf = False
 
@@ -79,25 +86,36 @@ class Chores:
             self._monitor.step(pause)
 
     async def _mend_drift(self, _: Progress) -> float:
-        if self._find and await self._outbox.misses(self._find):
+        if self._find is not None and await self._outbox.misses(self._find):
             self._found()
         problems = set()
         for table in await self._outbox.mend_drift():
-            name, problem = table["relation"], table["problem"]
+            asked, present, problem = table["asked_name"], table["present_name"], table["problem"]
+            if present not in (asked, None):
+                self._say_renamed(asked, present)
             if problem == "drift":
                 log.info(
-                    "capture function refreshed: the table's columns changed", extra={"table": name}
+                    "capture function refreshed: the table has changed", extra={"table": present}
                 )
                 continue
-            problems.add((name, problem))
+            is_there = problem not in ("missing", "replaced")
+            problems.add((present if is_there else asked, problem))
         for name, problem in problems - self._problems:
             log.warning(
-                "a captured table needs attention",
+                _ATTENTION.get(problem, "a captured table needs attention"),
                 extra={"table": name, "problem": problem, "hint": "Run: pgoutbox status"},
             )
         self._problems = problems
         self._monitor.found_problems(len(problems))
         return _DRIFT_INTERVAL
+
+    def _say_renamed(self, asked: str, present: str) -> None:
+        if self._renamed.get(asked) != present:
+            self._renamed[asked] = present
+            log.info(
+                "a captured table was renamed; it stays captured under its new name",
+                extra={"table": present, "was": asked},
+            )
 
     async def _rotate(self, progress: Progress) -> float:
         """Empty slots in which nothing has changed for as long as the retention lasts.

@@ -110,6 +110,12 @@ class Daemon:
                 await stack.enter_async_context(systemd.reporting(self._monitor, os.environ))
             await self._serve_until_stopped()
 
+    def _names_to_capture(self) -> list[str] | None:
+        """Return bare names of tables that this relay is to capture; None where it isn't to."""
+        if not self._config.relay.install:
+            return None
+        return self._wanted.names if self._wanted else []
+
     async def _open_ports(self, stack: AsyncExitStack) -> None:
         """Serve probes and metrics, on those addresses that can be bound.
 
@@ -226,7 +232,7 @@ class Daemon:
             wake_up,
             self._monitor,
             self._config.relay.retention,
-            find=self._wanted.names if self._wanted and self._config.relay.install else [],
+            find=self._names_to_capture(),
             found=self._installer.run_in_background,
         )
         backoff = Backoff()

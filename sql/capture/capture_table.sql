@@ -34,6 +34,7 @@ begin
     from pgoutbox.capture_wanted(relation, actions, old_values, widen) w;
     select c::text into before_all
     from pgoutbox.captured_table c where c.relation = capture_table.relation;
+    perform pgoutbox.claim_name(relation);
     insert into pgoutbox.captured_table as c
         (relation, schema_name, table_name, actions, old_values, shape)
     select relation, n.nspname, r.relname, wanted.actions, wanted.old_values, ''

@@ -32,7 +32,8 @@ begin
              pgoutbox.table_shape(regclass, text), pgoutbox.identity_columns(regclass),
              pgoutbox.captured_leaves(regclass), pgoutbox.captured_as(regclass),
              pgoutbox.capture_wanted(regclass, text[], text, boolean), pgoutbox.tables_named(text[]),
-             pgoutbox.why_not_capture(regclass)
+             pgoutbox.why_not_capture(regclass), pgoutbox.qualified_name(regclass),
+             pgoutbox.uncaptured(text[]), pgoutbox.successor_of(pgoutbox.captured_table)
          to %s', role);
 end
 $$;

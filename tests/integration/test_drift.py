@@ -34,8 +34,8 @@ async def test_drifted_table_is_mended_and_a_locked_one_is_left_for_later(
         meanwhile = await outbox.mend_drift()
     afterwards = await outbox.mend_drift()
 
-    assert [tuple(table) for table in meanwhile] == [("public.notes", "drift")]
-    assert [tuple(table) for table in afterwards] == [("public.orders", "drift")]
+    assert [tuple(table) for table in meanwhile] == [("public.notes", "public.notes", "drift")]
+    assert [tuple(table) for table in afterwards] == [("public.orders", "public.orders", "drift")]
     assert await outbox.mend_drift() == []
 
 
@@ -48,6 +48,8 @@ async def test_disabled_trigger_is_reported_until_install_mends_it(
     await owner.execute("alter table orders disable trigger all")
     outbox = outbox_on(await connect())
 
-    assert [tuple(table) for table in await outbox.mend_drift()] == [("public.orders", "trigger")]
+    assert [tuple(table) for table in await outbox.mend_drift()] == [
+        ("public.orders", "public.orders", "trigger")
+    ]
     await owner.execute("select pgoutbox.capture_table('orders')")
     assert await outbox.mend_drift() == []

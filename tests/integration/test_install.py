@@ -729,3 +729,32 @@ async def test_any_text_is_a_table_or_refused_in_one_sentence(conn: Session, tex
 
     assert len(found) <= 1
     assert not conn.is_in_transaction()
+
+
+async def test_install_without_a_table_captures_what_has_taken_a_captured_name(
+    conn: Session, owner: Session, said: list[str]
+) -> None:
+    await install(conn, ["users", "orders"], HASTY, said.append, actions=["INSERT"])
+    await owner.execute("drop table orders; create table orders (id int primary key)")
+    await owner.execute("alter table users rename to old_users; create table users (id int)")
+
+    await install(conn, [], HASTY, said.append)
+    await owner.execute("insert into users values (1); insert into orders values (1)")
+
+    assert said[-2:] == ["public.orders: captured", "public.users: captured"]
+    assert await captured(owner) == ["public.old_users", "public.orders", "public.users"]
+    assert await events(owner) == [("public", "users", "INSERT"), ("public", "orders", "INSERT")]
+
+
+async def test_uninstall_of_a_name_that_was_captured_twice_stops_it(
+    conn: Session, owner: Session, said: list[str]
+) -> None:
+    await install(conn, ["orders"], HASTY, said.append)
+    await owner.execute("drop table orders; create table orders (id int primary key)")
+    await install(conn, ["orders"], HASTY, said.append)
+    await uninstall(conn, ["orders"], HASTY, said.append)
+    await owner.execute("insert into orders values (1)")
+
+    assert said[-2:] == ["public.orders: captured", "public.orders: no longer captured"]
+    assert await captured(owner) == []
+    assert await events(owner) == []

@@ -168,6 +168,59 @@ async def test_a_table_of_the_filter_that_is_created_later_is_captured(
     assert await subjects(stream, 1) == ["public_orders"]
 
 
+async def test_a_table_that_is_made_anew_is_captured_as_it_was(
+    empty_database: Database, stream: Stream, daemon: StartDaemon
+) -> None:
+    """Without a filter, too."""
+    owner = await empty_database.connect()
+    await owner.execute("create table users (id int); create table orders (id int)")
+    dsn = ("--dsn", empty_database.dsn)
+    assert pgoutbox("install", "--table", "users", "--table", "orders", *dsn).returncode == 0
+    await owner.execute("drop table users; create table users (id int)")
+    await owner.execute("alter table orders rename to old; create table orders (id int)")
+    relay = await daemon(
+        "relay", "--install", *dsn, "--topic", stream.topic, "--nats-url", stream.url
+    )
+    await relay.line("public.users: captured", timeout=60)
+    await relay.line("public.orders: captured", timeout=60)
+    await owner.execute("insert into users values (1)")
+
+    assert await subjects(stream, 1) == ["public_users"]
+    assert status_problems(empty_database) == {"public.old": None} | dict.fromkeys(
+        ("public.users", "public.orders")
+    )
+
+
+async def test_a_relay_that_doesnt_install_says_what_isnt_captured_any_more(
+    empty_database: Database, stream: Stream, daemon: StartDaemon
+) -> None:
+    owner = await empty_database.connect()
+    await owner.execute("create table users (id int); create table orders (id int)")
+    dsn = ("--dsn", empty_database.dsn)
+    assert pgoutbox("install", "--table", "users", "--table", "orders", *dsn).returncode == 0
+    await owner.execute("drop table users; create table users (id int)")
+    await owner.execute("alter table orders rename to old")
+    relay = await daemon("relay", *dsn, "--topic", stream.topic, "--nats-url", stream.url)
+    replaced = await relay.line("a table isn't captured that has taken the name of one that was")
+    renamed = await relay.line("a captured table was renamed")
+
+    assert "table=public.users" in replaced
+    assert "table=public.old was=public.orders" in renamed
+    assert status_problems(empty_database) == {"public.users": "replaced", "public.old": None}
+    text = pgoutbox("status", *dsn).stdout
+    assert (
+        "not captured: it has taken the name of a table that was;"
+        " run: pgoutbox install --table public.users"
+    ) in text
+    assert "ok; renamed since it was captured, was public.orders" in text
+
+
+def status_problems(database: Database) -> dict[str, str | None]:
+    """Return what `status` says of each captured table."""
+    found = json.loads(pgoutbox("status", "--json", "--dsn", database.dsn).stdout)
+    return {table["table"]: table["problem"] for table in found["tables"]}
+
+
 async def test_a_relay_that_cant_install_the_schema_ends_with_installs_own_words(
     file: Path, empty_database: Database
 ) -> None:
