@@ -2,34 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from pgoutbox.demo.process import HOST, free_port
-from pgoutbox.monitoring.metrics import METRICS
 from tests.conftest import Servers, StartDaemon
 from tests.deploy.prometheus import Prometheus
 from tests.support.cluster import Database
 from tests.support.commands import ROOT, pgoutbox
 from tests.support.waiting import eventually, unique
+from tests.unit.test_dashboard import PANELS, queries
 
 FOLDER = ROOT / "deploy" / "grafana"
-DASHBOARD: dict[str, Any] = json.loads((FOLDER / "dashboards" / "pgoutbox.json").read_text("utf-8"))
-PANELS: list[dict[str, Any]] = [p for p in DASHBOARD["panels"] if p["type"] != "row"]
-VARIABLES = DASHBOARD["templating"]["list"]
-
-
-def queries() -> Iterator[tuple[str, str]]:
-    """Yield the queries of the panels, each with the panel's title."""
-    for panel in PANELS:
-        for target in panel["targets"]:
-            yield panel["title"], target["expr"]
 
 
 def filled(query: str) -> str:
@@ -98,37 +86,6 @@ async def test_every_query_finds_something(
             return await prometheus.firing() == {"PgoutboxEventsParked"}
 
         await eventually(is_as_it_should_be, timeout=30)
-
-
-def test_dashboard_has_every_metric_but_counts_of_problems() -> None:
-    """problematic_events_total counts what pgoutbox_parked_events shows."""
-    text = " ".join(query for _, query in queries())
-    shown = {metric.name for metric in METRICS if re.search(rf"\b{metric.name}(_bucket)?\b", text)}
-
-    assert {metric.name for metric in METRICS} - shown == {"problematic_events_total"}
-
-
-def test_panels_have_a_place_and_words_of_their_own() -> None:
-    taken = {
-        (x, y)
-        for panel in DASHBOARD["panels"]
-        for x in range(panel["gridPos"]["x"], panel["gridPos"]["x"] + panel["gridPos"]["w"])
-        for y in range(panel["gridPos"]["y"], panel["gridPos"]["y"] + panel["gridPos"]["h"])
-    }
-    size = sum(panel["gridPos"]["w"] * panel["gridPos"]["h"] for panel in DASHBOARD["panels"])
-
-    assert len(taken) == size
-    assert max(x for x, _ in taken) < 24
-    assert len({panel["id"] for panel in DASHBOARD["panels"]}) == len(DASHBOARD["panels"])
-    assert all(panel["description"].endswith(".") for panel in PANELS)
-
-
-def test_every_query_asks_the_data_source_that_is_chosen() -> None:
-    chosen = {"type": "prometheus", "uid": "${datasource}"}
-
-    assert all(panel["datasource"] == chosen for panel in PANELS)
-    assert all(target["datasource"] == chosen for panel in PANELS for target in panel["targets"])
-    assert [variable["name"] for variable in VARIABLES] == ["datasource", "job", "relay"]
 
 
 def test_compose_gives_grafana_and_prometheus_what_they_read() -> None:
