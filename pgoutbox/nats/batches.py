@@ -13,6 +13,7 @@ change of leader can still lose that.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import count, repeat
@@ -22,6 +23,7 @@ from pgoutbox.nats.chain import MAX_MISSES, Chain
 from pgoutbox.nats.streams import StreamInfo
 from pgoutbox.nats.window import Window
 
+_LIMIT = re.compile(r"atomic publish batch is too large: (\d+)")
 _MEMORY = 60.0  # seconds for which another publisher is expected to go on, and a subject to fail
 
 
@@ -60,13 +62,13 @@ class Batches(Chain):
         return 1 if self.goes_alone else min(self._size, count)
 
     @property
-    def wants_end(self) -> bool:  # type: ignore[override]
-        """Whether the stream's last sequence must be looked up first."""
+    def wants_end(self) -> bool:
+        """Whether the end must be looked up; see :attr:`Chain.wants_end`."""
         return self.end is None and self._misses < MAX_MISSES and not self._names_subject
 
     @property
-    def header_room(self) -> int:  # type: ignore[override]
-        """Bytes that a batch's headers need beyond those of a message alone."""
+    def header_room(self) -> int:
+        """Bytes of a batch's headers; see :attr:`Chain.header_room`."""
         return len(self._after_subject()) if self._names_subject else 0
 
     @property
@@ -138,7 +140,7 @@ class AtomicBatches(Batches):
     """
 
     method = "atomic batches"
-    LONGEST = 1_000  # messages
+    LONGEST = 1_000  # messages; a server may be set to accept fewer
 
     def __init__(
         self, stream: StreamInfo, *, size: int, name: str, guarded_until: float = 0.0
@@ -148,8 +150,8 @@ class AtomicBatches(Batches):
         self._numbers = count(1)
 
     @property
-    def header_room(self) -> int:  # type: ignore[override]
-        """Bytes that a batch's headers need beyond those of a message alone."""
+    def header_room(self) -> int:
+        """Bytes of a batch's headers; see :attr:`Chain.header_room`."""
         longest = _batch_headers(f"{self._name}-{2**63}", self.LONGEST, is_last=True)
         return super().header_room + len(longest)
 
@@ -171,7 +173,9 @@ class AtomicBatches(Batches):
         """Go alone through a batch that was refused; see :meth:`Chain.learn`."""
         super().learn(window, messages)
         if window.is_unclear and not window.is_misplaced:
-            self._alone = len(messages)
+            limit = _LIMIT.search(str(window.refusal))
+            self._size = int(limit[1]) if limit else self._size
+            self._alone = 1 if limit else len(messages)
 
 
 class OneByOne(Batches):

@@ -29,8 +29,6 @@ class Chain:
 
     method: str  # for the log
     in_batches = False  # messages that don't go alone form a batch of nats-server
-    wants_end = False  # the stream's last sequence must be looked up before anything is published
-    header_room = 0  # bytes that the headers of a batch need beyond those of a message alone
 
     def __init__(self, stream: StreamInfo) -> None:
         self._stream = stream
@@ -47,6 +45,16 @@ class Chain:
         """Whether the next message must be confirmed before others are sent."""
         # A repeat begins no chain: messages stored after the original would let later ones through.
         return self._alone > 0 or not self._is_begun
+
+    @property
+    def wants_end(self) -> bool:
+        """Whether the stream's last sequence must be looked up before anything is published."""
+        return False
+
+    @property
+    def header_room(self) -> int:
+        """Bytes that the headers of a server batch need beyond those of a message alone."""
+        return 0
 
     def go_alone(self) -> None:
         """Publish the next message alone."""

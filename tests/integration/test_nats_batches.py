@@ -48,12 +48,13 @@ async def _accepting(stream: Stream, jetstream: JetStreamContext) -> None:
 
 
 async def make(stream: Stream, jetstream: JetStreamContext, **settings: Any) -> None:
+    version = jetstream._nc.connected_server_version
     await jetstream.add_stream(
         StreamConfig(
             name=stream.topic,
             subjects=[f"{stream.topic}.>"],
-            allow_batched=True,
-            allow_atomic=True,
+            allow_batched=(version.major, version.minor) >= (2, 14) or None,
+            allow_atomic=(version.major, version.minor) >= (2, 12) or None,
             **settings,
         )
     )

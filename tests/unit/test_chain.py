@@ -209,6 +209,18 @@ def test_atomic_batch_refused_for_another_reason_goes_message_by_message() -> No
     assert chain.limit(40) == 10
 
 
+def test_atomic_batches_are_as_long_as_the_server_accepts() -> None:
+    chain = batches(AtomicBatches, Clock())
+    store(chain, MESSAGES, 101)
+    window, _ = send(chain, MESSAGES[1:9])
+    description = "atomic publish batch is too large: 4"
+    answer(7, window, error={"err_code": 10199, "description": description})
+    chain.learn(window, MESSAGES[1:9])
+    chain.end = 101  # as looked up
+    store(chain, MESSAGES[1:], 102)
+    assert chain.limit(40) == 4
+
+
 def test_atomic_batches_have_names_of_their_own_and_numbered_messages() -> None:
     chain = batches(AtomicBatches, Clock())
     store(chain, MESSAGES, 101)
