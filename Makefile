@@ -23,6 +23,7 @@ test-all: lint $(VENV)/deploy  ## Run every test on PostgreSQL 13 to 18, or on P
 	$(PYTHON) -m tools.majors $(POSTGRES) --strict --tests tests
 	$(PYTHON) -m pytest tests/sql --publish-outbox --wal-level replica
 	$(PYTHON) -m pytest tests/sql --publish-outbox --wal-level logical
+	PGOUTBOX_TEST_EVENT_LOOP=asyncio $(PYTHON) -m pytest tests/faults
 
 coverage: export COVERAGE_PROCESS_START = $(CURDIR)/pyproject.toml
 coverage: lint  ## Measure coverage in the commands that tests start, too (half as long again)
@@ -59,7 +60,7 @@ lock: $(VENV)/dev  ## Write requirements/ anew; UPGRADE=--upgrade takes the newe
 	$(LOCK)/demo.txt --constraints=requirements/dev.txt --extra=demo pyproject.toml
 	$(LOCK)/deploy.txt --constraints=requirements/dev.txt --group=pyproject.toml:deploy
 	$(LOCK)/image.txt --constraints=requirements/dev.txt \
-	    --extra=metrics --extra=nkeys --extra=sentry pyproject.toml
+	    --extra=metrics --extra=nkeys --extra=sentry --extra=uvloop pyproject.toml
 
 clean:  ## Remove the virtual environment and all caches
 	rm -rf $(VENV) .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache \

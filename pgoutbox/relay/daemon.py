@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack, suppress
 
 from pgoutbox import __version__
@@ -59,8 +59,21 @@ def run(config: Config, *, drain: bool = False, until: int | None = None) -> Non
     """
     target_of(config.database)
     credentials.check_files(config.nats)
-    with sentry.reporting(config.monitoring.sentry_dsn):
-        asyncio.run(Daemon(config, drain=drain, until=until).serve())
+    daemon = Daemon(config, drain=drain, until=until)
+    with (
+        sentry.reporting(config.monitoring.sentry_dsn),
+        asyncio.Runner(loop_factory=_loop_factory()) as runner,
+    ):
+        runner.run(daemon.serve())
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Return what makes uvloop's event loops, if that is installed."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
 
 
 class Daemon:
@@ -146,6 +159,7 @@ class Daemon:
                 extra={
                     "version": __version__,
                     "relay": self._config.relay.name,
+                    "event_loop": type(asyncio.get_running_loop()).__module__.partition(".")[0],
                     "topic": self._config.messages.topic,
                 },
             )

@@ -149,6 +149,8 @@ async def open_nursery() -> AsyncIterator[Nursery]:
 def _serve() -> None:
     import yaml  # noqa: F401 - by far the slowest import of a command with a file
 
+    if os.environ.get("PGOUTBOX_TEST_EVENT_LOOP") == "asyncio":
+        sys.modules["uvloop"] = None  # type: ignore[assignment]  # as if it weren't installed
     import pgoutbox.cli
     import pgoutbox.database.install
     import pgoutbox.relay.daemon

@@ -26,7 +26,7 @@ class Scene:
     nursery: Nursery
     seed: int
     book: ledger.Book = field(default_factory=ledger.Book)
-    flags: tuple[str, ...] = ("--poll-interval", "200ms", "--batch-events", "50", "--window", "20")
+    flags: tuple[str, ...] = ("--poll-interval", "200ms", "--batch-events", "20", "--window", "45")
     nats_url: str | None = None  # where it isn't the stream's, such as a proxy's
     dsn: str | None = None
 
