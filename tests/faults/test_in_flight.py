@@ -90,11 +90,12 @@ async def test_oversized_events_are_parked(backlog: Scene, connect: Connect, nat
     owner = await connect()
     await owner.execute("create table large (id integer, body text)")
     await owner.execute("select pgoutbox.capture_table('large')")
-    async with watched(backlog, nats), backlog.load(writers=2):
-        for number in range(5):
-            await owner.execute(f"insert into large values ({number}, repeat('x', 2000000))")
-            await backlog.pause(0, 0.1)
-        relay = await backlog.relay()
-        await relay.line("event parked", count=5, timeout=30)
-    await drained(backlog, relay)
+    async with watched(backlog, nats):
+        async with backlog.load(writers=2):
+            for number in range(5):
+                await owner.execute(f"insert into large values ({number}, repeat('x', 2000000))")
+                await backlog.pause(0, 0.1)
+            relay = await backlog.relay()
+            await relay.line("event parked", count=5, timeout=30)
+        await drained(backlog, relay)
     assert await owner.fetchval("select count(*) from pgoutbox.parked") == 5
