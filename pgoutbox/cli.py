@@ -25,6 +25,7 @@ Result = TypeVar("Result")
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
+_NEEDS_ATTENTION = 7
 _INTERRUPTED = 130
 _EXIT_CODES = """\b
 Exit codes:
@@ -35,6 +36,7 @@ Exit codes:
   4    PostgreSQL unavailable, or it rejected something
   5    NATS unavailable, or it stored nothing
   6    a table can't be captured or released
+  7    something needs attention (status --check)
   130  interrupted"""
 
 
@@ -328,15 +330,19 @@ def relay(ctx: click.Context, /, drain: bool, until: int | None, **flags: Any) -
 
 @main.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--check", is_flag=True, help="Exit with 7 if something needs attention.")
 @_where_options
 @click.pass_context
-def status(ctx: click.Context, /, as_json: bool, **flags: Any) -> None:
-    """Show backlog, captured tables, drift and the leading relays.
+def status(ctx: click.Context, /, as_json: bool, check: bool, **flags: Any) -> None:
+    """Show backlog, captured tables, the leading relays, and what needs attention.
 
-    Exits with 3 if the schema pgoutbox is missing.
+    Exits with 3 if the schema pgoutbox is missing. With --check, exits with 7 if a captured
+    table has a problem, a relay publishes nothing, events are parked, unsent without a relay or
+    for more than 5 minutes, or somebody holds what relays wait for.
 
     \b
     pgoutbox status
+    pgoutbox status --check > /dev/null || echo 'look at it'
     pgoutbox status --json | jq '.relays[].backlog'
     """
     settings = _load(ctx, **flags)
@@ -348,12 +354,14 @@ def status(ctx: click.Context, /, as_json: bool, **flags: Any) -> None:
         async with connection.session(
             settings.database, purpose="status", primary=False, say=_say
         ) as conn:
-            return await work.gather(conn)
+            return await work.gather(conn, conn.whereabouts)
 
     found = _run(gather())
     click.echo(found.to_json() if as_json else found.to_text())
     if found.schema.is_missing:
         ctx.exit(3)
+    if check and found.problems:
+        ctx.exit(_NEEDS_ATTENTION)
 
 
 @main.command()

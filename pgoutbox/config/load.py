@@ -36,6 +36,8 @@ _LIBPQ_VARIABLES = {
     "PGPASSWORD": "database.password",
     "PGSSLMODE": "database.sslmode",
 }
+# Those of libpq's that say which database it is.
+_NAMING_VARIABLES = ("PGSERVICE", "PGHOST", "PGHOSTADDR", "PGPORT", "PGDATABASE")
 
 
 class Sources(NamedTuple):
@@ -71,6 +73,7 @@ def load(
     if problems:
         raise ConfigError(one_a_line(map(redact, problems), "settings are wrong"))
     warnings += _settle_database(found, overridden)
+    _settle_source(found, environment)
     _settle_names(found, sources.document)
     warnings += _about_the_filter(sources.document)
     notes = wal_listener.notes(environment, sources.document)
@@ -96,6 +99,8 @@ def _parse(sources: Sources, problems: list[str], warnings: list[str]) -> dict[s
     for path, candidates in given.items():
         chosen = min(candidates, key=lambda each: each.rank)
         problems += _double(chosen, candidates)
+        if path == "database.dsn":
+            found["database.source"] = chosen.source
         try:
             found[path] = chosen.setting.type.parse(chosen.value)
         except InvalidValue as error:
@@ -148,6 +153,17 @@ def _settle_database(found: dict[str, Any], overridden: list[str]) -> Iterator[s
     if found.get("database.enable_tls") is False:
         # wal-listener looks at sslMode only with enableTLS, and its example has both.
         found.pop("database.ssl_mode", None)
+
+
+def _settle_source(found: dict[str, Any], environment: Mapping[str, str]) -> None:
+    """Say where the database was chosen, if no DSN says that."""
+    if "database.dsn" in found:
+        return
+    sources = [name for name in _NAMING_VARIABLES if environment.get(name)]
+    if any(path in found for path in DATABASE_PARTS):
+        sources.append("the configuration file")
+    if sources:
+        found["database.source"] = " and ".join(sources)
 
 
 def _settle_names(found: dict[str, Any], document: Mapping[str, object]) -> None:

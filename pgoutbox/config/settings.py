@@ -7,7 +7,7 @@ Durations are in seconds, sizes in bytes.
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from pgoutbox.config import values
@@ -73,6 +73,7 @@ class DatabaseConfig:
             "database.enableTLS", values.LENIENT_BOOL, "Require TLS, or leave `sslMode` aside."
         ),
     )
+    source: str = field(default="the defaults", compare=False)  # of all this, in words
 
 
 DATABASE_PARTS = tuple(

@@ -13,7 +13,7 @@ import asyncpg
 
 from pgoutbox.config.conninfo import ENCODE
 from pgoutbox.config.settings import DatabaseConfig
-from pgoutbox.database.sessions import Guest, ask, prove_session, settings_statement
+from pgoutbox.database.sessions import Guest, Whereabouts, ask, prove_session, settings_statement
 from pgoutbox.database.target import Place, Target, target_of
 from pgoutbox.errors import ConfigError, DatabaseError, PgoutboxError, SchemaError
 from pgoutbox.redact import redact
@@ -81,19 +81,22 @@ async def session(
     purpose: str,
     primary: bool = True,
     say: Callable[[str], None] | None = None,
-) -> AsyncIterator[asyncpg.Connection[Any]]:
+) -> AsyncIterator[Guest]:
     """Connect for one command; what PostgreSQL refuses in it becomes a DatabaseError.
 
     Works through any pooler, and leaves nothing behind there. ``say`` is told what of the address
-    has no effect.
+    has no effect, and where the command works.
     """
     target = target_of(config)
     if say:
         for note in target.notes:
             say(note)
-    opened, _ = await _open(_Opening(target, CONNECT_TIMEOUT, Guest), primary=primary)
+    opened, place = await _open(_Opening(target, CONNECT_TIMEOUT, Guest), primary=primary)
     conn = cast(Guest, opened)
     conn.purpose, conn.may_write = purpose, primary
+    conn.whereabouts = Whereabouts(target.database, str(place), config.source)
+    if say and primary:
+        say(str(conn.whereabouts))
     try:
         yield conn
     except FAILURES as error:

@@ -128,6 +128,7 @@ async def forget_relay(conn: Connection, relay: str, say: Say) -> None:
             await conn.fetch(f"delete from pgoutbox.{table} where relay = $1 returning 1", relay)  # noqa: S608 - ours
             for table in ("progress", "parked")
         ]
+        await conn.execute("delete from pgoutbox.relay_error where relay = $1", relay)
         await conn.execute(_FORGET_SHARD_KEYS)
     what = f"forgotten, with {_count(len(parked), 'parked event')}" if parked else "forgotten"
     say(f"relay {printable(relay)}: {what if known or parked else 'was not known'}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
@@ -76,6 +77,18 @@ else:
     _Connection = asyncpg.Connection
 
 
+@dataclass(frozen=True, slots=True)
+class Whereabouts:
+    """Which database a command works in, where that is, and where it was chosen."""
+
+    database: str
+    server: str
+    source: str
+
+    def __str__(self) -> str:
+        return f"database {self.database} at {self.server}, from {self.source}"
+
+
 class Guest(_Connection):
     """A connection for commands, through any pooler: it leaves nothing behind on the server.
 
@@ -84,6 +97,7 @@ class Guest(_Connection):
     """
 
     purpose = ""  # shows in pg_stat_activity
+    whereabouts = Whereabouts("", "", "")
     may_write = False  # until that is set, what it begins can run on a standby, too
     _is_inside = False
 

@@ -14,6 +14,7 @@ import asyncpg
 
 from pgoutbox import __version__
 from pgoutbox.database import schema
+from pgoutbox.database.sessions import Whereabouts
 from pgoutbox.database.tables import printable
 from pgoutbox.locks import SLEEP_LOCK, leader_lock
 from pgoutbox.names import ACTIONS
@@ -56,6 +57,7 @@ class TableStatus:
     old_values: str
     problem: str | None
     remedy: str | None
+    locked_by: str | None = None  # who keeps us from looking, with the problem "locked"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +66,7 @@ class Leader:
 
     pid: int
     application: str
-    leading_s: float
+    leading_s: float | None  # None where what it leads was dropped beneath it
     method: str | None  # how it publishes, in words
 
 
@@ -81,6 +83,8 @@ class RelayStatus:
     leader: Leader | None
     is_idle: bool
     share: str  # what it publishes, as flags; empty where that is everything
+    error: str | None = None  # why it publishes nothing
+    error_s: float | None = None  # how long ago it said so
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +94,18 @@ class Stranger:
     pid: int
     application: str
     mode: str
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """A transaction that is open after it was given positions, which relays then wait for.
+
+    Its session; or none, where it is prepared.
+    """
+
+    pid: int | None
+    application: str
+    open_s: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,37 +125,51 @@ class Status:
     tables: tuple[TableStatus, ...] = ()
     relays: tuple[RelayStatus, ...] = ()
     strangers: tuple[Stranger, ...] = ()
+    holders: tuple[Holder, ...] = ()
     slots: tuple[SlotStatus, ...] = ()
+    database: Whereabouts | None = None
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What needs attention, a sentence each."""
+        if self.schema.problem:
+            return (f"the schema is {self.schema.problem}; run: {self.schema.remedy}",)
+        return (
+            *(sentence for table in self.tables for sentence in _table_problems(table)),
+            *(sentence for relay in self.relays for sentence in _relay_problems(relay)),
+            *(_stranger_problem(stranger) for stranger in self.strangers),
+            *(_holder_problem(holder) for holder in self.holders if _is_long(holder)),
+        )
 
     def to_json(self) -> str:
         """Return it for machines."""
-        return json.dumps(asdict(self), indent=2, ensure_ascii=False)
+        values = asdict(self) | {"problems": self.problems}
+        return json.dumps(values, indent=2, ensure_ascii=False)
 
     def to_text(self) -> str:
         """Return it for people."""
-        lines = _schema_lines(self.schema)
+        lines = [str(self.database)] if self.database else []
+        lines += _schema_lines(self.schema)
         if self.schema.is_missing:
             return "\n".join(lines)
         lines += ["", *_relay_lines(self.relays), "", *_table_lines(self.tables)]
         lines += ["", _slot_line(self.slots)]
-        lines += [
-            f"! pid {stranger.pid} ({stranger.application or 'no name'}) holds the sleep lock:"
-            " relays notice changes at the poll interval only"
-            for stranger in self.strangers
-        ]
+        lines += [f"! {problem}" for problem in self.problems if not self.schema.problem]
         return "\n".join(lines)
 
 
-async def gather(conn: Connection) -> Status:
-    """Look at everything once; changes nothing."""
+async def gather(conn: Connection, database: Whereabouts | None = None) -> Status:
+    """Look at everything once; changes nothing. ``database`` says where ``conn`` leads."""
     found = _schema_status(await schema.state(conn))
     if found.is_missing:
-        return Status(found)
+        return Status(found, database=database)
     return Status(
+        database=database,
         schema=found,
         tables=await _tables(conn),
         relays=await _relays(conn),
         strangers=await _strangers(conn),
+        holders=await _holders(conn),
         slots=await _slots(conn),
     )
 
@@ -168,6 +198,7 @@ async def _tables(conn: Connection) -> tuple[TableStatus, ...]:
         " ) n (name, other_name) order by n.name"
     )
     problems = await _problems(conn, [row["oid"] for row in rows])
+    holders = await _lock_holders(conn, [oid for oid, said in problems.items() if said == "locked"])
     return tuple(
         TableStatus(
             row["name"],
@@ -176,9 +207,28 @@ async def _tables(conn: Connection) -> tuple[TableStatus, ...]:
             row["old_values"],
             problems[row["oid"]],
             _remedy(row["name"], problems[row["oid"]]),
+            holders.get(row["oid"]),
         )
         for row in rows
     )
+
+
+async def _lock_holders(conn: Connection, oids: Sequence[int]) -> dict[int, str]:
+    """Return who has an exclusive lock on each table, as words."""
+    rows = await conn.fetch(
+        "select l.relation as oid, l.pid, nullif(a.application_name, '') as application"
+        " from pg_catalog.pg_locks l left join pg_catalog.pg_stat_activity a on a.pid = l.pid"
+        " where l.locktype = 'relation' and l.granted and l.mode = 'AccessExclusiveLock'"
+        " and l.relation = any ($1::oid[]) and l.database = ("
+        "  select d.oid from pg_catalog.pg_database d"
+        "  where d.datname = pg_catalog.current_database())",
+        oids,
+    )
+    return {row["oid"]: _session(row["pid"], row["application"]) for row in rows}
+
+
+def _session(pid: int | None, application: str | None) -> str:
+    return f"pid {pid} ({application or 'no name'})" if pid else "a prepared transaction"
 
 
 async def _problems(conn: Connection, oids: Sequence[int]) -> dict[int, str | None]:
@@ -221,7 +271,8 @@ select
     ), 0)::bigint as gaps,
     (select count(*) from pgoutbox.parked k where k.relay = r.relay) as parked,
     extract(epoch from pg_catalog.clock_timestamp() - r.started_at)::float8 as leading_s,
-    r.share
+    r.share, e.error,
+    extract(epoch from pg_catalog.clock_timestamp() - e.since)::float8 as error_s
 from (
     select p.relay, p.high, p.gap_first, p.gap_last, p.method, p.started_at, p.share
     from pgoutbox.progress p
@@ -229,6 +280,7 @@ from (
     select 'default', 0, '{}', '{}', null, null, '' where not exists (select from pgoutbox.progress)
 ) r
 cross join lateral pgoutbox.backlog(r.relay) b
+left join pgoutbox.relay_error e on e.relay = r.relay
 order by r.relay
 """
 
@@ -261,6 +313,8 @@ async def _relays(conn: Connection) -> tuple[RelayStatus, ...]:
                 leader=leader,
                 is_idle=bool(leader and leader.pid in idle),
                 share=row["share"],
+                error=row["error"],
+                error_s=row["error_s"],
             )
         )
     return tuple(found)
@@ -299,6 +353,32 @@ async def _sleep_lock_holders(conn: Connection) -> dict[int, Stranger]:
     }
 
 
+# As pgoutbox.gap_holders() tells them.
+_HOLDERS = """
+select l.pid, coalesce(a.application_name, '') as application,
+    extract(epoch from pg_catalog.clock_timestamp()
+        - coalesce(a.xact_start, min(p.prepared)))::float8 as open_s
+from pg_catalog.pg_locks l
+join pg_catalog.pg_inherits i on i.inhrelid = l.relation
+left join pg_catalog.pg_stat_activity a on a.pid = l.pid
+left join pg_catalog.pg_locks x
+    on l.pid is null and x.pid is null and x.locktype = 'transactionid'
+    and x.virtualtransaction = l.virtualtransaction
+left join pg_catalog.pg_prepared_xacts p on p.transaction = x.transactionid
+where l.locktype = 'relation' and l.mode = 'RowExclusiveLock'
+  and i.inhparent = 'pgoutbox.transaction'::regclass
+  and l.database = (
+      select d.oid from pg_catalog.pg_database d where d.datname = pg_catalog.current_database())
+group by l.pid, l.virtualtransaction, a.application_name, a.xact_start
+order by open_s desc nulls last
+"""
+
+
+async def _holders(conn: Connection) -> tuple[Holder, ...]:
+    rows = await conn.fetch(_HOLDERS)
+    return tuple(Holder(row["pid"], row["application"], row["open_s"]) for row in rows)
+
+
 async def _slots(conn: Connection) -> tuple[SlotStatus, ...]:
     rows = await conn.fetch(
         "select s.slot,"
@@ -334,7 +414,8 @@ def _relay_row(relay: RelayStatus) -> tuple[str, ...]:
     if relay.leader:
         doing = ", idle" if relay.is_idle else ""
         method = f"; {relay.leader.method}" if relay.leader.method else ""
-        leader = f"pid {relay.leader.pid} for {_age(relay.leader.leading_s)}{doing}{method}"
+        since = "" if relay.leader.leading_s is None else f" for {_age(relay.leader.leading_s)}"
+        leader = f"pid {relay.leader.pid}{since}{doing}{method}"
     return (
         relay.relay,
         f"{relay.backlog:,}",
@@ -343,6 +424,49 @@ def _relay_row(relay: RelayStatus) -> tuple[str, ...]:
         f"{relay.parked:,}",
         leader,
     )
+
+
+_PATIENCE = 300.0  # seconds that an event may be unsent, or a transaction hold positions
+
+
+def _relay_problems(relay: RelayStatus) -> Iterator[str]:
+    name = printable(relay.relay)
+    if relay.error:
+        ago = _age(relay.error_s or 0)
+        yield f"the relay {name} publishes nothing, as it said {ago} ago: {relay.error}"
+    if relay.leader is None and relay.backlog:
+        run = " ".join(["pgoutbox relay", *_flags(relay)])
+        yield f"nobody publishes what is unsent of the relay {name}; run: {run}"
+    elif relay.leader and not relay.error and (relay.oldest_unsent_s or 0) > _PATIENCE:
+        age = _age(relay.oldest_unsent_s or 0)
+        yield f"the relay {name} runs, and its oldest unsent event is {age} old"
+    if relay.parked:
+        events, are = ("events", "are") if relay.parked > 1 else ("event", "is")
+        yield f"{relay.parked:,} {events} of the relay {name} {are} parked: see pgoutbox.parked"
+    if relay.leader and relay.leader.leading_s is None:
+        yield (
+            f"pid {relay.leader.pid} leads the relay {name} without any progress here: the schema"
+            " was made anew beneath it; restart that relay"
+        )
+
+
+def _table_problems(table: TableStatus) -> Iterator[str]:
+    if table.problem not in (None, "locked", "drift"):  # a relay mends drift by itself
+        yield f"{printable(table.table)}: {_table_state(table)}"
+
+
+def _stranger_problem(stranger: Stranger) -> str:
+    who = _session(stranger.pid, stranger.application)
+    return f"{who} holds the sleep lock: relays notice changes at the poll interval only"
+
+
+def _is_long(holder: Holder) -> bool:
+    return (holder.open_s or 0) > _PATIENCE
+
+
+def _holder_problem(holder: Holder) -> str:
+    who = _session(holder.pid, holder.application)
+    return f"{who} has held its events back for {_age(holder.open_s or 0)}: it must end"
 
 
 def _flags(relay: RelayStatus) -> Iterator[str]:
@@ -382,6 +506,8 @@ _PROBLEMS = {
 
 def _table_state(table: TableStatus) -> str:
     said = _PROBLEMS.get(table.problem) or str(table.problem)
+    if table.locked_by:
+        said += f" by {table.locked_by}"
     if table.other_name:
         other = printable(table.other_name)
         said += (

@@ -104,6 +104,7 @@ class Outbox:
         self._batch_bytes = batch_bytes
         self._leadership = 0
         self._envelope: Envelope
+        self._noted_error: str | None = ""  # not known, from the leader before
         self._row_tid: object = None  # of the progress row; every update changes it
         # Progress after each batch in flight, as noted in the database, and what of an earlier
         # leader's note, or that of an attempt which failed, is to be finished first.
@@ -175,6 +176,18 @@ class Outbox:
             timeout=_ANSWER_TIMEOUT,
         )
         self._row_tid = None
+
+    async def note_error(self, error: str | None) -> None:
+        """Note why nothing is published, for people who look at the status; None once it is."""
+        if error == self._noted_error:
+            return
+        self._noted_error = error
+        await self._connection.execute(
+            _CLEAR_ERROR if error is None else _NOTE_ERROR,
+            self._relay,
+            *(() if error is None else (error,)),
+            timeout=_ANSWER_TIMEOUT,
+        )
 
     async def begin_after(self, others: Sequence[str], share: str) -> str | None:
         """Begin where others have ended, unless there is progress; return what is in the way."""
@@ -397,6 +410,12 @@ class Outbox:
         """Empty a slot if everything in it is sent by every relay; tell whether it was."""
         return bool(await self._connection.fetchval("select pgoutbox.rotate($1)", slot))
 
+
+_NOTE_ERROR = """
+insert into pgoutbox.relay_error as e (relay, error) values ($1, $2)
+on conflict (relay) do update set error = excluded.error, since = excluded.since
+"""
+_CLEAR_ERROR = "delete from pgoutbox.relay_error where relay = $1"
 
 _NOTHING_ABOVE = 2**63 - 2
 

@@ -273,9 +273,10 @@ class Daemon:
                     await outbox.note_method(str(connected.description["method"]))
                     relay = self._relay_to(connected, outbox, wake_up, chores)
                     return await self._run(relay)
-            except PublishError as error:
+            except (PublishError, Refused, ConfigError) as error:
                 self._monitor.id_conflicts += isinstance(error, IdConflict)
-                if self._is_draining:
+                await outbox.note_error(str(error))
+                if self._is_draining or not isinstance(error, PublishError):
                     raise
                 self._publisher_outage.begin(error)
             if relay is not None:
@@ -312,6 +313,7 @@ class Daemon:
         async def after_pass(progress: Progress) -> None:
             self._progress = progress
             self._end_outages()
+            await outbox.note_error(None)
             gaps = sum(gap.last - gap.first + 1 for gap in progress.gaps)
             self._monitor.passed(gaps, self._config.relay.poll_interval)
             await chores.do(progress, self._config.relay.poll_interval)

@@ -181,6 +181,15 @@ comment on column pgoutbox.progress.plan is 'Progress as it will be after each b
 comment on column pgoutbox.progress.method is 'How the leader publishes, in words.';
 comment on column pgoutbox.progress.share is 'What of the outbox the relay publishes, as flags; all of it where empty.';
 
+-- Why a relay publishes nothing, while that lasts. Beside the progress, which is written all the time.
+create table pgoutbox.relay_error (
+    relay text primary key,
+    error text not null,
+    since timestamptz not null default pg_catalog.clock_timestamp()
+);
+
+comment on table pgoutbox.relay_error is 'Why a relay publishes nothing now.';
+
 -- Once a relay of a set of shards has decided by which columns a table's rows are told apart, that
 -- stands for all of them: were it looked up anew, an ALTER TABLE could make an event nobody's.
 create table pgoutbox.shard_key (

@@ -8,12 +8,16 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import cast
+from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
+from nats.js.api import DiscardPolicy, StreamConfig
 
 import pgoutbox as package
 from pgoutbox.config.settings import SETTINGS
+from pgoutbox.database.status import Holder, SchemaStatus, Status
+from pgoutbox.locks import leader_lock
 from tests.conftest import StartDaemon
 from tests.support.cluster import ADMIN, WRITER, Database
 from tests.support.commands import ROOT, clean_environment, pgoutbox
@@ -32,6 +36,16 @@ async def owner(database: Database) -> asyncpg.Connection:
         'create schema billing; create table billing."Odd Name" (id int)'
     )
     return owner
+
+
+def address(database: Database) -> str:
+    parts = urlsplit(database.dsn)
+    return f"{parts.hostname}:{parts.port}"
+
+
+def working_in(database: Database, source: str = "--dsn") -> str:
+    """Return the line by which each command that changes something says where it does."""
+    return f"database {database.name} at {address(database)}, from {source}\n"
 
 
 def status_of(database: Database) -> dict[str, object]:
@@ -117,14 +131,17 @@ async def test_install_status_uninstall(database: Database, owner: asyncpg.Conne
     assert text.returncode == 0
     age = text.stdout.split("default")[1].split()[1]
     assert 0 <= float(age) < 60
-    assert [line.split() for line in text.stdout.splitlines() if line] == [
+    *lines, problem = text.stdout.splitlines()
+    assert problem == "! nobody publishes what is unsent of the relay default; run: pgoutbox relay"
+    assert [line.split() for line in lines if line] == [
+        f"database {database.name} at {address(database)}, from DATABASE_URL".split(),
         ["schema", package.__version__],
         ["relay", "backlog", "oldest", "unsent", "gaps", "parked", "leader"],
         ["default", "1", age, "s", "0", "0", "nobody;", "run:", "pgoutbox", "relay"],
         ["table", "actions", "old", "values", "state"],
         ['billing."Odd', 'Name"', "insert,update,delete,truncate", "full", "ok"],
         ["public.users", "insert,update,delete,truncate", "full", "ok"],
-        text.stdout.splitlines()[-1].split(),
+        lines[-1].split(),
     ]
 
     refused = pgoutbox("uninstall", "--all", env=env)
@@ -273,14 +290,17 @@ async def test_status_doesnt_wait_for_a_locked_table(
         await owner.execute(f"select pgoutbox.capture_table('{name}', old_values => 'identity')")
 
     async with owner.transaction():
-        await owner.execute("lock table users")
+        await owner.execute("set application_name = 'migration'; lock table users")
         tables = status_of(database)["tables"]
+        text = pgoutbox("status", "--dsn", database.dsn).stdout
+        pid = await owner.fetchval("select pg_backend_pid()")
 
     assert isinstance(tables, list)
     assert {table["table"]: table["problem"] for table in tables} == {
         "public.a": None,
         "public.users": "locked",
     }
+    assert f"locked by pid {pid} (migration)" in text
 
 
 async def test_status_counts_backlog_gaps_and_parked(
@@ -309,6 +329,8 @@ async def test_status_counts_backlog_gaps_and_parked(
         "leader": None,
         "is_idle": False,
         "share": "",
+        "error": None,
+        "error_s": None,
     }
     text = pgoutbox("status", "--dsn", database.dsn).stdout
     assert "nobody; run: pgoutbox relay --name mine\n" in text
@@ -356,11 +378,12 @@ async def test_a_relay_that_runs_is_not_forgotten(
     await eventually(leads)
     refused = pgoutbox("uninstall", "--relay", "mine", "--dsn", database.dsn)
     assert (refused.returncode, refused.stdout) == (6, "")
-    assert refused.stderr.startswith("error: the relay mine is running\nhint: Stop it first")
+    said = f"{working_in(database)}error: the relay mine is running\nhint: Stop it first"
+    assert refused.stderr.startswith(said)
 
     await relay.stop()
     done = pgoutbox("uninstall", "--relay", "mine", "--dsn", database.dsn)
-    assert (done.returncode, done.stderr) == (0, "relay mine: forgotten\n")
+    assert (done.returncode, done.stderr) == (0, f"{working_in(database)}relay mine: forgotten\n")
     assert not await leads()
 
 
@@ -437,3 +460,125 @@ async def test_the_relay_refuses_a_database_without_the_schema(empty_database: D
 
     assert done.returncode == 3
     assert "error: this database has no schema pgoutbox\nhint: Run: pgoutbox install" in done.stderr
+
+
+async def test_commands_say_where_they_work_and_where_that_was_chosen(
+    database: Database, owner: asyncpg.Connection, tmp_path: Path
+) -> None:
+    """Not to drop the schema of another database than the one that was meant."""
+    file = tmp_path / "config.yml"
+    parts = urlsplit(database.dsn)
+    file.write_text(
+        "listener: {slotName: s}\n"
+        f"database: {{host: {parts.hostname}, port: {parts.port}, name: {database.name},"
+        f" user: {parts.username}, password: {parts.password}}}\n"
+    )
+    of_env = {"PGPORT": str(parts.port), "PGDATABASE": database.name}
+    for arguments, env, source in (
+        (("--dsn", database.dsn), {}, "--dsn"),
+        ((), {"DATABASE_URL": database.dsn}, "DATABASE_URL"),
+        (("-c", file), {}, "the configuration file"),
+        (("-c", file), of_env, "PGPORT and PGDATABASE and the configuration file"),
+    ):
+        done = pgoutbox("uninstall", "--all", *arguments, env=env)
+        assert done.returncode == 0, done.stderr
+        assert working_in(database, source) in done.stderr
+        assert pgoutbox("status", *arguments, env=env).stdout.startswith(
+            working_in(database, source)
+        )
+    installed = pgoutbox("install", "--table", "users", "--dsn", database.dsn)
+    assert installed.stderr.startswith(working_in(database))
+    assert status_of(database)["database"] == {
+        "database": database.name,
+        "server": address(database),
+        "source": "--dsn",
+    }
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ("", None),
+        ("alter table users disable trigger all", "public.users: trigger missing or disabled"),
+        ("insert into users values (1)", "nobody publishes what is unsent of the relay default"),
+        (
+            "insert into pgoutbox.parked (relay, event_id, position, subject, reason, payload)"
+            " values ('default', gen_random_uuid(), 1, 's', 'too large', '')",
+            "1 event of the relay default is parked: see pgoutbox.parked",
+        ),
+        (
+            "insert into pgoutbox.relay_error (relay, error) values ('default', 'stream is full')",
+            "the relay default publishes nothing, as it said 0.",
+        ),
+        ("select pg_advisory_lock(1885826914, 0)", "holds the sleep lock"),
+        ("drop table users", "public.users: table is gone"),
+    ],
+)
+async def test_a_check_fails_where_something_needs_attention(
+    database: Database, owner: asyncpg.Connection, wrong: str, said: str | None
+) -> None:
+    await owner.execute("select pgoutbox.capture_table('users'), pgoutbox.lead('default')")
+    await owner.execute(wrong)
+
+    checked = pgoutbox("status", "--check", "--dsn", database.dsn)
+    asked = pgoutbox("status", "--check", "--json", "--dsn", database.dsn)
+
+    assert checked.returncode == asked.returncode == (7 if said else 0)
+    assert pgoutbox("status", "--dsn", database.dsn).returncode == 0
+    problems = json.loads(asked.stdout)["problems"]
+    assert len(problems) == (1 if said else 0)
+    assert (said or "") in checked.stdout
+    assert (f"! {said}" if said and problems[0].startswith(said) else "") in checked.stdout
+
+
+async def test_status_says_why_nothing_goes_out(
+    database: Database, owner: asyncpg.Connection, daemon: StartDaemon, stream: Stream
+) -> None:
+    """And no more of it once it does."""
+    await owner.execute("select pgoutbox.capture_table('users')")
+    full = StreamConfig(
+        stream.topic, subjects=[f"{stream.topic}.*"], max_msgs=1, discard=DiscardPolicy.NEW
+    )
+    await stream.jetstream.add_stream(full)
+    await owner.execute("insert into users values (1); insert into users values (2)")
+    arguments = ["--dsn", database.dsn, "--nats-url", stream.url, "--topic", stream.topic]
+    await daemon("relay", *arguments)
+
+    def check() -> subprocess.CompletedProcess[str]:
+        return pgoutbox("status", "--check", "--dsn", database.dsn)
+
+    refused = await eventually(lambda: done if (done := check()).returncode == 7 else None)
+    assert "! the relay default publishes nothing, as it said " in refused.stdout
+    assert "maximum messages exceeded" in refused.stdout
+
+    full.max_msgs = 10
+    await stream.jetstream.update_stream(full)
+    await eventually(lambda: check().returncode == 0, timeout=30)
+
+
+async def test_status_works_where_the_leader_has_lost_its_progress(
+    database: Database, owner: asyncpg.Connection
+) -> None:
+    """After a schema was made anew beneath a relay that runs."""
+    await owner.execute("select pg_advisory_lock($1, $2)", *leader_lock("default"))
+
+    done = pgoutbox("status", "--check", "--dsn", database.dsn)
+
+    assert (done.returncode, done.stderr) == (7, "")
+    assert "leads the relay default without any progress here" in done.stdout
+
+
+async def test_status_names_transactions_that_hold_positions(
+    database: Database, owner: asyncpg.Connection
+) -> None:
+    await owner.execute("select pgoutbox.capture_table('users')")
+    holder = await database.connect(application_name="nightly report")
+    async with holder.transaction():
+        await holder.execute("insert into users values (1); set constraints all immediate")
+        pid = await holder.fetchval("select pg_backend_pid()")
+        (held,) = cast(list[dict[str, object]], status_of(database)["holders"])
+    assert (held["pid"], held["application"]) == (pid, "nightly report")
+    assert status_of(database)["holders"] == []
+
+    long = Status(SchemaStatus("1", "1"), holders=(Holder(7, "app", 600.0), Holder(8, "", 1.0)))
+    assert long.problems == ("pid 7 (app) has held its events back for 10 min: it must end",)
