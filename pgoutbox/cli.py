@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import sys
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
@@ -27,6 +28,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 _NEEDS_ATTENTION = 7
 _INTERRUPTED = 130
+_UNWRITABLE = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 _EXIT_CODES = """\b
 Exit codes:
   0    done
@@ -43,6 +45,16 @@ Exit codes:
 class Cli(click.Group):
     """Prints every error as a sentence and exits with its code, whatever the command."""
 
+    def main(self, *arguments: Any, **options: Any) -> Any:
+        """Run a command line, whatever its output goes to."""
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):  # which may be another's, or closed
+                stream.reconfigure(errors="backslashreplace")
+        try:
+            return super().main(*arguments, **options)
+        except OSError as error:  # of --help, which isn't invoked
+            _end_output(error)
+
     def invoke(self, ctx: click.Context) -> object:
         """Run the command."""
         try:
@@ -56,12 +68,21 @@ class Cli(click.Group):
             raise SystemExit(error.exit_code) from error
         except KeyboardInterrupt as error:
             raise SystemExit(_INTERRUPTED) from error
-        except OSError as error:
-            if error.errno != errno.EPIPE:
-                raise
-            # The reader of the output has gone; flushing the rest must not fail at exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise SystemExit from error
+
+
+def _end_output(error: OSError) -> NoReturn:
+    """End with one sentence if what failed is writing the output."""
+    if error.errno not in _UNWRITABLE:
+        raise error
+    # What is left of the output must not fail at exit.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    if error.errno == errno.EPIPE:  # its reader has gone
+        raise SystemExit from error
+    try:
+        click.echo(f"error: the output can't be written: {error.strerror}", err=True)
+    except OSError:
+        os.dup2(1, 2)
+    raise SystemExit(PgoutboxError.exit_code) from error
 
 
 def setting_options(*settings: Setting) -> Callable[[Command], Command]:
@@ -209,7 +230,7 @@ def install(
             grant_relay,
             filtered=None if tables else settings.install.actions_by_name,
         )
-        click.echo(script, nl=False)
+        click.echo(script.encode(), nl=False)
         return
 
     for note in (*settings.notes, *settings.warnings):
@@ -357,7 +378,8 @@ def status(ctx: click.Context, /, as_json: bool, check: bool, **flags: Any) -> N
             return await work.gather(conn, conn.whereabouts)
 
     found = _run(gather())
-    click.echo(found.to_json() if as_json else found.to_text())
+    # What programs read is UTF-8 whatever the terminal is.
+    click.echo(found.to_json().encode() if as_json else found.to_text())
     if found.schema.is_missing:
         ctx.exit(3)
     if check and found.problems:

@@ -66,7 +66,8 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             entry["exception"] = self.formatException(record.exc_info)
-        return json.dumps(entry, default=str, ensure_ascii=False)
+        is_utf8 = "utf" in (getattr(sys.stderr, "encoding", None) or "").lower()
+        return json.dumps(entry, default=str, ensure_ascii=not is_utf8)
 
 
 def _one_line(text: str) -> str:

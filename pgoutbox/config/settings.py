@@ -77,7 +77,9 @@ class DatabaseConfig:
 
 
 DATABASE_PARTS = tuple(
-    f"database.{name}" for name in DatabaseConfig.__dataclass_fields__ if name != "dsn"
+    f"database.{name}"
+    for name in DatabaseConfig.__dataclass_fields__
+    if name not in ("dsn", "source")
 )
 
 

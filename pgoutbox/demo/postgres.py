@@ -142,6 +142,7 @@ class PostgresServer(Server):
         libraries = self.installation.parent.with_name(self.installation.parent.name + ".libs")
         if libraries.is_dir():
             shutil.copytree(libraries, self.folder / "software" / libraries.name)
+        _open_to_all(self.folder / "software")
         self.installation = copy
         if self._run([self.bin / "initdb", "--version"]) != 0:
             raise PgoutboxError(
@@ -179,6 +180,14 @@ class PostgresServer(Server):
             if process.poll() is None:
                 process.kill()
                 process.wait()
+
+
+def _open_to_all(folder: Path) -> None:
+    """Let everybody read what its owner can; it may have been installed under a strict umask."""
+    for path in (folder, *folder.rglob("*")):
+        if not path.is_symlink():
+            mode = path.stat().st_mode
+            path.chmod(mode | (mode & 0o500) >> 3 | (mode & 0o500) >> 6)
 
 
 def _escaped(value: str) -> str:
