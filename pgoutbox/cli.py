@@ -68,6 +68,8 @@ class Cli(click.Group):
             raise SystemExit(error.exit_code) from error
         except KeyboardInterrupt as error:
             raise SystemExit(_INTERRUPTED) from error
+        except OSError as error:
+            _end_output(error)
 
 
 def _end_output(error: OSError) -> NoReturn:

@@ -41,6 +41,10 @@ class SchemaError(PgoutboxError):
     exit_code = 3
 
 
+class SchemaMissing(SchemaError):
+    """The database has no schema pgoutbox, or none any more."""
+
+
 class DatabaseError(PgoutboxError):
     """PostgreSQL can't be reached, or refuses what was asked of it."""
 

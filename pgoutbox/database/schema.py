@@ -16,7 +16,7 @@ from typing import Any
 import asyncpg
 
 from pgoutbox import __version__
-from pgoutbox.errors import SchemaError
+from pgoutbox.errors import SchemaError, SchemaMissing
 from pgoutbox.locks import INSTALL_LOCK
 
 _BREAKING = "-- breaking:"
@@ -159,7 +159,7 @@ async def check(conn: asyncpg.Connection[Any]) -> str | None:
     """
     found = await state(conn)
     if found.functions_version is None:
-        raise SchemaError("this database has no schema pgoutbox", hint=_RUN_INSTALL)
+        raise SchemaMissing("this database has no schema pgoutbox", hint=_RUN_INSTALL)
     if found.breaking:
         raise SchemaError(
             f"the schema pgoutbox is newer than this relay ({__version__}): {found.breaking}",

@@ -126,9 +126,11 @@ class PostgresServer(Server):
             "unix_socket_directories": "",
             **self.settings,
         }
-        (self.data / "pgoutbox.conf").write_text(
+        configuration = self.data / "pgoutbox.conf"
+        configuration.write_text(
             "".join(f"{key} = '{_escaped(value)}'\n" for key, value in settings.items())
         )
+        configuration.chmod(0o644)  # PostgreSQL may run as another user
 
     def _make_usable(self) -> None:
         """Copy the installation where its files are closed to the user that we run it as."""

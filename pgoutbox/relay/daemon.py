@@ -25,6 +25,7 @@ from pgoutbox.errors import (
     PublishError,
     Refused,
     SchemaError,
+    SchemaMissing,
 )
 from pgoutbox.monitoring import metrics, sentry, systemd, web
 from pgoutbox.monitoring.monitor import Monitor
@@ -54,7 +55,8 @@ def run(config: Config, *, drain: bool = False, until: int | None = None) -> Non
     With ``until``, which goes with ``drain``, nothing beyond that position.
 
     Raises:
-        ConfigError, SchemaError: it can't work like this, now or later.
+        ConfigError, SchemaError: it can't work like this, now or later. For a schema that is
+            missing it waits, but with ``drain``.
         Refused: an event can't be published, and ``on_oversize`` is ``stop``.
         DatabaseError, PublishError, AlreadyRunning: only with ``drain``; otherwise it retries.
     """
@@ -104,6 +106,7 @@ class Daemon:
             "PostgreSQL available again",
             self._monitor.postgresql,
         )
+        self._schema_outage = Outage("waiting for the schema pgoutbox", "the schema is there")
         self._publisher_outage = Outage(
             "NATS unavailable; retrying", "NATS available again", self._monitor.nats
         )
@@ -207,8 +210,15 @@ class Daemon:
             try:
                 await self._installer.run_once()
                 async with self._leadership.session() as (outbox, wake_up):
+                    self._schema_outage.end()
                     await self._relay_on(outbox, wake_up)
                     return
+            except SchemaMissing as error:  # a database that is new, or was reset
+                if self._is_draining:
+                    raise
+                self._database_outage.end()
+                self._schema_outage.begin(error)
+                self._installer.forget()
             except (ConfigError, SchemaError, PublishError, Refused, InstallError, AlreadyRunning):
                 raise
             except LeadershipLost as error:

@@ -50,6 +50,10 @@ class Installer:
             self.run_in_background()
         self._is_installed = True
 
+    def forget(self) -> None:
+        """Install anew at the next :meth:`run_once`: what was installed is gone."""
+        self._is_installed = not self._config.relay.install
+
     def run_in_background(self) -> None:
         """Install beside the relay, again and again until it succeeds."""
         if self._task is None or self._task.done():

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
 import asyncpg
 import pytest
 
+from pgoutbox.demo.postgres import PostgresServer, postgres_installation
 from tests.conftest import Connect, Servers
-from tests.support.cluster import ADMIN, OWNER, WRITER, Database
+from tests.support.cluster import ADMIN, FAST_SETTINGS, OWNER, WRITER, Database
 from tests.support.streams import Stream
 from tests.support.waiting import eventually
 
@@ -66,6 +72,29 @@ async def test_killed_servers_come_back_with_their_data(servers: Servers) -> Non
     owner = await database.connect(ADMIN)
     assert await owner.fetchval("select to_regclass('kept') is not null")
     await database.disconnect()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root runs PostgreSQL as another user")
+def test_postgresql_starts_where_root_has_closed_its_files_to_others() -> None:
+    """As `make demo` does under umask 077."""
+    before = os.umask(0o077)
+    folder = Path(tempfile.mkdtemp(prefix="pgoutbox-test-"))
+    folder.chmod(0o711)
+    try:
+        ours = postgres_installation()
+        closed = folder / "packages" / ours.parent.name / ours.name
+        shutil.copytree(ours, closed)
+        libraries = ours.parent.with_name(f"{ours.parent.name}.libs")
+        if libraries.is_dir():
+            shutil.copytree(libraries, folder / "packages" / libraries.name)
+        for path in (folder / "packages", *(folder / "packages").rglob("*")):
+            if not path.is_symlink():
+                path.chmod(path.stat().st_mode & 0o700)
+        with PostgresServer(folder / "postgres", settings=FAST_SETTINGS, installation=closed):
+            pass
+    finally:
+        os.umask(before)
+        shutil.rmtree(folder)
 
 
 async def test_eventually_waits_for_an_assertion_to_hold() -> None:
