@@ -13,7 +13,14 @@ import asyncpg
 
 from pgoutbox.config.conninfo import ENCODE
 from pgoutbox.config.settings import DatabaseConfig
-from pgoutbox.database.sessions import Guest, Whereabouts, ask, prove_session, settings_statement
+from pgoutbox.database.sessions import (
+    Guest,
+    Session,
+    Whereabouts,
+    ask,
+    prove_session,
+    settings_statement,
+)
 from pgoutbox.database.target import Place, Target, target_of
 from pgoutbox.errors import ConfigError, DatabaseError, PgoutboxError, SchemaError
 from pgoutbox.redact import redact
@@ -47,7 +54,7 @@ async def connect(
     timeout: float = CONNECT_TIMEOUT,
     primary: bool = False,
     is_proven: bool = False,
-) -> asyncpg.Connection[Any]:
+) -> Session:
     """Open a session of our own, which doesn't depend on anybody's defaults.
 
     ``purpose`` shows in pg_stat_activity; ``timeout`` is for each host, in seconds. With
@@ -58,8 +65,11 @@ async def connect(
         DatabaseError, ConfigError, SchemaError: in one sentence without a password.
 
     """
-    opening = _Opening(target_of(config), timeout)
-    conn, place = await _open(opening, primary=primary)
+    target = target_of(config)
+    opening = _Opening(target, timeout)
+    opened, place = await _open(opening, primary=primary)
+    conn = cast(Session, opened)
+    conn.whereabouts = Whereabouts(target.database, str(place), config.source)
     where = opening.where(place)
     try:
         if not is_proven:
@@ -125,7 +135,7 @@ class _Opening:
 
     target: Target
     timeout: float
-    kind: type[asyncpg.Connection[Any]] = asyncpg.Connection
+    kind: type[asyncpg.Connection[Any]] = Session
 
     def where(self, place: Place) -> str:
         return f"PostgreSQL at {place}/{self.target.database}"

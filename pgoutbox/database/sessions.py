@@ -89,6 +89,12 @@ class Whereabouts:
         return f"database {self.database} at {self.server}, from {self.source}"
 
 
+class Session(_Connection):
+    """A connection that keeps what is set and locked on it; that of the relay."""
+
+    whereabouts = Whereabouts("", "", "")
+
+
 class Guest(_Connection):
     """A connection for commands, through any pooler: it leaves nothing behind on the server.
 

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import asyncpg
@@ -13,6 +14,7 @@ import asyncpg
 from pgoutbox.config.settings import Config
 from pgoutbox.database import connection as database
 from pgoutbox.database import schema
+from pgoutbox.database.sessions import Session, Whereabouts
 from pgoutbox.errors import AlreadyRunning, ConfigError, PgoutboxError
 from pgoutbox.messages.formats import format_of
 from pgoutbox.monitoring.monitor import Monitor
@@ -81,6 +83,7 @@ class Leadership:
         self._until = until
         self._pause = pause
         self._is_standing_by = False
+        self._whereabouts: Whereabouts | None = None
         self._listener: tuple[int, str] | None = None  # pid and start of the listening session
 
     @asynccontextmanager
@@ -95,6 +98,7 @@ class Leadership:
         config = self._config
         async with AsyncExitStack() as stack:
             listening = await self._connect(stack, "listener")
+            self._say_connected(listening.whereabouts)
             note = await schema.check(listening)
             if note:
                 log.warning(note)
@@ -138,7 +142,7 @@ class Leadership:
 
     async def _connect(
         self, stack: AsyncExitStack, purpose: str, *, is_proven: bool = False
-    ) -> Connection:
+    ) -> Session:
         connection = await database.connect(
             self._config.database,
             purpose=f"{purpose} {self._config.relay.name}",
@@ -155,6 +159,12 @@ class Leadership:
             connection = await self._connect(stack, "count")
             await connection.execute(_PLANNER)
             yield connection
+
+    def _say_connected(self, whereabouts: Whereabouts) -> None:
+        """Log which server it is of those that the address names, if it is another one."""
+        if whereabouts != self._whereabouts:
+            log.info("connected to PostgreSQL", extra=asdict(whereabouts))
+        self._whereabouts = whereabouts
 
     async def _end_predecessor(self, listening: Connection) -> None:
         """End our earlier listening session if the server still keeps it.
