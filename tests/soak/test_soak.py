@@ -93,7 +93,7 @@ async def _round(
     database = await cluster.create_database()
     await ledger.prepare(database)
     await database.disconnect()
-    async with proxy(port_of(database.dsn)) as between, _stream(nats) as stream:
+    async with proxy(port_of(database.dsn)) as between, _stream(nats, seed) as stream:
         scene = Scene(database, stream, nursery, seed)
         scene.flags = ()
         scene.dsn = through(database.dsn, between)
@@ -140,15 +140,22 @@ async def _nobody() -> AsyncIterator[None]:
 
 
 @contextlib.asynccontextmanager
-async def _stream(nats: Sequence[NatsServer]) -> AsyncIterator[Stream]:
-    """Make a topic, and on several servers its replicated stream; the stream goes afterwards."""
+async def _stream(nats: Sequence[NatsServer], seed: int) -> AsyncIterator[Stream]:
+    """Make a topic, and on several servers its replicated stream; the stream goes afterwards.
+
+    Relays publish into it in each of the ways that they have, by turns.
+    """
     topic = unique("t")
     urls = ",".join(server.url for server in nats)
     async with nats_client(urls) as client:
         jetstream = client.jetstream(timeout=5)
         if len(nats) > 1:
             config = StreamConfig(
-                name=topic, subjects=[f"{topic}.*"], num_replicas=3, allow_batched=True
+                name=topic,
+                subjects=[f"{topic}.*"],
+                num_replicas=3,
+                allow_batched=seed % 3 == 0,
+                allow_atomic=seed % 3 == 1,
             )
 
             async def made() -> bool:
