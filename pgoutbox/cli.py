@@ -200,6 +200,11 @@ def main(ctx: click.Context, /, **flags: Any) -> None:
     help="Role to give the rights that a relay needs, and no others. May be repeated.",
 )
 @click.option("--print-sql", is_flag=True, help="Print the SQL instead of running it.")
+@click.option(
+    "--tables-only",
+    is_flag=True,
+    help="With --print-sql: only what captures the tables, a line for each, for migrations.",
+)
 @_where_options
 @click.pass_context
 def install(
@@ -209,6 +214,7 @@ def install(
     actions: str | None,
     grant_relay: Sequence[str],
     print_sql: bool,
+    tables_only: bool,
     **flags: Any,
 ) -> None:
     """Capture tables; install or upgrade the schema pgoutbox.
@@ -219,19 +225,15 @@ def install(
 
     \b
     pgoutbox install --table users --table billing.invoices
-    pgoutbox install --print-sql --table users | psql "$DATABASE_URL" -1 -v ON_ERROR_STOP=1
+    pgoutbox install --print-sql --table users | psql "$DATABASE_URL" -v ON_ERROR_STOP=1
+    pgoutbox install --print-sql --tables-only --table users >> migrations/0042.sql
     """
+    if tables_only and (grant_relay or not print_sql):
+        raise click.UsageError("--tables-only goes with --print-sql, without --grant-relay.")
     settings = _load(ctx, **flags)
     wanted = _read_actions(actions)
     if print_sql:
-        from pgoutbox.database.print_sql import print_sql as script_of
-
-        script = script_of(
-            dict.fromkeys(tables, wanted),
-            settings.install.old_values,
-            grant_relay,
-            filtered=None if tables else settings.install.actions_by_name,
-        )
+        script = _script(settings, tables, wanted, grant_relay, tables_only)
         click.echo(script.encode(), nl=False)
         return
 
@@ -248,6 +250,29 @@ def install(
             )
 
     _run(run())
+
+
+def _script(
+    settings: Config,
+    tables: Sequence[str],
+    actions: tuple[str, ...] | None,
+    grant_relay: Sequence[str],
+    tables_only: bool,
+) -> str:
+    from pgoutbox.database import print_sql
+
+    wanted = dict.fromkeys(tables, actions)
+    filtered = None if tables else settings.install.actions_by_name
+    old_values = settings.install.old_values
+    if tables_only:
+        return print_sql.print_tables(wanted, old_values, filtered=filtered)
+    return print_sql.print_sql(
+        wanted,
+        old_values,
+        grant_relay,
+        filtered=filtered,
+        lock_timeout=settings.install.lock_timeout,
+    )
 
 
 def _read_actions(text: str | None) -> tuple[str, ...] | None:

@@ -1,101 +1,165 @@
-"""The script for a DBA: all that ``install`` would run, made without a connection."""
+"""What ``install`` would run, as SQL that a DBA or a migration tool applies."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from pgoutbox import __version__
 from pgoutbox.database import schema
+from pgoutbox.database.schema import literal
 from pgoutbox.locks import INSTALL_LOCK
+
+Actions = Sequence[str] | None  # None: as installed
 
 
 def print_sql(
-    tables: Mapping[str, Sequence[str] | None],
+    tables: Mapping[str, Actions],
     old_values: str | None = None,
     grant_relay: Sequence[str] = (),
     *,
     filtered: Mapping[str, Sequence[str]] | None = None,
+    lock_timeout: float = 2.0,
 ) -> str:
-    """Return all that `install` would run, as a script for ``psql -1 -v ON_ERROR_STOP=1``.
+    """Return all that `install` would run, as one statement.
 
-    Made without a connection. It can be applied again and leaves what is as it should be.
-    ``tables`` and their actions; names are found by the search_path of the session that
-    applies the script. ``filtered`` are names without a schema, to be found in all of them.
-    Actions and old values that are None stay as they are.
+    Made without a connection. It can be applied again and leaves what is as it should be; it
+    refuses where the schema is newer. One statement, so that it is done in whole or not at all,
+    in a transaction or without. ``tables`` and their actions; names are found by the search_path
+    of the session that applies it. ``filtered`` are names without a schema, to be found in all
+    of them. Old values that are None stay as they are. ``lock_timeout`` is in seconds.
     """
-    parts = [_HEADER]
-    parts += [_guarded(migration) for migration in schema.migrations()]
-    parts += [text if text.endswith("\n") else text + "\n" for text in schema.function_statements()]
-    parts.append(_RESTORE_PATH)
+    steps = [
+        _SET.format(lock_timeout=f"{max(1, round(lock_timeout * 1000))}ms"),
+        _refuse_newer(),
+        *(_migrate(migration) for migration in schema.migrations()),
+        *(_execute(statement) for statement in schema.function_statements()),
+        _RESTORE_PATH,
+        *(f"    perform {call};\n" for call in _captures(tables, old_values, filtered)),
+        *(
+            f"    perform pgoutbox.grant_relay({literal(quoted(role))}::pg_catalog.regrole);\n"
+            for role in grant_relay
+        ),
+        _RESTORE,
+    ]
+    body = f"{_DECLARE}begin\n{''.join(steps)}end\n"
+    tag = _tag(body)
+    return f"{_HEADER}do {tag}\n{body}{tag};\n"
+
+
+def print_tables(
+    tables: Mapping[str, Actions],
+    old_values: str | None = None,
+    *,
+    filtered: Mapping[str, Sequence[str]] | None = None,
+) -> str:
+    """Return what captures the tables where the schema is installed already: a line for each.
+
+    Each does nothing in a database without the schema, and fails where that is older than this
+    release. No dollar quotes, no line breaks, and no semicolon at the end of a line but the last:
+    what splits or rewrites migrations leaves them alone.
+    """
+    return "".join(
+        "do "
+        + literal(
+            "begin if pg_catalog.to_regnamespace('pgoutbox') is not null then "
+            f"perform pgoutbox.require_release('{__version__}'); perform {call}; end if; end"
+        )
+        + ";\n"
+        for call in _captures(tables, old_values, filtered)
+    )
+
+
+def _captures(
+    tables: Mapping[str, Actions],
+    old_values: str | None,
+    filtered: Mapping[str, Sequence[str]] | None,
+) -> Iterator[str]:
+    """Yield what follows PERFORM for each table."""
     for table, actions in tables.items():
-        relation = f"{schema.literal(table)}::pg_catalog.regclass"
-        parts.append(_perform(_capture(relation, actions, old_values)))
+        yield _capture(f"{literal(table)}::pg_catalog.regclass", actions, old_values)
     for name, actions in (filtered or {}).items():
         if actions:
             call = _capture("t.relation", actions, old_values, widen=True)
-            named = f"pgoutbox.tables_named(array[{schema.literal(name)}]) t"
-            parts.append(_perform(f"{call} from {named}"))
+            yield f"{call} from pgoutbox.tables_named(array[{literal(name)}]) t"
     if not tables:
         successors = "pgoutbox.uncaptured('{}') u where u.is_successor"
-        parts.append(_perform(f"pgoutbox.capture_table(u.relation) from {successors}"))
-    for role in grant_relay:
-        role_literal = f"{schema.literal(quoted(role))}::pg_catalog.regrole"
-        parts.append(_perform(f"pgoutbox.grant_relay({role_literal})"))
-    return "\n".join(parts)
+        yield f"pgoutbox.capture_table(u.relation) from {successors}"
 
 
 def _capture(
-    relation: str, actions: Sequence[str] | None, old_values: str | None, *, widen: bool = False
+    relation: str, actions: Actions, old_values: str | None, *, widen: bool = False
 ) -> str:
     """Return the call of ``pgoutbox.capture_table`` with the options that are given."""
     options = {
-        "actions": schema.literal("{" + ",".join(actions) + "}") if actions else None,
-        "old_values": schema.literal(old_values) if old_values else None,
+        "actions": literal("{" + ",".join(actions) + "}") if actions else None,
+        "old_values": literal(old_values) if old_values else None,
         "widen": "true" if widen else None,
     }
     given = [f"{name} => {value}" for name, value in options.items() if value]
     return f"pgoutbox.capture_table({', '.join([relation, *given])})"
 
 
-def _perform(expression: str) -> str:
-    """Return a statement that evaluates ``expression`` and shows nothing."""
-    return _do(f"begin\n    perform {expression};\nend")
-
-
-def _do(body: str) -> str:
-    tag = "$do$"
-    while tag in body:  # a name may hold it
-        tag = f"$do{len(tag)}{tag[1:]}"
-    return f"do {tag} {body} {tag};\n"
-
-
 _HEADER = f"""\
 -- pgoutbox {__version__}: what `pgoutbox install` runs. Apply it with
---     psql -1 -v ON_ERROR_STOP=1 -f this-file
+--     psql -v ON_ERROR_STOP=1 -f this-file
 -- as the owner of the tables, with the right to create a schema in this database.
 
-set local lock_timeout = '500ms';
-set local client_min_messages = warning;
-set local standard_conforming_strings = on;
-do $$ begin
-    perform pg_catalog.set_config(
-        'pgoutbox.search_path', pg_catalog.current_setting('search_path'), true);
+"""
+
+# What is set here is put back at the end, since the rest of the transaction is somebody else's.
+_DECLARE = """\
+declare
+    names constant pg_catalog.text[] := array[
+        'search_path', 'lock_timeout', 'client_min_messages', 'check_function_bodies',
+        'standard_conforming_strings'];
+    before pg_catalog.text[];
+    installed pg_catalog.text;
+"""
+
+_SET = f"""\
+    for n in 1 .. pg_catalog.cardinality(names) loop
+        before[n] := pg_catalog.current_setting(names[n]);
+    end loop;
     perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+    perform pg_catalog.set_config('lock_timeout', '{{lock_timeout}}', true);
+    perform pg_catalog.set_config('client_min_messages', 'warning', true);
+    perform pg_catalog.set_config('standard_conforming_strings', 'on', true);
     perform pg_catalog.pg_advisory_xact_lock{INSTALL_LOCK};
-end $$;
 """
 
 _RESTORE_PATH = """\
-do $$ begin
-    perform pg_catalog.set_config(
-        'search_path', pg_catalog.current_setting('pgoutbox.search_path'), true);
-end $$;
+    perform pg_catalog.set_config('search_path', before[1], true);
+"""
+
+_RESTORE = """\
+    for n in 1 .. pg_catalog.cardinality(names) loop
+        perform pg_catalog.set_config(names[n], before[n], true);
+    end loop;
 """
 
 
-def _guarded(migration: schema.Migration) -> str:
+def _refuse_newer() -> str:
+    known = ",".join(str(migration.number) for migration in schema.migrations())
+    installed, own = [
+        schema.RELEASE.format(version=version) for version in ("installed", f"'{__version__}'")
+    ]
+    return f"""\
+    if {schema.IS_THERE} then
+        select i.functions_version into installed from pgoutbox.installation i;
+        if exists (select from pgoutbox.migration m where m.number <> all ('{{{known}}}'))
+            or {installed} > {own}
+        then
+            raise exception 'the schema pgoutbox (%) is newer than this script ({__version__})',
+                pg_catalog.split_part(installed, '+', 1)
+                using hint = 'Print it again with the release that is installed, or a later one.';
+        end if;
+    end if;
+"""  # noqa: S608 - our constants
+
+
+def _migrate(migration: schema.Migration) -> str:
     """Return a migration that does nothing where the database already has it."""
-    number, tag = migration.number, f"$migration_{migration.number:04}$"
+    number = migration.number
     exists = (
         schema.IS_THERE
         if number == 1
@@ -103,16 +167,28 @@ def _guarded(migration: schema.Migration) -> str:
         " or not exists (select from pgoutbox.migration)"
         f" and {schema.MIGRATIONS_OF_COPY} >= {number}"
     )
-    values = f"{number}, {schema.literal(migration.name)}, {schema.literal(migration.breaking)}"
+    values = f"{number}, {literal(migration.name)}, {literal(migration.breaking)}"
     record = (
         "    insert into pgoutbox.migration (number, name, breaking)\n"  # noqa: S608 - our constants
-        f"    values ({values});"
+        f"    values ({values});\n"
     )
-    steps = [f"    execute {tag}\n{migration.sql}{tag};", record]
+    steps = [_execute(migration.sql), record]
     if number > 1:
         steps.reverse()
-    body = "\n".join(steps)
-    return _do(f"begin\nif not {exists} then\n{body}\nend if;\nend")
+    return f"    if not ({exists}) then\n{''.join(steps)}    end if;\n"
+
+
+def _execute(statements: str) -> str:
+    tag = _tag(statements)
+    return f"    execute {tag}\n{statements.rstrip()}\n{tag};\n"
+
+
+def _tag(text: str) -> str:
+    """Return a dollar quote that doesn't occur in ``text``, which may hold anybody's names."""
+    number = 0
+    while f"$pgoutbox_{number}$" in text:
+        number += 1
+    return f"$pgoutbox_{number}$"
 
 
 def quoted(name: str) -> str:

@@ -39,6 +39,12 @@ MIGRATIONS_OF_COPY = r"""coalesce(pg_catalog.substring(
 )::pg_catalog.int4, 0)"""
 
 
+# The numbers of a version's release, which an array compares; see _release().
+RELEASE = """array(
+                select m[1]::pg_catalog.int4 from pg_catalog.regexp_matches(
+                    pg_catalog.split_part({version}, '+', 1), '[0-9]+', 'g') m)"""
+
+
 @dataclass(frozen=True, slots=True)
 class Migration:
     """A numbered file of sql/migrations; immutable once released."""

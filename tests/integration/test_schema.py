@@ -15,12 +15,12 @@ from pgoutbox.config.settings import DatabaseConfig, InstallConfig
 from pgoutbox.database import connection as db
 from pgoutbox.database import schema
 from pgoutbox.database.install import install
-from pgoutbox.database.print_sql import print_sql, quoted
+from pgoutbox.database.print_sql import print_sql, print_tables, quoted
 from pgoutbox.database.schema import literal
 from pgoutbox.demo.postgres import postgres_installation
 from pgoutbox.errors import SchemaError
 from tests.support.cluster import WRITER, Cluster, Database
-from tests.support.commands import clean_environment
+from tests.support.commands import clean_environment, pgoutbox
 
 CATALOGS = {
     "relations": """
@@ -73,11 +73,11 @@ async def catalogs(conn: asyncpg.Connection) -> dict[str, list[tuple[object, ...
     }
 
 
-def psql(dsn: str, script: str) -> subprocess.CompletedProcess[str]:
+def psql(dsn: str, script: str, *options: str) -> subprocess.CompletedProcess[str]:
     """Apply a script as its header says."""
     program = postgres_installation() / "bin" / "psql"
     return subprocess.run(
-        [program, dsn, "-1", "-v", "ON_ERROR_STOP=1", "-X", "-q"],
+        [program, dsn, "-v", "ON_ERROR_STOP=1", "-X", "-q", *options],
         input=script,
         env=clean_environment(),
         capture_output=True,
@@ -156,6 +156,133 @@ async def test_the_printed_script_does_nothing_where_a_table_is_missing(
     assert await owner.fetchval("select to_regnamespace('pgoutbox')") is None
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        "update pgoutbox.installation set functions_version = '0.10.0+abc'",
+        "insert into pgoutbox.migration (number, name) values (99, '0099_later')",
+    ],
+)
+async def test_the_printed_script_refuses_a_newer_schema(database: Database, change: str) -> None:
+    owner = await make_tables(database)
+    await owner.execute(change)
+    before = await catalogs(owner)
+
+    applied = psql(database.dsn, print_sql({"users": None}))
+
+    assert applied.returncode == 3
+    assert "is newer than this script (0.1.0)" in applied.stderr
+    assert await catalogs(owner) == before
+
+
+@pytest.mark.parametrize("options", [(), ("-1",)])
+async def test_the_printed_script_is_applied_in_whole_or_not_at_all(
+    empty_database: Database, options: tuple[str, ...]
+) -> None:
+    """Also by what runs each statement by itself, or goes on after an error."""
+    owner = await make_tables(empty_database)
+    failed = psql(empty_database.dsn, print_sql({"users": None, "nope": None}), "-v",
+                  "ON_ERROR_STOP=0", *options)  # fmt: skip
+    assert 'relation "nope" does not exist' in failed.stderr
+    assert await owner.fetchval("select to_regnamespace('pgoutbox')") is None
+
+    applied = psql(empty_database.dsn, print_sql({"users": None}), *options)
+
+    assert (applied.returncode, applied.stderr) == (0, "")
+    assert await owner.fetchval("select relation from pgoutbox.captured_table") is not None
+
+
+async def test_the_printed_script_is_one_statement_of_any_driver(empty_database: Database) -> None:
+    owner = await make_tables(empty_database)
+    await owner.execute("set standard_conforming_strings = off; set escape_string_warning = off")
+
+    await owner.fetch(print_sql({"users": None}))  # prepared, so one statement
+
+    assert await owner.fetchval("select relation from pgoutbox.captured_table") is not None
+
+
+SETTINGS = {
+    "search_path": "billing, public",
+    "lock_timeout": "'7s'",
+    "client_min_messages": "debug1",
+    "check_function_bodies": "on",
+    "standard_conforming_strings": "off",
+}
+
+
+@pytest.mark.parametrize("installed", [False, True])
+async def test_the_printed_script_leaves_no_setting_behind(
+    empty_database: Database, installed: bool
+) -> None:
+    owner = await make_tables(empty_database)
+    for name, value in SETTINGS.items():
+        await owner.execute(f"set {name} = {value}")
+    script = print_sql({"public.users": None})
+    if installed:
+        await owner.execute(script)
+    shown = "select name, setting from pg_settings where name not like 'plpgsql.%'"
+    before = await owner.fetch(shown)
+
+    async with owner.transaction():
+        await owner.execute(script)
+        assert await owner.fetch(shown) == before
+    assert await owner.fetch(shown) == before
+
+
+async def test_the_printed_script_waits_for_a_lock_as_long_as_it_is_told(
+    database: Database,
+) -> None:
+    owner = await make_tables(database)
+    writer = await database.connect()
+    script = pgoutbox("install", "--print-sql", "--table", "users", "--lock-timeout", "50ms").stdout
+
+    async with writer.transaction():
+        await writer.execute("insert into users values (1)")
+        with pytest.raises(asyncpg.LockNotAvailableError):
+            await owner.execute(script)
+
+
+async def test_the_short_script_captures_where_there_is_a_schema(
+    cluster: Cluster, database: Database, empty_database: Database
+) -> None:
+    lines = pgoutbox(
+        "install", "--print-sql", "--tables-only", "--table", "users", "--actions", "insert",
+        "--table", 'billing."Odd Name"',
+    ).stdout  # fmt: skip
+    assert "$" not in lines
+    assert len(lines.splitlines()) == lines.count(";\n") == 2
+    for target in (database, empty_database):
+        owner = await make_tables(target)
+        for line in lines.splitlines():
+            await owner.fetch(line)
+
+    captured = await (await database.connect()).fetch(
+        "select table_name, actions from pgoutbox.captured_table order by 1"
+    )
+    assert [tuple(row) for row in captured] == [("Odd Name", ["INSERT"]), ("users", ["INSERT"])]
+    assert await owner.fetchval("select to_regnamespace('pgoutbox')") is None
+
+
+async def test_the_short_script_refuses_an_older_schema(database: Database) -> None:
+    owner = await make_tables(database)
+    await owner.execute("update pgoutbox.installation set functions_version = '0.0.9+abc'")
+    with pytest.raises(asyncpg.RaiseError, match=r"\(0\.0\.9\) is older than pgoutbox 0\.1\.0"):
+        await owner.execute(print_tables({"users": None}))
+
+
+async def test_the_short_script_captures_the_tables_of_a_filter(database: Database) -> None:
+    owner = await make_tables(database)
+    await owner.execute("create table billing.users (id int)")
+
+    await owner.execute(print_tables({}, "identity", filtered={"users": ("INSERT",)}))
+
+    captured = await owner.fetch("select schema_name, old_values from pgoutbox.captured_table")
+    assert sorted(tuple(row) for row in captured) == [
+        ("billing", "identity"),
+        ("public", "identity"),
+    ]
+
+
 NAMES = st.text(
     st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=15
 ) | st.sampled_from(
@@ -174,10 +301,14 @@ async def test_no_name_in_the_printed_script_is_ever_read_as_sql(
     await owner.execute(f"create table {quoted(name)} (id int)")
     try:
         tables = {quoted(name): ("INSERT",)}
-        applied = psql(database.dsn, print_sql(tables, filtered={name: ("INSERT",)}))
-        assert (applied.returncode, applied.stderr) == (0, "")
-        captured = await owner.fetch("select table_name from pgoutbox.captured_table")
-        assert [row[0] for row in captured] == [name]
+        filtered = {name: ("INSERT",)}
+        short = print_tables(tables) + print_tables({}, filtered=filtered)
+        for script in (print_sql(tables, filtered=filtered), short):
+            await owner.execute("delete from pgoutbox.captured_table")
+            applied = psql(database.dsn, script)
+            assert (applied.returncode, applied.stderr) == (0, "")
+            captured = await owner.fetch("select table_name from pgoutbox.captured_table")
+            assert [row[0] for row in captured] == [name]
     finally:
         await owner.execute(f"drop table {quoted(name)}; delete from pgoutbox.captured_table")
         await owner.close()
