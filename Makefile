@@ -37,8 +37,8 @@ soak: $(VENV)/dev  ## All faults at random: make soak DURATION=600 SEED=7 (secon
 check: lint  ## Run what needs no server: lint, types, import contracts, unit tests
 	$(PYTHON) -m pytest tests/unit
 
-bench: $(VENV)/dev  ## Measure throughput, latency, and what a write costs
-	$(PYTHON) -m benchmarks
+bench: $(VENV)/dev  ## Measure throughput, latency, and what a write costs; QUICK=1 takes minutes, not hours
+	$(PYTHON) -m benchmarks $(if $(QUICK),--scale 0.03 --runs 1)
 
 docs: $(VENV)/dev  ## Write what the documents repeat: commands, settings, metrics, figures
 	$(PYTHON) -m tools.documents
