@@ -255,7 +255,8 @@ def problems_of(given: Mapping[str, str]) -> Iterator[str]:
     for name, value in given.items():
         parameter = KNOWN.get(name)
         if parameter is None:
-            yield f"an unknown parameter {name}{suggest(name, KNOWN)}"
+            meant = suggest(name, KNOWN).removeprefix("; ")
+            yield f"an unknown parameter {name}" + (f" ({meant})" if meant else "")
         elif parameter.fate == "refused" and not _is_same(parameter, value):
             yield f"{name}, which isn't possible: {parameter.remark.replace('`', '')}"
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import re
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -36,9 +38,6 @@ FAILURES = (
 
 OLDEST_SERVER = 13  # the first with xid8
 CONNECT_TIMEOUT = 15.0  # seconds
-
-# Without TLS it would be the same.
-_NOBODY_THERE = (TimeoutError, ConnectionRefusedError, FileNotFoundError, socket.gaierror)
 
 _GIVE_ADDRESS = "Give the address with --dsn, PGOUTBOX_DSN, DATABASE_URL or the PG* variables."
 _SSLMODE = (
@@ -197,7 +196,7 @@ async def _knock_as_sslmode_means(
             )
             return conn
         except (OSError, asyncpg.InvalidAuthorizationSpecificationError) as error:
-            if number == len(attempts) or isinstance(error, _NOBODY_THERE):
+            if number == len(attempts) or _is_hopeless(error):
                 raise
     raise AssertionError("sslmode means one attempt at least")
 
@@ -256,7 +255,7 @@ def _explain_connecting(error: Exception, where: str, timeout: float) -> Pgoutbo
             sentence = f"{where} doesn't answer within {timeout:g} s"
         case socket.gaierror():
             sentence = f"{where}: there is no host of that name"
-        case ConnectionRefusedError() | FileNotFoundError():
+        case OSError() if _is_refused(error):
             sentence = f"{where} refuses connections: nothing listens there"
         case ConnectionError() if "rejected SSL upgrade" in str(error):
             return DatabaseError(f"{where} doesn't do TLS", hint=_SSLMODE)
@@ -265,6 +264,22 @@ def _explain_connecting(error: Exception, where: str, timeout: float) -> Pgoutbo
         case _:
             sentence = f"{where} can't be reached: {_one_line(error)}"
     return DatabaseError(redact(sentence), hint=_GIVE_ADDRESS)
+
+
+def _is_hopeless(error: Exception) -> bool:
+    """Return True if it would be the same without TLS, or with it."""
+    return isinstance(error, (TimeoutError, socket.gaierror)) or (
+        isinstance(error, OSError) and _is_refused(error)
+    )
+
+
+def _is_refused(error: OSError) -> bool:
+    """Return True if nothing listens, at any of the addresses that a name may have."""
+    if isinstance(error, (ConnectionRefusedError, FileNotFoundError)):
+        return True
+    # asyncio's words for several.
+    codes = re.findall(r"\[Errno (\d+)\]", str(error))
+    return bool(codes) and set(codes) == {str(errno.ECONNREFUSED)}
 
 
 _HINTS: dict[str, str] = {

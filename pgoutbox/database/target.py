@@ -33,7 +33,8 @@ class Place(NamedTuple):
         return self.host.startswith("/")
 
     def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        is_ipv6 = ":" in self.host and not self.is_socket
+        return f"[{self.host}]:{self.port}" if is_ipv6 else f"{self.host}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True)

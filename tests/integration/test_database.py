@@ -100,6 +100,21 @@ async def test_no_socket_in_the_folder(tmp_path: Path) -> None:
     assert "refuses connections: nothing listens there" in str(error)
 
 
+async def test_nobody_listens_at_any_address_of_a_name(
+    unused_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where localhost has an address in IPv6, too."""
+
+    async def addresses(*_: object, **__: object) -> list[object]:
+        kind = (socket.AF_INET, socket.SOCK_STREAM, 6, "")
+        return [(*kind, (address, unused_port)) for address in ("127.0.0.1", "127.0.0.2")]
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", addresses)
+    error = await failure(DatabaseConfig(dsn=f"postgresql://joe@somewhere:{unused_port}/db"))
+
+    assert str(error).endswith("/db refuses connections: nothing listens there")
+
+
 async def test_no_such_host() -> None:
     error = await failure(DatabaseConfig(dsn=f"postgresql://joe:{SECRET}@nowhere.invalid/db"))
 

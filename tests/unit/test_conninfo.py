@@ -87,8 +87,8 @@ def test_every_form_is_read(text: str, parameters: dict[str, str]) -> None:
         ("Host=h;Username=joe;Password=pw", "is an ADO.NET connection string"),
         ("mysql://h/db", "must be a URL such as postgresql://"),
         ("postgresql:/h/db", "must be a URL such as postgresql://"),
-        ("host=h sslmod=require", "an unknown parameter sslmod; did you mean sslmode?"),
-        ("postgresql://h?keepalive=1", "an unknown parameter keepalive; did you mean keepalives?"),
+        ("host=h sslmod=require", "an unknown parameter sslmod (did you mean sslmode?)"),
+        ("postgresql://h?keepalive=1", "an unknown parameter keepalive (did you mean keepalives?)"),
         ("postgresql://h?nonsense=1", "has an unknown parameter nonsense"),
         ("postgresql://h?gssencmode=require", "has gssencmode, which isn't possible: the driver"),
         ("postgresql://h?replication=database", "replication, which isn't possible: pgoutbox"),
@@ -186,6 +186,7 @@ def test_several_hosts_have_a_port_each_or_one_for_all() -> None:
     )
     assert target("host=a,b port=7").places == (Place("a", 7), Place("b", 7))
     assert str(Place("::1", 3)) == "[::1]:3"
+    assert str(Place("/cloudsql/p:r:i", 3)) == "/cloudsql/p:r:i:3"
 
 
 def test_libpqs_variables_fill_up_what_is_missing() -> None:
@@ -224,7 +225,7 @@ def test_a_service_comes_before_the_variables_and_after_the_dsn(home: Path) -> N
     assert found.notes == ("without effect here: keepalives_idle",)
     assert target("service=shop", PGHOST="of-variable").places == (Place("of-service", 7),)
 
-    assert "unknown parameter hots; did you mean host?" in str(refusal("service=wrong"))
+    assert "unknown parameter hots (did you mean host?)" in str(refusal("service=wrong"))
 
 
 def test_a_service_file_may_be_named(home: Path) -> None:
