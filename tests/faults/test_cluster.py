@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import logging
 import random
@@ -12,6 +13,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+import nats
 import pytest
 from nats.aio.client import Client
 from nats.js.api import StreamConfig
@@ -26,6 +28,7 @@ from tests.conftest import Servers
 from tests.support import ledger
 from tests.support.cluster import Database
 from tests.support.nursery import Nursery
+from tests.support.proxy import Proxy, proxy
 from tests.support.scene import Scene
 from tests.support.settings import NatsSettings, nats_settings
 from tests.support.streams import Stored, Stream, nats_client
@@ -34,19 +37,57 @@ from tests.support.waiting import eventually, unique
 TOPIC = "wal_listener"
 
 
+class Network:
+    """Three servers' ways to one another, each through a proxy or direct."""
+
+    def __init__(self) -> None:
+        self.ports = [free_port() for _ in range(3)]
+        self._proxies: dict[tuple[int, int], Proxy] = {}
+
+    async def interpose(self, stack: contextlib.AsyncExitStack) -> None:
+        """Put a proxy on the way from each server to each other one."""
+        for ends in itertools.permutations(range(3), 2):
+            self._proxies[ends] = await stack.enter_async_context(proxy(self.ports[ends[1]]))
+
+    def routes(self, server: int) -> list[int]:
+        """Return the ports at which a server finds the others."""
+        others = [other for other in range(3) if other != server]
+        return [
+            self._proxies[server, other].port if self._proxies else self.ports[other]
+            for other in others
+        ]
+
+    def cut_off(self, server: int) -> None:
+        """Part a server from the others."""
+        for ends, between in self._proxies.items():
+            if server in ends:
+                between.stall()
+                between.cut()
+
+    def mend(self) -> None:
+        """Let all of them meet again."""
+        for between in self._proxies.values():
+            between.flow()
+
+
+def start_cluster(servers: Servers, network: Network) -> list[str]:
+    """Start three servers that form a cluster with JetStream; return their URLs."""
+    name = unique("c")
+    urls = []
+    for number, port in enumerate(network.ports):
+        routes = ", ".join(f'"nats://127.0.0.1:{route}"' for route in network.routes(number))
+        server = servers.nats(
+            f"server_name: {name}-{number}\n"
+            f'cluster {{ name: {name}, listen: "127.0.0.1:{port}", routes: [{routes}] }}'
+        )
+        urls.append(server.url)
+    return urls
+
+
 @pytest.fixture
 async def cluster_urls(servers: Servers) -> list[str]:
     """Three servers that form a cluster with JetStream."""
-    name = unique("c")
-    routes = [free_port() for _ in range(3)]
-    listed = ", ".join(f'"nats://127.0.0.1:{port}"' for port in routes)
-    return [
-        servers.nats(
-            f"server_name: {name}-{number}\n"
-            f'cluster {{ name: {name}, listen: "127.0.0.1:{port}", routes: [{listed}] }}'
-        ).url
-        for number, port in enumerate(routes)
-    ]
+    return start_cluster(servers, Network())
 
 
 @pytest.fixture
@@ -54,10 +95,18 @@ async def replicated(
     request: pytest.FixtureRequest, cluster_urls: list[str]
 ) -> AsyncIterator[Stream]:
     """A stream of three replicas on that cluster, with the settings that a test gives."""
-    async with nats_client(cluster_urls[0]) as client:
+    async with replicated_stream(cluster_urls, getattr(request, "param", None)) as stream:
+        yield stream
+
+
+@contextlib.asynccontextmanager
+async def replicated_stream(
+    urls: list[str], settings: dict[str, Any] | None = None
+) -> AsyncIterator[Stream]:
+    async with nats_client(urls[0]) as client:
         jetstream = client.jetstream(timeout=5)
-        settings: dict[str, Any] = getattr(request, "param", {"allow_batched": True})
-        config = StreamConfig(name=TOPIC, subjects=[f"{TOPIC}.>"], num_replicas=3, **settings)
+        accepts = {"allow_batched": True} if settings is None else settings
+        config = StreamConfig(name=TOPIC, subjects=[f"{TOPIC}.>"], num_replicas=3, **accepts)
 
         async def made() -> bool:
             with contextlib.suppress(Exception):  # until the cluster has chosen a leader
@@ -66,7 +115,7 @@ async def replicated(
             return False
 
         await eventually(made, timeout=60, pause=0.2)
-        yield Stream(TOPIC, ",".join(cluster_urls), jetstream)
+        yield Stream(TOPIC, ",".join(urls), jetstream)
 
 
 async def change_leaders(client: Client, chance: random.Random, *, shortest: float = 0.1) -> None:
@@ -78,11 +127,16 @@ async def change_leaders(client: Client, chance: random.Random, *, shortest: flo
         await asyncio.sleep(chance.uniform(shortest, 4 * shortest))
 
 
-async def publish_foreign(client: Client, chance: random.Random, *, pause: float = 0.025) -> None:
+async def publish_foreign(urls: list[str], chance: random.Random) -> None:
     """Publish small messages into the same stream, 40 a second on the average."""
-    while True:
-        await client.publish(f"{TOPIC}.foreign", b"")
-        await asyncio.sleep(chance.uniform(0, 2 * pause))
+    client = await nats.connect(urls, max_reconnect_attempts=-1, reconnect_time_wait=0.1)
+    try:
+        while True:
+            with contextlib.suppress(Exception):  # while it is being reconnected
+                await client.publish(f"{TOPIC}.foreign", b"")
+            await asyncio.sleep(chance.uniform(0, 0.05))
+    finally:
+        await client.close()
 
 
 async def publish_all(config: NatsSettings, messages: list[Message]) -> set[str]:
@@ -155,7 +209,7 @@ async def test_no_message_gets_behind_its_successor_while_leaders_change(
         disturbing = [asyncio.create_task(change_leaders(client, chance))]
         publishing = [publish_all(config, ours)]
         if mode == "auto":
-            disturbing.append(asyncio.create_task(publish_foreign(client, chance)))
+            disturbing.append(asyncio.create_task(publish_foreign(cluster_urls, chance)))
             publishing.append(publish_all(config, others))
         methods = await asyncio.gather(*publishing)
         for task in disturbing:
@@ -169,44 +223,54 @@ async def test_no_message_gets_behind_its_successor_while_leaders_change(
     assert set.union(*methods) == {method}
 
 
-@pytest.mark.parametrize("kills", [False, True], ids=["step-downs", "kills"])
+@pytest.mark.parametrize("fault", ["step-downs", "kills", "cuts"])
 async def test_transactions_stay_whole_beside_a_client_and_another_relay(
-    replicated: Stream,
-    cluster_urls: list[str],
-    servers: Servers,
-    database: Database,
-    nursery: Nursery,
-    seed: int,
-    kills: bool,
+    servers: Servers, database: Database, nursery: Nursery, seed: int, fault: str
 ) -> None:
     """The ledger judges what each of two relays has put into the stream that they share."""
     await ledger.prepare(database)
-    scene = Scene(database, replicated, nursery, seed)
-    one = await scene.relay("--ack-timeout", "2s")
-    two = await scene.relay("--name", "two", "--subject", "{topic}.two.{schema}_{table}")
-    await one.line("connected to NATS")
-    async with nats_client(cluster_urls[0]) as client, nats_client(cluster_urls[2]) as foreigner:
-        disturbing = [asyncio.create_task(publish_foreign(foreigner, scene.draw))]
-        if not kills:
+    network = Network()
+    async with contextlib.AsyncExitStack() as stack:
+        if fault == "cuts":
+            await network.interpose(stack)
+        urls = start_cluster(servers, network)
+        stream = await stack.enter_async_context(replicated_stream(urls))
+        scene = Scene(database, stream, nursery, seed)
+        one = await scene.relay("--ack-timeout", "2s")
+        two = await scene.relay("--name", "two", "--subject", "{topic}.two.{schema}_{table}")
+        await one.line("connected to NATS")
+        disturbing = [asyncio.create_task(publish_foreign(urls, scene.draw))]
+        if fault == "step-downs":
+            client = await stack.enter_async_context(nats_client(urls[2]))
             disturbing.append(asyncio.create_task(change_leaders(client, scene.draw, shortest=0.3)))
         async with scene.load():
-            for server in servers._servers[1:2] * 3:
+            for _ in range(3):
                 await scene.pause(2, 3)
-                if kills:
-                    server.kill()
-                    await scene.pause(0.5, 1.5)
-                    server.start()
+                await strike(fault, scene, servers, network)
         for task in disturbing:
             task.cancel()
         await asyncio.gather(*disturbing, return_exceptions=True)
-    for relay in ("default", "two"):
-        await ledger.all_sent(database, relay, timeout=120)
-    assert [await relay.stop() for relay in (one, two)] == [0, 0]
+        for relay in ("default", "two"):
+            await ledger.all_sent(database, relay, timeout=120)
+        assert [await relay.stop() for relay in (one, two)] == [0, 0]
 
-    stored = await messages_in(replicated)
-    for name in ("", "two."):
-        shared = (replicated.topic, replicated.url, replicated.jetstream)
-        await ledger.check(database, OfRelay(*shared, stored, name), scene.book)
+        stored = await messages_in(stream)
+        for name in ("", "two."):
+            ours = OfRelay(stream.topic, stream.url, stream.jetstream, stored, name)
+            await ledger.check(database, ours, scene.book)
+
+
+async def strike(fault: str, scene: Scene, servers: Servers, network: Network) -> None:
+    """Kill a server, or part it from the others, for a while; the first one is watched."""
+    if fault == "kills":
+        server = servers._servers[scene.draw.choice([1, 2])]
+        server.kill()
+        await scene.pause(0.5, 1.5)
+        server.start()
+    elif fault == "cuts":
+        network.cut_off(scene.draw.choice([1, 2]))
+        await scene.pause(3, 8)  # others choose a leader after some 4 s at least
+        network.mend()
 
 
 @dataclass(frozen=True)

@@ -148,6 +148,8 @@ async def test_batch_names_the_subject_only_after_another_has_published(
     stream: Stream, nats: Client, kind: type[Batches]
 ) -> None:
     """From then on another's messages refuse nothing any more."""
+    if nats.connected_server_version.minor < 11:
+        pytest.skip("nats-server compares with another subject's sequence from 2.11 on")
     async with publishing(stream) as publisher:
         await publisher.publish(messages_of(stream, 30))
         pieces = []
