@@ -256,7 +256,9 @@ class StreamConfig:
             "--mode",
             values.choice("auto", "window", "fast"),
             "How to publish to the stream: with a window of unacknowledged messages, or in"
-            " fast-ingest batches (nats-server 2.14); auto picks what suits the stream.",
+            " fast-ingest batches (nats-server 2.14). auto picks the fastest method that keeps"
+            " order, whoever else publishes into the stream; window keeps it in a replicated"
+            " stream only if nobody does.",
             also_key="publisher.mode",
         ),
     )
