@@ -19,42 +19,38 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import count, repeat
 
 from pgoutbox.messages.event import Message
-from pgoutbox.nats.chain import MAX_MISSES, Chain
+from pgoutbox.nats.chain import Chain
 from pgoutbox.nats.streams import StreamInfo
 from pgoutbox.nats.window import Window
 
 _LIMIT = re.compile(r"atomic publish batch is too large: (\d+)")
-_MEMORY = 60.0  # seconds for which another publisher is expected to go on, and a subject to fail
+_PATIENCE = 16  # refusals of the stream's sequence, without a success at the first try in between
+_MEMORY = 60.0  # seconds for which others are expected to go on, and a subject to be of no use
 
 
 class Batches(Chain):
     """One batch after another; its first message names the stream's last sequence.
 
-    If another publisher's message has refused that, it names our last message instead, by its
-    subject's last sequence, until a minute has passed without other publishers. That goes wrong
-    where our last message may be removed, or others publish to its subject; then it is the stream's
-    sequence again. Until ``guarded_until`` (by ``clock``, in seconds) it always is: a predecessor's
-    message may still arrive, on another subject than that of our last one.
+    If others publish so much that this is refused again and again, it names our last message
+    instead, by its subject's last sequence, until a minute has passed without others. That goes
+    wrong if our last message may be removed, or others publish to its subject; then it is the
+    stream's sequence again, or nothing. ``clock`` tells the time in seconds.
     """
 
     in_batches = True
 
     def __init__(
-        self,
-        stream: StreamInfo,
-        *,
-        size: int,
-        guarded_until: float = 0.0,
-        clock: Callable[[], float] = time.monotonic,
+        self, stream: StreamInfo, *, size: int, clock: Callable[[], float] = time.monotonic
     ) -> None:
         super().__init__(stream)
         self._size = size  # messages in a batch, at most
         self._clock = clock
-        self._guarded_until = guarded_until
+        self._is_fresh = False  # our last message was stored, and as new
+        self._last: tuple[str, int] | None = None  # subject and sequence of our last message
+        self._refusals = 0
+        self._gives_up = False  # naming anything
         self._others_until = 0.0  # others are expected to publish
         self._no_subject_until = 0.0  # the subject's sequence is of no use
-        self._subject: str | None = None  # of our last message, if nothing has gone wrong since
-        self._sequence = 0  # of that message
         self._named_subject = False  # by the last batch
 
     def limit(self, count: int) -> int:
@@ -64,7 +60,7 @@ class Batches(Chain):
     @property
     def wants_end(self) -> bool:
         """Whether the end must be looked up; see :attr:`Chain.wants_end`."""
-        return self.end is None and self._misses < MAX_MISSES and not self._names_subject
+        return self.end is None and not self._gives_up and not self._names_subject
 
     @property
     def header_room(self) -> int:
@@ -73,17 +69,13 @@ class Batches(Chain):
 
     @property
     def _is_begun(self) -> bool:
-        return self._subject is not None
+        return self._is_fresh
 
     @property
     def _names_subject(self) -> bool:
         now = self._clock()
-        return (
-            self._subject is not None
-            and self._guarded_until <= now < self._others_until
-            and self._no_subject_until <= now
-            and self._alone == 0
-        )
+        is_of_use = self._no_subject_until <= now < self._others_until
+        return is_of_use and self._last is not None and self._alone == 0
 
     def expectations(self, messages: Sequence[Message], first: int, end: int) -> Iterator[str]:
         """Name what the first one follows; see :meth:`Chain.expectations`."""
@@ -96,33 +88,43 @@ class Batches(Chain):
         if not len(window):  # none was sent
             return
         self._alone = max(0, self._alone - 1)
+        was_fresh, self._is_fresh = self._is_fresh, False
         if window.confirmed == len(messages) and window.sequence and not window.is_repeat:
-            if self.end is not None and window.sequence > self.end + len(messages):
-                self._expect_others()
-            self._subject, self._sequence = messages[-1].subject, window.sequence
-            self.end, self._misses = window.sequence, 0
-            return
-        self._subject = None  # until a message is stored as new, they go alone
-        if window.confirmed:
+            self._is_fresh = True
+            self._refusals = 0 if was_fresh else self._refusals
+            self._stored(messages, window.sequence)
+        elif window.confirmed:
             self.end = self.end if window.is_repeat else window.sequence
         elif window.is_misplaced and self._named_subject:
             self._no_subject_until = self._clock() + _MEMORY
             self.end = None
         elif window.stream_end is not None:
-            self._expect_others()
-            self._misses += 1
-            keeps_on = self._misses < MAX_MISSES or self._clock() < self._guarded_until
-            self.end = window.stream_end if keeps_on else None
+            self._refused(window.stream_end)
         elif window.is_chain_broken:
             self.end = None
 
-    def _expect_others(self) -> None:
-        self._others_until = self._clock() + _MEMORY
+    def _stored(self, messages: Sequence[Message], sequence: int) -> None:
+        are_others_there = self.end is not None and sequence > self.end + len(messages)
+        if self._named_subject and are_others_there:
+            self._others_until = self._clock() + _MEMORY
+        self._last = messages[-1].subject, sequence
+        self.end, self._gives_up = sequence, False
+
+    def _refused(self, stream_end: int) -> None:
+        """Note the stream's end; after many refusals, which others caused, name something else."""
+        self.end = stream_end
+        self._refusals += 1
+        if self._refusals >= _PATIENCE:
+            self._refusals = 0
+            self._others_until = self._clock() + _MEMORY
+            if not self._names_subject:
+                self.end, self._gives_up = None, True
 
     def _after_subject(self) -> str:
+        subject, sequence = self._last or ("", 0)
         return (
-            f"Nats-Expected-Last-Subject-Sequence: {self._sequence}\r\n"
-            f"Nats-Expected-Last-Subject-Sequence-Subject: {self._subject}\r\n"
+            f"Nats-Expected-Last-Subject-Sequence: {sequence}\r\n"
+            f"Nats-Expected-Last-Subject-Sequence-Subject: {subject}\r\n"
         )
 
 
@@ -142,10 +144,8 @@ class AtomicBatches(Batches):
     method = "atomic batches"
     LONGEST = 1_000  # messages; a server may be set to accept fewer
 
-    def __init__(
-        self, stream: StreamInfo, *, size: int, name: str, guarded_until: float = 0.0
-    ) -> None:
-        super().__init__(stream, size=min(size, self.LONGEST), guarded_until=guarded_until)
+    def __init__(self, stream: StreamInfo, *, size: int, name: str) -> None:
+        super().__init__(stream, size=min(size, self.LONGEST))
         self._name = name  # unique among all publishers
         self._numbers = count(1)
 
@@ -183,8 +183,8 @@ class OneByOne(Batches):
 
     method = "one message at a time"
 
-    def __init__(self, stream: StreamInfo, *, guarded_until: float = 0.0) -> None:
-        super().__init__(stream, size=1, guarded_until=guarded_until)
+    def __init__(self, stream: StreamInfo) -> None:
+        super().__init__(stream, size=1)
 
 
 def _batch_headers(name: str, position: int, *, is_last: bool) -> str:

@@ -16,7 +16,7 @@ _MAX_ALONE = 1_024  # messages in a row, after the chain has broken again and ag
 _BREAKS_BEFORE_WARNING = 3
 _BYTES_PER_ACK = 64 * 1024
 _BYTES_OF_HEADERS = 200  # of a message, about
-MAX_MISSES = 8  # in a row
+_MAX_MISSES = 8  # in a row
 
 
 class Chain:
@@ -88,7 +88,7 @@ class Chain:
         elif not window.confirmed and window.stream_end is not None and self._begins:
             # Another publisher moved the stream's end before there was a chain to break.
             self._misses += 1
-            self.end = window.stream_end if self._misses < MAX_MISSES else None
+            self.end = window.stream_end if self._misses < _MAX_MISSES else None
             self.go_alone()
             return
         self._alone = max(0, self._alone - 1)

@@ -12,7 +12,7 @@ from pgoutbox.config.settings import StreamConfig
 from pgoutbox.errors import Interrupted, Refused
 from pgoutbox.messages.event import Message
 from pgoutbox.nats import streams, wire
-from pgoutbox.nats.batches import AtomicBatches, Batches, FastBatches, OneByOne
+from pgoutbox.nats.batches import AtomicBatches, FastBatches, OneByOne
 from pgoutbox.nats.chain import Chain, ChainById, ChainBySequence
 from pgoutbox.nats.client import NatsClient
 from pgoutbox.nats.ingest import Answer, IngestBatch
@@ -66,16 +66,10 @@ class JetStreamPublisher:
 
     def _chain_for(self, stream: StreamInfo) -> Chain:
         kind = kind_of_chain(stream, self._config)
-        if not issubclass(kind, Batches):
-            return kind(stream)
-        guarded_until = self._tenure.guarded_until
         size = max(1, self._config.window // 4)
         if issubclass(kind, AtomicBatches):
-            name = f"pgoutbox-{secrets.token_hex(8)}"
-            return kind(stream, size=size, name=name, guarded_until=guarded_until)
-        if issubclass(kind, OneByOne):
-            return kind(stream, guarded_until=guarded_until)
-        return kind(stream, size=size, guarded_until=guarded_until)
+            return kind(stream, size=size, name=f"pgoutbox-{secrets.token_hex(8)}")
+        return kind(stream, size=size) if issubclass(kind, FastBatches) else kind(stream)
 
     async def start(self) -> None:
         """Subscribe to acknowledgements.
@@ -172,7 +166,7 @@ class JetStreamPublisher:
         """Return those of the messages after the first ``done`` that the next window holds."""
         count = self._chain.limit(len(messages) - done)
         following = messages[done : done + count]
-        if self._chain.in_batches and count > 1:
+        if self._chain.in_batches:
             room = self._client.max_payload - self._chain.header_room
             following = following[: wire.fitting(following, room)]
         if not following:

@@ -5,10 +5,11 @@ A stream's replicas don't matter here: which method they lead to is tested in te
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from nats.aio.client import Client
@@ -21,13 +22,12 @@ from pgoutbox.nats.batches import AtomicBatches, Batches, FastBatches, OneByOne
 from pgoutbox.nats.chain import Chain, ChainById, ChainBySequence
 from pgoutbox.nats.connect import connect
 from pgoutbox.nats.jetstream import JetStreamPublisher
-from pgoutbox.nats.tenure import Tenure
+from tests.support.proxy import port_of, proxy, through
 from tests.support.settings import nats_settings
 from tests.support.streams import Stream
+from tests.support.waiting import eventually
 
 Between = Callable[[int], Awaitable[None]]
-
-UNGUARDED = 0.0
 
 
 @pytest.fixture(params=[FastBatches, AtomicBatches, OneByOne], ids=lambda kind: kind.method)
@@ -61,11 +61,9 @@ async def make(stream: Stream, jetstream: JetStreamContext, **settings: Any) -> 
 
 
 @asynccontextmanager
-async def publishing(
-    stream: Stream, *, guarded_until: float = UNGUARDED, window: int = 40
-) -> AsyncIterator[JetStreamPublisher]:
+async def publishing(stream: Stream, *, window: int = 40) -> AsyncIterator[JetStreamPublisher]:
     config = nats_settings(stream.url, topic=stream.topic, window=window)
-    async with connect(*config, tenure=Tenure(guarded_until)) as publisher:
+    async with connect(*config) as publisher:
         assert isinstance(publisher, JetStreamPublisher)
         yield publisher
 
@@ -144,43 +142,46 @@ async def test_chain_by_id_holds_beside_another(
 
 
 @pytest.mark.usefixtures("_accepting")
-async def test_batch_names_the_subject_only_after_another_has_published(
+async def test_batch_names_the_subject_only_while_others_crowd_it_out(
     stream: Stream, nats: Client, kind: type[Batches]
 ) -> None:
-    """From then on another's messages refuse nothing any more."""
+    """From then on others' messages refuse nothing any more."""
     if nats.connected_server_version.minor < 11:
         pytest.skip("nats-server compares with another subject's sequence from 2.11 on")
     async with publishing(stream) as publisher:
         await publisher.publish(messages_of(stream, 30))
-        pieces = []
-
-        async def before_each(number: int) -> None:
-            pieces.append(number)
-            await stream.jetstream.publish(f"{stream.topic}.foreign", b"")
-
-        interrupted_by(publisher, before_each)
+        interrupted_by(publisher, stranger(stream, nats, "foreign", set(range(100))))
         await publisher.publish(messages_of(stream, 30, first=30))
     stored = {s.id: s.headers for s in await stream.messages() if s.headers}
     assert list(stored) == [f"id-{number}" for number in range(60)]
     by_subject = [id for id, headers in stored.items() if any("Subject" in h for h in headers)]
-    assert by_subject
-    assert all(int(id.removeprefix("id-")) > 30 for id in by_subject)
-    subject = stored[by_subject[0]]["Nats-Expected-Last-Subject-Sequence-Subject"]
-    before = int(by_subject[0].removeprefix("id-")) - 1
-    assert subject == f"{stream.topic}.t{before % 3}"
+    assert by_subject[0] == "id-30"
+    subject = stored["id-30"]["Nats-Expected-Last-Subject-Sequence-Subject"]
+    assert subject == f"{stream.topic}.t2"
 
 
 @pytest.mark.usefixtures("_accepting")
-async def test_new_leader_names_the_sequence_of_the_stream_alone(
+async def test_late_batch_of_a_predecessor_is_refused_whatever_its_subject(
     stream: Stream, nats: Client, kind: type[Batches]
 ) -> None:
-    """A predecessor's message on another subject could pass the other check."""
-    async with publishing(stream, guarded_until=float("inf")) as publisher:
-        interrupted_by(publisher, stranger(stream, nats, "foreign", {2, 3, 5, 8, 9}))
-        await publisher.publish(messages_of(stream, 60))
-    stored = {s.id: s.headers for s in await stream.messages() if s.headers}
-    assert list(stored) == [f"id-{number}" for number in range(60)]
-    assert not any("Subject" in name for headers in stored.values() for name in headers)
+    """Also beside others: the stream's sequence keeps it out once its successor has published."""
+    before, held, begun, rest = (messages_of(stream, 3, first=first) for first in (0, 3, 6, 9))
+    async with proxy(port_of(stream.url)) as network:
+        late_config = nats_settings(through(stream.url, network), topic=stream.topic)
+        async with connect(*late_config) as late, publishing(stream) as successor:
+            interrupted_by(cast(JetStreamPublisher, late), stranger(stream, nats, "foreign", {1}))
+            await late.publish(before)
+            network.stall()
+            sending = asyncio.create_task(late.publish(held))
+            await eventually(lambda: network.held > 0)
+            await successor.publish(begun)
+            sending.cancel()
+            await asyncio.gather(sending, return_exceptions=True)
+            network.flow()
+            await eventually(lambda: network.held == 0)
+            await successor.publish(rest)
+    expected = [message.id for message in (*before, *begun, *rest)]
+    assert await stored_ids(stream) == expected
 
 
 async def test_last_message_that_is_gone_is_not_named(
@@ -192,7 +193,7 @@ async def test_last_message_that_is_gone_is_not_named(
     consumer = await jetstream.pull_subscribe(f"{stream.topic}.>", "worker")
     async with publishing(stream) as publisher:
         for first in range(0, 60, 10):
-            interrupted_by(publisher, stranger(stream, nats, "foreign", {0}))
+            interrupted_by(publisher, stranger(stream, nats, "foreign", set(range(20))))
             await publisher.publish(messages_of(stream, 10, first=first))
             for message in await consumer.fetch(100, timeout=2):
                 if message.headers:
@@ -262,7 +263,7 @@ async def test_largest_message_fits_beside_the_headers_of_a_batch(
     for number in (0, 25, 26, 47):
         messages[number] = messages[number]._replace(payload=largest)
     async with publishing(stream) as publisher:
-        interrupted_by(publisher, stranger(stream, nats, "foreign", {1, 3, 4}))
+        interrupted_by(publisher, stranger(stream, nats, "foreign", set(range(1, 60))))
         await publisher.publish(messages)
         with pytest.raises(Refused, match="max_payload"):
             await publisher.publish([messages[0]._replace(id="larger", payload=largest + b"x")])

@@ -105,12 +105,9 @@ def test_repeat_begins_no_chain(kind: type[ChainById | ChainBySequence]) -> None
 
 @pytest.mark.parametrize("kind", [ChainById, ChainBySequence, FastBatches, OneByOne])
 def test_first_message_goes_behind_the_end_that_its_refusal_tells(kind: type[Chain]) -> None:
-    options = {"size": 10} if kind is FastBatches else {}
-    chain = kind(STREAM, **options)
+    chain = FastBatches(STREAM, size=10) if kind is FastBatches else kind(STREAM)
     assert refuse(chain, MESSAGES, "wrong last sequence: 107") == [after(100)]
-    assert chain.is_contended
     assert store(chain, MESSAGES, 108) == [after(107)]
-    assert not chain.is_contended
 
 
 def test_chain_by_sequence_goes_alone_for_good_once_others_publish(
@@ -127,15 +124,23 @@ def test_chain_by_sequence_goes_alone_for_good_once_others_publish(
     assert chain.goes_alone
 
 
-def batches(kind: type[Batches], clock: Clock, guarded_until: float = 0.0) -> Batches:
+def batches(kind: type[Batches], clock: Clock) -> Batches:
     if kind is AtomicBatches:
-        chain: Batches = AtomicBatches(STREAM, size=10, name="b", guarded_until=guarded_until)
+        chain: Batches = AtomicBatches(STREAM, size=10, name="b")
     elif kind is OneByOne:
-        chain = OneByOne(STREAM, guarded_until=guarded_until)
+        chain = OneByOne(STREAM)
     else:
-        chain = FastBatches(STREAM, size=10, guarded_until=guarded_until)
+        chain = FastBatches(STREAM, size=10)
     chain._clock = clock
     return chain
+
+
+def crowd_out(chain: Batches, messages: Sequence[Message], end: int) -> int:
+    """Have others move the stream's end whenever the chain names it; return the last one."""
+    for _ in range(16):
+        assert refuse(chain, messages, f"wrong last sequence: {end + 5}")[0] == after(end)
+        end += 5
+    return end
 
 
 def by_subject(sequence: int, message: Message) -> str:
@@ -152,47 +157,60 @@ def test_batch_follows_a_message_stored_alone_and_only_its_first_names_anything(
     assert store(chain, MESSAGES[11:15], 115) == [after(111), "", "", ""]
 
 
-def test_batch_names_the_subject_while_others_publish_and_a_minute_longer() -> None:
-    clock = Clock()
-    chain = batches(FastBatches, clock)
+def test_batch_that_others_refuse_is_tried_again_behind_the_end() -> None:
+    chain = batches(FastBatches, Clock())
     store(chain, MESSAGES, 101)
     assert refuse(chain, MESSAGES[1:], "wrong last sequence: 105")[0] == after(101)
     assert store(chain, MESSAGES[1:], 106) == [after(105)]
-    clock.now += 59
-    assert store(chain, MESSAGES[2:12], 117)[0] == by_subject(106, MESSAGES[1])
-    clock.now += 59  # one message of others was among those
-    assert store(chain, MESSAGES[12:22], 127)[0] == by_subject(117, MESSAGES[11])
-    clock.now += 2
-    assert store(chain, MESSAGES[22:32], 137)[0] == after(127)
+    assert store(chain, MESSAGES[2:12], 116)[0] == after(106)
 
 
-def test_new_leader_names_the_stream_alone_until_its_predecessor_is_gone() -> None:
+def test_batch_names_the_subject_once_crowded_out_and_until_a_minute_without_others() -> None:
     clock = Clock()
-    chain = batches(FastBatches, clock, guarded_until=1_010.0)
-    for sequence in range(105, 165, 5):  # more often than a chain is patient otherwise
-        followed = refuse(chain, MESSAGES, f"wrong last sequence: {sequence}")
-        assert followed == [after(sequence - 5)]
-    store(chain, MESSAGES, 161)
-    assert store(chain, MESSAGES[1:5], 165)[0] == after(161)
-    clock.now = 1_011.0
-    assert store(chain, MESSAGES[5:9], 169)[0] == by_subject(165, MESSAGES[4])
+    chain = batches(FastBatches, clock)
+    store(chain, MESSAGES, 101)
+    crowd_out(chain, MESSAGES[1:], 101)
+    assert store(chain, MESSAGES[1:], 187) == [by_subject(101, MESSAGES[0])]
+    clock.now += 59
+    assert store(chain, MESSAGES[2:12], 198)[0] == by_subject(187, MESSAGES[1])
+    clock.now += 59  # one message of others was among those
+    assert store(chain, MESSAGES[12:22], 208)[0] == by_subject(198, MESSAGES[11])
+    clock.now += 2
+    assert store(chain, MESSAGES[22:32], 218)[0] == after(208)
+
+
+def test_refusals_count_only_until_a_batch_is_stored_at_the_first_try() -> None:
+    chain = batches(FastBatches, Clock())
+    store(chain, MESSAGES, 101)
+    for number in range(1, 40, 2):
+        end = 100 + 10 * number
+        refuse(chain, MESSAGES[number:], f"wrong last sequence: {end}")
+        assert store(chain, MESSAGES[number:], end + 1) == [after(end)]
+        assert store(chain, MESSAGES[number + 1 : number + 2], end + 2) == [after(end + 1)]
 
 
 def test_subject_that_fails_is_left_alone_for_a_minute() -> None:
     """Our last message was removed, or others publish to its subject."""
     clock = Clock()
     chain = batches(FastBatches, clock)
-    refuse(chain, MESSAGES, "wrong last sequence: 105")
-    store(chain, MESSAGES, 106)
-    assert refuse(chain, MESSAGES[1:5], "wrong last sequence: 0")[0] == by_subject(106, MESSAGES[0])
+    store(chain, MESSAGES, 101)
+    crowd_out(chain, MESSAGES[1:], 101)
+    followed = refuse(chain, MESSAGES[1:], "wrong last sequence: 0")
+    assert followed == [by_subject(101, MESSAGES[0])]
     assert chain.wants_end
-    chain.end = 110
-    assert store(chain, MESSAGES[1:], 111) == [after(110)]
-    assert store(chain, MESSAGES[2:5], 114)[0] == after(111)
+    chain.end = 200  # as looked up
+    assert store(chain, MESSAGES[1:], 201) == [after(200)]
+    assert store(chain, MESSAGES[2:5], 204)[0] == after(201)
     clock.now += 61
-    refuse(chain, MESSAGES[5:9], "wrong last sequence: 115")
-    store(chain, MESSAGES[5:], 116)
-    assert store(chain, MESSAGES[6:9], 119)[0] == by_subject(116, MESSAGES[5])
+    crowd_out(chain, MESSAGES[5:], 204)
+    assert store(chain, MESSAGES[5:], 300) == [by_subject(204, MESSAGES[4])]
+
+
+def test_first_message_that_others_crowd_out_names_nothing_in_the_end() -> None:
+    chain = batches(FastBatches, Clock())
+    crowd_out(chain, MESSAGES, 100)
+    assert not chain.wants_end
+    assert store(chain, MESSAGES, 190) == [""]
 
 
 def test_atomic_batch_refused_for_another_reason_goes_message_by_message() -> None:
