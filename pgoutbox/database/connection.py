@@ -41,8 +41,9 @@ CONNECT_TIMEOUT = 15.0  # seconds
 
 _GIVE_ADDRESS = "Give the address with --dsn, PGOUTBOX_DSN, DATABASE_URL or the PG* variables."
 _SSLMODE = (
-    "Is it PostgreSQL that listens there? sslmode in the DSN or PGSSLMODE, and enableTLS in the"
-    " file, insist on TLS; sslmode=prefer goes without where the server has none."
+    "Is it PostgreSQL that listens there? sslmode and channel_binding in the DSN or the PG*"
+    " variables, and enableTLS in the file, insist on TLS; sslmode=prefer goes without where the"
+    " server has none."
 )
 
 
@@ -62,7 +63,6 @@ async def connect(
 
     Raises:
         DatabaseError, ConfigError, SchemaError: in one sentence without a password.
-
     """
     target = target_of(config)
     opening = _Opening(target, timeout)
@@ -268,9 +268,8 @@ def _explain_connecting(error: Exception, where: str, timeout: float) -> Pgoutbo
 
 def _is_hopeless(error: Exception) -> bool:
     """Return True if it would be the same without TLS, or with it."""
-    return isinstance(error, (TimeoutError, socket.gaierror)) or (
-        isinstance(error, OSError) and _is_refused(error)
-    )
+    kinds = (TimeoutError, socket.gaierror, asyncpg.InvalidPasswordError)
+    return isinstance(error, kinds) or (isinstance(error, OSError) and _is_refused(error))
 
 
 def _is_refused(error: OSError) -> bool:

@@ -179,7 +179,6 @@ async def prove_session(
     Raises:
         ConfigError: it is lent for one transaction at a time.
         DatabaseError: it can't be told, for the other one isn't to be had, or nobody answers.
-
     """
     backend = await ask(connection, _BACKEND)
     if _is_direct(connection, backend):
