@@ -117,6 +117,7 @@ class Stream:
         self.flow = asyncio.Event()  # messages of a stretch are confirmed
         self.flow.set()
         self.takes = 10**9  # messages, then the connection is lost
+        self.unreported = 0  # of these, the last ones: stored, and their answers are lost
         self.loses: set[str] = set()  # messages of a stretch, once each
         self.most_in_flight = 0
         self._outbox = outbox
@@ -136,9 +137,13 @@ class Stream:
             elif self.takes <= 0:
                 error = Interrupted("lost")
             if error is not None:
-                error.confirmed = index
+                error.confirmed = max(0, index - self.unreported)
                 raise error
             self._store(message.id)
+        if self.takes <= 0 and self.unreported:
+            lost = Interrupted("lost")
+            lost.confirmed = len(messages) - self.unreported
+            raise lost
 
     def _store(self, text: str) -> None:
         self.takes -= 1
@@ -170,12 +175,12 @@ class Stream:
 
     async def confirm(self, number: int) -> bool:
         await self.flow.wait()
-        if self.takes <= 0 and self._confirmed < number:
+        if self.takes <= 0 and self._confirmed - self.unreported < number:
             raise Interrupted("lost")
         return self._confirmed >= number
 
     def close(self) -> int:
-        self._is_broken, confirmed = False, self._confirmed
+        self._is_broken, confirmed = False, self._confirmed - self.unreported
         self._confirmed = self._number
         return confirmed
 
@@ -223,8 +228,8 @@ class World:
         self.on_oversize = "park"
         self.record_interval = 60.0
 
-    def relay(self) -> Relay:
-        """Return one that goes on from what is recorded, as after a restart."""
+    def relay(self, progress: Progress | None = None) -> Relay:
+        """Return one that goes on from what is recorded, as after a restart, or from there."""
 
         async def no_chores(_: Progress) -> None:
             pass
@@ -234,7 +239,7 @@ class World:
             self.outbox,
             self.stream,
             self.wake_up,
-            progress=self.outbox.progress,
+            progress=self.outbox.progress if progress is None else progress,
             poll_interval=1.0,
             record_interval=self.record_interval,
             on_oversize=self.on_oversize,  # type: ignore[arg-type]
@@ -377,9 +382,7 @@ async def test_lost_connection_keeps_what_was_confirmed(world: World, taken: int
         assert relay.sent == len(world.stream.stored) == taken
     world.commit("late", first=20)
     world.stream.takes = 100
-    again = world.relay()
-    again.progress = again._front = relay.progress
-    await again.drain()
+    await world.relay(progress=relay.progress).drain()
 
     assert world.stream.stored == [*"abcdefghijkl", "late"]
     assert world.outbox.progress.high == 20
@@ -408,6 +411,47 @@ async def test_late_position_gets_into_no_transaction_after_a_kill(
     assert sorted(text) == sorted("abcdefghijkxyz")
     assert all(whole in text for whole in ("bcd", "fgh", "ijk", "xy"))
     assert world.outbox.progress.covers(Key(9, 2))
+
+
+async def test_failed_batch_is_sent_again_in_the_same_order(world: World) -> None:
+    """On the next connection, whatever has become visible meanwhile."""
+    world.outbox.limit = 4
+    world.outbox.transactions = {5: list("abc"), 6: list("defgh")}
+    world.stream.takes, world.stream.unreported = 4, 2
+    relay = world.relay()
+    with pytest.raises(Interrupted):
+        await relay.drain()
+    replay = world.outbox.replay
+
+    assert world.stream.stored == list("abcd")
+    assert relay.progress.partial == Key(5, 1)
+    world.outbox.transactions |= {1: ["x", "y"]}
+    world.stream.takes, world.stream.unreported = 100, 0
+    again = world.relay(progress=relay.progress)
+    world.outbox.replay = replay  # the outbox is the same
+    await again.drain()
+
+    assert world.stream.stored == list("abcdefghxy")
+
+
+async def test_planned_batches_go_alone() -> None:
+    """Of those before it nothing may be unrecorded that the recorded plan no longer has."""
+    world = World(limit=2)
+    world.commit("a b c", "d e f", "g", "h")
+    first = Progress(partial=Key(1, 1))
+    world.outbox.noted = (first, first.after([Key(1, 2), Key(2, 0)], is_cut=True))
+    world.stream.flow.clear()
+    relay = world.relay()
+
+    draining = asyncio.create_task(relay.drain())
+    await eventually(lambda: world.stream.stored == ["a", "b"])
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert world.stream.stored == ["a", "b"]
+
+    world.stream.flow.set()
+    await draining
+    assert world.stream.stored == list("abcdefgh")
 
 
 async def test_gap_is_filled_when_its_transaction_becomes_visible(world: World) -> None:
