@@ -359,6 +359,14 @@ class RelayConfig:
             " batch at once.",
         ),
     )
+    query_timeout: float = setting(
+        60.0,
+        own(
+            "--query-timeout",
+            values.duration(1, 3600),
+            "How long to wait for PostgreSQL's answer before connecting again.",
+        ),
+    )
     retention: float = setting(
         900.0,
         own(

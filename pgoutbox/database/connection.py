@@ -52,20 +52,21 @@ async def connect(
     *,
     purpose: str,
     timeout: float = CONNECT_TIMEOUT,
+    query_timeout: float | None = None,
     primary: bool = False,
     is_proven: bool = False,
 ) -> Session:
     """Open a session of our own, which doesn't depend on anybody's defaults.
 
-    ``purpose`` shows in pg_stat_activity; ``timeout`` is for each host, in seconds. With
-    ``primary`` a server that can't be written to won't do. ``is_proven`` says that another
-    connection has shown that one gets a session there.
+    ``purpose`` shows in pg_stat_activity; ``timeout`` is for each host, ``query_timeout`` for each
+    query afterwards, in seconds. With ``primary`` a server that can't be written to won't do.
+    ``is_proven`` says that another connection has shown that one gets a session there.
 
     Raises:
         DatabaseError, ConfigError, SchemaError: in one sentence without a password.
     """
     target = target_of(config)
-    opening = _Opening(target, timeout)
+    opening = _Opening(target, timeout, query_timeout=query_timeout)
     opened, place = await _open(opening, primary=primary)
     conn = cast(Session, opened)
     conn.whereabouts = Whereabouts(target.database, str(place), config.source)
@@ -135,6 +136,7 @@ class _Opening:
     target: Target
     timeout: float
     kind: type[asyncpg.Connection[Any]] = Session
+    query_timeout: float | None = None  # of each query afterwards
 
     def where(self, place: Place) -> str:
         return f"PostgreSQL at {place}/{self.target.database}"
@@ -189,7 +191,7 @@ async def _knock_as_sslmode_means(
                 ssl=context or False,
                 direct_tls=context is not None and target.tls.is_direct,
                 timeout=timeout,
-                command_timeout=None,
+                command_timeout=opening.query_timeout,
                 server_settings=settings,
                 connection_class=opening.kind,
                 statement_cache_size=0 if opening.kind is Guest else 100,

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import cached_property, partial
 from typing import Any
 
@@ -20,8 +21,6 @@ from pgoutbox.messages.headers import header_lines
 from pgoutbox.outbox.numbering import Numbering
 from pgoutbox.outbox.progress import Gap, Key, Progress
 from pgoutbox.outbox.selection import Filter, Share
-
-_ANSWER_TIMEOUT = 60.0  # seconds until a connection that no longer answers counts as lost
 
 _MOST_EVENTS = 100_000  # in a batch, those that are passed over included
 
@@ -85,12 +84,14 @@ class Outbox:
         wanted: Filter | None = None,
         share: Share | None = None,
         until: int | None = None,
+        query_timeout: float = 60.0,
     ) -> None:
         self._connection = connection
         self._format = message_format
         self._wanted = wanted
         self._share = share
         self._until = until  # the last position to read
+        self._query_timeout = query_timeout  # seconds
         self._query = _READ
         self._flags: tuple[bool, ...] = ()  # what else the query asks for
         needs_keys = message_format.needs_keys
@@ -119,15 +120,11 @@ class Outbox:
             ConfigError: it goes beyond the last position to read.
 
         """
-        row = await self._connection.fetchrow(
-            "select * from pgoutbox.lead($1)", self._relay, timeout=_ANSWER_TIMEOUT
-        )
+        row = await self._connection.fetchrow("select * from pgoutbox.lead($1)", self._relay)
         assert row is not None  # noqa: S101 - lead() returns one row
         self._leadership = row["leadership"]
         self._envelope = Envelope(
-            await self._connection.fetchval(
-                "select id from pgoutbox.installation", timeout=_ANSWER_TIMEOUT
-            )
+            await self._connection.fetchval("select id from pgoutbox.installation")
         )
         plan = tuple(map(Progress.from_json, json.loads(row["plan"]) or ()))
         self._plan = self._replay = plan
@@ -160,7 +157,6 @@ class Outbox:
             self._relay,
             self._leadership,
             share,
-            timeout=_ANSWER_TIMEOUT,
         )
         self._row_tid = None
         return row["share"] if row and row["high"] else None
@@ -173,7 +169,6 @@ class Outbox:
             self._relay,
             self._leadership,
             method,
-            timeout=_ANSWER_TIMEOUT,
         )
         self._row_tid = None
 
@@ -186,7 +181,6 @@ class Outbox:
             _CLEAR_ERROR if error is None else _NOTE_ERROR,
             self._relay,
             *(() if error is None else (error,)),
-            timeout=_ANSWER_TIMEOUT,
         )
 
     async def begin_after(self, others: Sequence[str], share: str) -> str | None:
@@ -197,7 +191,6 @@ class Outbox:
             others,
             [leader_lock(other)[1] for other in others],
             share,
-            timeout=_ANSWER_TIMEOUT,
         )
         return problem
 
@@ -248,7 +241,6 @@ class Outbox:
             self._batch_bytes,
             *self._flags,
             *(self._share.arguments if self._share else ()),
-            timeout=_ANSWER_TIMEOUT,
         )
 
     async def _read(self, before: Progress, high: int, gaps: Sequence[Gap]) -> Batch:
@@ -290,9 +282,7 @@ class Outbox:
         )
 
     async def _gap_holders(self) -> frozenset[str]:
-        holders = await self._connection.fetchval(
-            "select pgoutbox.gap_holders()", timeout=_ANSWER_TIMEOUT
-        )
+        holders = await self._connection.fetchval("select pgoutbox.gap_holders()")
         return frozenset(holders)
 
     async def begin(self, batch: Batch, progress: Progress, in_flight: Sequence[Batch]) -> None:
@@ -345,7 +335,6 @@ class Outbox:
             [gap.last for gap in progress.gaps],
             *(progress.partial or (None, None)),
             json.dumps([cut.to_json() for cut in plan] or None),
-            timeout=_ANSWER_TIMEOUT,
         )
         if row_tid is None:
             raise LeadershipLost(f"another relay named {self._relay!r} has taken over")
@@ -366,7 +355,6 @@ class Outbox:
             reason,
             header_lines(message.headers),
             message.payload.decode(),
-            timeout=_ANSWER_TIMEOUT,
         )
 
     async def check(self) -> None:
@@ -374,7 +362,7 @@ class Outbox:
 
         asyncpg cancels such a question, and asks the next one once that is over.
         """
-        async with asyncio.timeout(_ANSWER_TIMEOUT):
+        async with asyncio.timeout(self._query_timeout):
             await self._connection.execute("select")
 
     async def mend_drift(self) -> list[asyncpg.Record]:
@@ -383,9 +371,7 @@ class Outbox:
         Returns the tables that had a problem (columns ``asked_name``, ``present_name``,
         ``problem``); those with the problem ``drift`` are mended.
         """
-        return await self._connection.fetch(
-            "select * from pgoutbox.mend_drift()", timeout=_ANSWER_TIMEOUT
-        )
+        return await self._connection.fetch("select * from pgoutbox.mend_drift()")
 
     async def misses(self, names: Sequence[str]) -> bool:
         """Return True if a table isn't captured that should be.
@@ -396,19 +382,17 @@ class Outbox:
             await self._connection.fetchval(
                 "select exists (select from pgoutbox.uncaptured($1))",
                 names,
-                timeout=_ANSWER_TIMEOUT,
             )
         )
 
-    async def slot_ends(self) -> list[asyncpg.Record]:
-        """Return the last position in each slot that isn't current (columns slot, position)."""
-        return await self._connection.fetch(
-            "select * from pgoutbox.slot_ends()", timeout=_ANSWER_TIMEOUT
-        )
+    async def resting_slots(self, retention: float) -> list[asyncpg.Record]:
+        """Return the slots in which nothing has changed for ``retention`` seconds.
 
-    async def rotate(self, slot: int) -> bool:
-        """Empty a slot if everything in it is sent by every relay; tell whether it was."""
-        return bool(await self._connection.fetchval("select pgoutbox.rotate($1)", slot))
+        Columns ``slot`` and ``position``: the last one in it, None if it is empty.
+        """
+        return await self._connection.fetch(
+            "select * from pgoutbox.resting_slots($1)", timedelta(seconds=retention)
+        )
 
 
 _NOTE_ERROR = """

@@ -12,8 +12,6 @@ from pgoutbox.config.settings import RelayConfig
 from pgoutbox.errors import ConfigError
 from pgoutbox.names import Shard, TableName, suggest
 
-_ANSWER_TIMEOUT = 60.0  # seconds
-
 
 class Filter:
     """wal-listener's filter: a relay that has one passes over what it doesn't name.
@@ -85,7 +83,6 @@ class Share:
                     self._shards,
                     schema,
                     table,
-                    timeout=_ANSWER_TIMEOUT,
                 )
             self._known.setdefault(schema, {})[table] = wanted
         self._arguments = (json.dumps(self._known), *self._shard)

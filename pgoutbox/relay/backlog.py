@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import asyncpg
 
 from pgoutbox.database import connection as database
+from pgoutbox.errors import PgoutboxError
 from pgoutbox.monitoring.monitor import Monitor
 from pgoutbox.outbox.progress import Progress
 from pgoutbox.relay.outage import Outage
@@ -68,7 +69,7 @@ class BacklogCount:
                         self._outage.end()
             except TimeoutError:
                 self._outage.begin(TimeoutError("the query timed out"))
-            except asyncpg.PostgresError as error:
+            except (asyncpg.PostgresError, PgoutboxError) as error:
                 self._outage.begin(error)
             except database.FAILURES:  # the relay finds out, and says so
                 pause = _INTERVAL

@@ -31,7 +31,8 @@ _ATTENTION = {
 class Chores:
     """The leader's background tasks, done between two passes when they are due.
 
-    They refresh capture functions after drift, empty slots, and check that notifications arrive.
+    They refresh capture functions after drift, look for slots that ``empty`` is to empty, and check
+    that notifications arrive.
     ``found`` is called where a table exists and isn't captured that has a name in ``find``, or that
     of a captured table; None looks for neither.
     """
@@ -45,16 +46,18 @@ class Chores:
         *,
         find: Sequence[str] | None,
         found: Callable[[], None],
+        empty: Callable[[Sequence[int]], None],
     ) -> None:
         self._find = find
         self._found = found
+        self._empty = empty
         self._outbox = outbox
         self._wake_up = wake_up
         self._monitor = monitor
         self._retention = retention
         self._outages = {
             self._mend_drift: Outage("drift check failed; retrying", "drift check succeeded"),
-            self._rotate: Outage("slot rotation failed; retrying", "slot rotation succeeded"),
+            self._rotate: Outage("slot check failed; retrying", "slot check succeeded"),
             self._probe: Outage(
                 "notification check failed; retrying", "notification check succeeded"
             ),
@@ -62,7 +65,6 @@ class Chores:
         self._due = dict.fromkeys(self._outages, 0.0)
         self._problems: set[tuple[str, str]] = set()
         self._renamed: dict[str, str] = {}
-        self._ends: dict[int, tuple[int | None, float]] = {}
         self._is_deaf = False
 
     async def do(self, progress: Progress, pause: float = 0.0) -> None:
@@ -118,19 +120,15 @@ class Chores:
             )
 
     async def _rotate(self, progress: Progress) -> float:
-        """Empty slots in which nothing has changed for as long as the retention lasts.
-
-        By this process's own clock, which doesn't jump.
-        """
-        now = time.monotonic()
-        for slot, end in await self._outbox.slot_ends():
-            known, since = self._ends.setdefault(slot, (end, now))
-            if known != end:
-                self._ends[slot] = (end, now)
-                continue
-            is_due = now - since >= self._retention and (end is None or end <= progress.high)
-            if is_due and await self._outbox.rotate(slot):
-                log.info("slot emptied", extra={"slot": slot})
+        """Have slots emptied that were left alone for as long as the retention lasts."""
+        slots = await self._outbox.resting_slots(self._retention)
+        self._empty(
+            [
+                slot["slot"]
+                for slot in slots
+                if slot["position"] is None or slot["position"] <= progress.high
+            ]
+        )
         return min(_ROTATE_INTERVAL, max(1.0, self._retention / 4))
 
     async def _probe(self, _: Progress) -> float:

@@ -41,6 +41,7 @@ from pgoutbox.relay.installing import Installer
 from pgoutbox.relay.leadership import Leadership
 from pgoutbox.relay.loop import Relay
 from pgoutbox.relay.outage import Outage
+from pgoutbox.relay.rotation import Rotation
 from pgoutbox.relay.signals import stop_on_signal
 from pgoutbox.relay.wakeup import WakeUp
 
@@ -246,15 +247,15 @@ class Daemon:
         if progress is None:
             return
         self._progress = progress
+        rotation = Rotation(self._leadership.aside)
         async with AsyncExitStack() as stack:
+            stack.push_async_callback(rotation.stop)
             if self._config.monitoring.metrics_addr and not self._is_draining:
-                count = BacklogCount(
-                    self._leadership.counting, self._config.relay.name, self._monitor
-                )
+                count = BacklogCount(self._leadership.aside, self._config.relay.name, self._monitor)
                 await stack.enter_async_context(count.running(lambda: self._progress))
-            await self._publish(outbox, wake_up)
+            await self._publish(outbox, wake_up, rotation)
 
-    async def _publish(self, outbox: Outbox, wake_up: WakeUp) -> None:
+    async def _publish(self, outbox: Outbox, wake_up: WakeUp, rotation: Rotation) -> None:
         """Connect to NATS again and again, and relay."""
         chores = Chores(
             outbox,
@@ -263,6 +264,7 @@ class Daemon:
             self._config.relay.retention,
             find=self._names_to_capture(),
             found=self._installer.run_in_background,
+            empty=rotation.begin,
         )
         backoff = Backoff()
         tenure = Tenure()

@@ -122,6 +122,7 @@ class Leadership:
                 wanted=self._wanted,
                 share=await self._share(working),
                 until=self._until,
+                query_timeout=config.relay.query_timeout,
             )
             yield outbox, wake_up
 
@@ -146,6 +147,7 @@ class Leadership:
         connection = await database.connect(
             self._config.database,
             purpose=f"{purpose} {self._config.relay.name}",
+            query_timeout=self._config.relay.query_timeout,
             primary=True,
             is_proven=is_proven,
         )
@@ -153,10 +155,10 @@ class Leadership:
         return connection
 
     @asynccontextmanager
-    async def counting(self) -> AsyncIterator[Connection]:
+    async def aside(self) -> AsyncIterator[Connection]:
         """Open a session beside those on which the relay leads."""
         async with AsyncExitStack() as stack:
-            connection = await self._connect(stack, "count")
+            connection = await self._connect(stack, "aside", is_proven=True)
             await connection.execute(_PLANNER)
             yield connection
 

@@ -185,10 +185,12 @@ class Relay:
 
     async def _rest(self, seconds: float) -> None:
         """Wait for a hint; record the progress where none comes soon."""
-        if self._unrecorded and not await self._wake_up.wait(min(_QUIET, self._record_interval)):
+        quiet = min(_QUIET, self._record_interval)
+        if self._unrecorded and seconds > quiet:
+            if await self._wake_up.wait(quiet):
+                return
             await self._record()
-        if not self._unrecorded:
-            await self._wake_up.wait(seconds)
+        await self._wake_up.wait(seconds)
 
     async def _publish_all(self) -> None:
         """Publish until no unsent event is left, or :meth:`stop`, and wait until it is stored."""
@@ -249,15 +251,16 @@ class Relay:
         if self._stays_asleep(batch):
             await self._launch(flight, alone=goes_alone)
             return Batch(before=batch.after, after=batch.after)
-        await self._wake_up.get_up()
         if not batch.is_full:  # that was all, so let some more come together
             await self._launch(flight, alone=goes_alone)
+            await self._wake_up.get_up()
             await asyncio.sleep(_PAUSE)
             return await self._next_batch()
         reading = asyncio.create_task(self._next_batch())
         try:
             await asyncio.sleep(0)  # PostgreSQL reads while we put messages together
             await self._launch(flight, alone=goes_alone)
+            await self._wake_up.get_up()
             return await reading
         finally:
             await _cancel(reading)

@@ -190,6 +190,18 @@ create table pgoutbox.relay_error (
 
 comment on table pgoutbox.relay_error is 'Why a relay publishes nothing now.';
 
+-- How long each slot of the ring has been as it is; see pgoutbox.resting_slots().
+create table pgoutbox.slot_rest (
+    slot integer primary key,
+    "position" bigint,
+    since timestamptz
+);
+
+insert into pgoutbox.slot_rest (slot) select pg_catalog.generate_series(0, 4);
+
+comment on table pgoutbox.slot_rest is
+    'The last position in each slot, and since when it is that; of slots not written to now.';
+
 -- Once a relay of a set of shards has decided by which columns a table's rows are told apart, that
 -- stands for all of them: were it looked up anew, an ALTER TABLE could make an event nobody's.
 create table pgoutbox.shard_key (

@@ -29,7 +29,7 @@ begin
              pgoutbox.shard_key_of(text, text, text),
              pgoutbox.advance(tid, text, bigint, bigint, bigint[], bigint[], bigint, bigint, jsonb),
              pgoutbox.is_sent(pgoutbox.progress, bigint, bigint),
-             pgoutbox.rotate(integer), pgoutbox.slot_ends(), pgoutbox.slot(timestamptz), pgoutbox.mend_drift(),
+             pgoutbox.rotate(integer), pgoutbox.resting_slots(interval), pgoutbox.slot(timestamptz), pgoutbox.mend_drift(),
              pgoutbox.table_shape(regclass, text), pgoutbox.identity_columns(regclass),
              pgoutbox.captured_leaves(regclass), pgoutbox.captured_as(regclass),
              pgoutbox.capture_wanted(regclass, text[], text, boolean), pgoutbox.tables_named(text[]),

@@ -1,9 +1,9 @@
 -- Empty a slot by TRUNCATE if everything in it is sent by every relay; true where it did.
 --
--- Never a DELETE: no vacuum debt, whoever holds a snapshot. Waits at most 50 ms for its locks,
--- so it never queues writers behind itself, gives up when a transaction that wrote into the
--- slot is still open, and only looks up indexes while it holds them. Retention is the
--- caller's business.
+-- Never a DELETE: no vacuum debt, whoever holds a snapshot. Never waits for its locks, so nobody
+-- queues behind it; for a second it tries again and again, since relays read all the time, then
+-- gives up: a transaction that wrote into the slot is still open. While it holds them it only
+-- looks up indexes. Retention is the caller's business.
 --
 -- First it adopts events without a transaction row: there are none unless somebody forged
 -- pgoutbox.transaction in a session that another transaction then used. These get a position
@@ -14,7 +14,6 @@ create or replace function pgoutbox.rotate(target_slot integer) returns boolean
     language plpgsql
     security definer
     set search_path = pg_catalog, pg_temp
-    set lock_timeout = '50ms'
     set enable_seqscan = off
     set enable_hashjoin = on
 as $$
@@ -37,6 +36,7 @@ declare
     counted bigint;
     adopted bigint;
     is_left boolean;
+    is_locked boolean := false;
 begin
     execute pg_catalog.format(
         'select not exists (select from pgoutbox.event_%1$s) and not exists (select from pgoutbox.transaction_%1$s)',
@@ -66,11 +66,20 @@ begin
         return false;
     end if;
     perform pg_catalog.set_config('enable_seqscan', 'off', true);
-    begin
-        execute pg_catalog.format('lock table pgoutbox.event_%1$s, pgoutbox.transaction_%1$s in access exclusive mode', target_slot);
-    exception when lock_not_available then
+    for attempt in 1..50 loop
+        begin
+            execute pg_catalog.format(
+                'lock table pgoutbox.event_%1$s, pgoutbox.transaction_%1$s
+                 in access exclusive mode nowait', target_slot);
+            is_locked := true;
+            exit;
+        exception when lock_not_available then
+            perform pg_catalog.pg_sleep(0.02);
+        end;
+    end loop;
+    if not is_locked then
         return false;
-    end;
+    end if;
     execute pg_catalog.format('select (%s) <> $2', count_since) into is_left using looked, counted;
     if not is_left then
         execute has_unsent into is_left;

@@ -2,18 +2,10 @@
 
 from __future__ import annotations
 
-import asyncpg
-import pytest
-
-from pgoutbox.config.settings import MessageConfig
 from pgoutbox.demo.process import free_port
-from pgoutbox.messages.formats import format_of
-from pgoutbox.outbox import reader
-from pgoutbox.outbox.reader import Outbox
 from tests.conftest import StartDaemon
 from tests.support.cluster import ADMIN, Database
 from tests.support.commands import pgoutbox
-from tests.support.proxy import port_of, proxy, through
 from tests.support.streams import Stream
 from tests.support.waiting import eventually
 
@@ -69,30 +61,6 @@ async def test_count_that_takes_too_long_is_given_up_and_keeps_no_event_back(
     assert await relay.stop() == 0
     assert relay.output.count(" leading") == 1
     assert relay.output.count("backlog count failed") == 1
-
-
-async def test_connection_that_no_longer_answers_ends_the_session(
-    database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Not every chore that takes too long can wait: another one may never be done again."""
-    monkeypatch.setattr(reader, "_ANSWER_TIMEOUT", 0.2)
-    async with proxy(port_of(database.dsn)) as network:
-        connection = await asyncpg.connect(through(database.dsn, network))
-        asked = Outbox(
-            connection,
-            format_of(MessageConfig(), "app"),
-            relay="r",
-            batch_events=1,
-            batch_bytes=1024,
-        )
-        await asked.check()
-        network.stall()
-        with pytest.raises(TimeoutError):
-            await asked.mend_drift()
-        with pytest.raises(TimeoutError):
-            await asked.check()
-        connection.terminate()
-        network.flow()
 
 
 async def _has(stream: Stream, count: int) -> bool:

@@ -53,12 +53,12 @@ async def test_a_relay_can_do_its_work(
     await outbox.park(batch.keys[0], batch.messages[0], "too large")
     await outbox.advance(batch.after)
     mended = await outbox.mend_drift()
-    ends = await outbox.slot_ends()
-    rotated = [await outbox.rotate(slot) for slot in range(5)]
+    resting = await outbox.resting_slots(0.0)
+    rotated = [await relay.fetchval("select pgoutbox.rotate($1)", slot) for slot in range(5)]
 
     assert len(batch) == 1
     assert [row["problem"] for row in mended] == ["drift"]
-    assert len(ends) == 4
+    assert resting == []
     assert rotated.count(True) == 1
     for statement in (
         "select functions_version from pgoutbox.installation",

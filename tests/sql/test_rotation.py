@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import asyncpg
 import pytest
 
@@ -131,3 +133,58 @@ async def test_events_survive_a_rotation_that_came_too_early(
 
     assert not await rotate(connection)
     assert [event.new["id"] for event in await outbox.events()] == [2]
+
+
+async def test_how_long_a_slot_rests_outlives_whoever_looks(
+    connection: asyncpg.Connection, connect: Connect
+) -> None:
+    """Relays whose connections live for shorter than the retention empty slots all the same."""
+    await connection.execute("insert into t values (1)")
+    slot = await connection.fetchval("select slot from pgoutbox.transaction")
+    await _write_into(connection, (slot + 1) % 5)
+    look = "select slot, position from pgoutbox.resting_slots('1 hour')"
+    assert await (await connect()).fetch(look) == []
+
+    await connection.execute("update pgoutbox.slot_rest set since = since - interval '1 hour'")
+
+    assert [tuple(row) for row in await (await connect()).fetch(look)] == [(slot, 1)]
+
+
+async def test_slot_that_changes_begins_to_rest_anew(connection: asyncpg.Connection) -> None:
+    look = "select slot from pgoutbox.resting_slots('0')"
+    await connection.execute("insert into t values (1)")
+    slot = await connection.fetchval("select slot from pgoutbox.transaction")
+    await connection.fetch(look)
+    before = await _since(connection, slot)
+
+    await _write_into(connection, (slot + 1) % 5)
+    assert [row["slot"] for row in await connection.fetch(look)] == [slot]
+    first = await _since(connection, slot)
+    await connection.execute(
+        f"update pgoutbox.transaction_{slot} set position = position + 1"  # as if one had come late
+    )
+    await connection.fetch(look)
+
+    assert before is None, "it was written to"
+    assert await _since(connection, slot) > first
+
+
+async def test_look_for_resting_slots_writes_only_what_has_changed(
+    connection: asyncpg.Connection,
+) -> None:
+    await connection.execute("select pgoutbox.resting_slots('0')")
+    async with connection.transaction():
+        await connection.execute("select pgoutbox.resting_slots('0')")
+        assert await connection.fetchval("select pg_current_xact_id_if_assigned()") is None
+
+
+async def _write_into(connection: asyncpg.Connection, slot: int) -> None:
+    """Have time go on, to where transactions begin in ``slot``."""
+    await connection.execute(
+        "create or replace function pgoutbox.slot(began timestamptz) returns smallint"
+        f" language sql stable as 'select {slot}::smallint'"
+    )
+
+
+async def _since(connection: asyncpg.Connection, slot: int) -> Any:
+    return await connection.fetchval("select since from pgoutbox.slot_rest where slot = $1", slot)

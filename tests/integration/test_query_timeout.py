@@ -1,0 +1,125 @@
+"""Every question that a relay asks has a time-out, and is given up on a dead connection."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import asyncpg
+import pytest
+
+from pgoutbox.config.settings import DatabaseConfig, MessageConfig
+from pgoutbox.database import connection as database_connection
+from pgoutbox.messages.event import Message
+from pgoutbox.messages.formats import format_of
+from pgoutbox.outbox.progress import Key, Progress
+from pgoutbox.outbox.reader import Batch, Outbox
+from tests.conftest import StartDaemon
+from tests.support.cluster import Database
+from tests.support.proxy import Proxy, port_of, proxy, through
+from tests.support.streams import Stream
+from tests.support.waiting import eventually
+
+BEFORE, AFTER = Progress(1), Progress(2, partial=Key(3, 4))
+BATCH = Batch(before=BEFORE, after=AFTER, has_long_transaction=True)
+
+# What asks something, by name; each new method of the outbox belongs here.
+QUESTIONS: dict[str, Callable[[Outbox], Awaitable[object]]] = {
+    "lead": lambda outbox: outbox.lead(),
+    "take_share": lambda outbox: outbox.take_share("--tables t"),
+    "note_method": lambda outbox: outbox.note_method("pipelined"),
+    "begin_after": lambda outbox: outbox.begin_after(["other"], ""),
+    "note_error": lambda outbox: outbox.note_error("lost"),
+    "next_batch": lambda outbox: outbox.next_batch(BEFORE),
+    "begin": lambda outbox: outbox.begin(BATCH, BEFORE, []),
+    "advance": lambda outbox: outbox.advance(BEFORE),
+    "park": lambda outbox: outbox.park(
+        Key(1, 1), Message("s", "5c2b6a3e-0000-4000-8000-000000000000", b"{}"), "too large"
+    ),
+    "check": lambda outbox: outbox.check(),
+    "mend_drift": lambda outbox: outbox.mend_drift(),
+    "misses": lambda outbox: outbox.misses(["t"]),
+    "resting_slots": lambda outbox: outbox.resting_slots(900.0),
+}
+
+
+@asynccontextmanager
+async def stalled(database: Database) -> AsyncIterator[tuple[Outbox, Proxy]]:
+    """Give a leader's outbox whose connection is dead, and doesn't know it."""
+    async with proxy(port_of(database.dsn)) as network:
+        connection = await database_connection.connect(
+            DatabaseConfig(dsn=through(database.dsn, network)), purpose="test", query_timeout=0.2
+        )
+        outbox = Outbox(
+            connection,
+            format_of(MessageConfig(), "db"),
+            relay="r",
+            batch_events=10,
+            batch_bytes=1024,
+            query_timeout=0.2,
+        )
+        await outbox.lead()
+        network.stall()
+        yield outbox, network
+        connection.terminate()
+        network.flow()
+
+
+def test_every_question_is_listed() -> None:
+    methods = inspect.getmembers(Outbox, inspect.iscoroutinefunction)
+    assert QUESTIONS.keys() == {name for name, _ in methods if not name.startswith("_")}
+
+
+@pytest.mark.parametrize("name", QUESTIONS)
+async def test_question_to_a_dead_connection_times_out(database: Database, name: str) -> None:
+    async with stalled(database) as (outbox, _):
+        with pytest.raises(TimeoutError):
+            await QUESTIONS[name](outbox)
+
+
+async def test_question_that_was_given_up_is_followed_by_a_check(database: Database) -> None:
+    """asyncpg cancels it, and asks nothing more until that has worked."""
+    async with stalled(database) as (outbox, _):
+        with pytest.raises(TimeoutError):
+            await outbox.mend_drift()
+        with pytest.raises(TimeoutError):
+            await outbox.check()
+
+
+async def test_relay_connects_again_when_a_query_times_out(
+    database: Database, stream: Stream, daemon: StartDaemon
+) -> None:
+    """Here it waits for a lock that somebody has forgotten."""
+    owner, other = [await database.connect() for _ in range(2)]
+    await owner.execute("create table notes (id int primary key)")
+    await owner.execute("select pgoutbox.capture_table('notes')")
+    relay = await daemon(
+        *("relay", "--dsn", database.dsn, "--nats-url", stream.url, "--topic", stream.topic),
+        *("--query-timeout", "1s"),
+    )
+    await relay.line("connected to NATS")
+
+    async with other.transaction():
+        await other.execute("lock table pgoutbox.progress in access exclusive mode")
+        await owner.execute("insert into notes values (1)")
+        await relay.line("PostgreSQL unavailable; retrying")
+
+    await relay.line("PostgreSQL available again")
+
+    async def is_stored() -> bool:
+        return await stream.count() == 1
+
+    await eventually(is_stored)
+    assert await relay.stop() == 0
+
+
+async def test_asyncpg_applies_the_time_out_to_every_kind_of_question(database: Database) -> None:
+    connection = await database_connection.connect(
+        DatabaseConfig(dsn=database.dsn), purpose="test", query_timeout=0.1
+    )
+    for ask in (connection.execute, connection.fetch, connection.fetchrow, connection.fetchval):
+        with pytest.raises(TimeoutError):
+            await ask("select pg_sleep(60)")
+    assert isinstance(connection, asyncpg.Connection)
+    await connection.close()
