@@ -396,8 +396,11 @@ async def test_from_one_relay_to_shards_and_to_others(
     ("plan", "position"),
     [
         ("null", 7),
-        ('{"high": 30, "gaps": [], "partial": null}', 30),
-        ('{"high": 30, "gaps": [], "partial": [31, 5]}', 31),
+        (
+            '[{"high": 9, "gaps": [], "partial": null}, {"high": 30, "gaps": [], "partial": null}]',
+            30,
+        ),
+        ('[{"high": 30, "gaps": [], "partial": [31, 5]}]', 31),
     ],
 )
 async def test_the_place_to_end_at_is_the_last_that_may_be_published(
