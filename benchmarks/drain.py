@@ -22,7 +22,7 @@ from benchmarks.rig import (
     stored,
 )
 
-EVENTS = 400_000
+EVENTS = 200_000
 LARGE = 1_000_000  # rows of one transaction
 BASELINE = 20_000  # messages; its rate doesn't depend on how many
 
@@ -37,12 +37,14 @@ COLUMNS = (
     Column("js.publish/s", "baseline_per_s", digits=0),
     Column("pgoutbox/s", "per_s", digits=0),
     Column("ratio", "per_s", per="baseline_per_s"),
+    Column("from launch to exit/s", "whole_per_s", digits=0),
+    Column("ratio", "whole_per_s", per="baseline_per_s"),
     *CPU_COLUMNS,
     Column("relay MiB", "relay_mib"),
 )
 NOTE_ON_CPU = (
-    "js.publish: one awaited after another; µs: CPU time of each process per event, the relay's"
-    " with its start; MiB: resident at the peak"
+    "js.publish: one awaited after another; pgoutbox: first message to last; µs: CPU time of each"
+    " process per event, the relay's with its start; MiB: resident at the peak"
 )
 
 COLUMNS_OF_LARGE = (
@@ -61,8 +63,8 @@ async def run(rig: Rig) -> list[Table]:
 
     Against a client that publishes the same messages to the same server with one
     ``await js.publish`` after another. A checkpoint comes first, so that the disk is done with
-    the backlog. Rates are by the stream's clock, first message to last;
-    the relay's CPU time is that of the whole process, its start included.
+    the backlog. Rates are by the stream's clock, first message to last, and those of the whole
+    process, from its launch to its exit, which the goal is about; its CPU time includes its start.
     """
     count = rig.scaled(EVENTS)
     label = f"{count:,} single-row transactions"
@@ -71,7 +73,7 @@ async def run(rig: Rig) -> list[Table]:
         async with rig.database() as database:
             await fill(database, ITEMS, count)
             table.add(label, **await _beside_baseline(rig, database, count))
-    table.goals = [_rate(label, goal=12, beyond=20)]
+    table.goals = [_rate(label, goal=13, beyond=16, figure="whole_per_s")]
     return [table]
 
 
@@ -90,7 +92,7 @@ async def run_transaction(rig: Rig) -> list[Table]:
             await _one_transaction(database, count)
             table.add(label, **await _beside_baseline(rig, database, count))
     table.goals = [
-        _rate(label, goal=14, beyond=20),
+        _rate(label, goal=18, beyond=24),
         Goal(
             f"{label}: relay's memory",
             label,
@@ -114,9 +116,9 @@ async def run_transaction(rig: Rig) -> list[Table]:
     return [table]
 
 
-def _rate(label: str, goal: float, beyond: float) -> Goal:
+def _rate(label: str, goal: float, beyond: float, figure: str = "per_s") -> Goal:
     per = "baseline_per_s"
-    return Goal(f"drain, {label}", label, "per_s", goal, beyond, per, unit="/s", digits=0)
+    return Goal(f"drain, {label}", label, figure, goal, beyond, per, unit="/s", digits=0)
 
 
 async def _one_transaction(database: Database, count: int) -> None:
@@ -147,6 +149,7 @@ async def drain(rig: Rig, database: Database, count: int) -> dict[str, float]:
         result = await stored(client, count)
     return figures | {
         "per_s": result.per_second,
+        "whole_per_s": count / (drained.exited - drained.launched),
         "seconds": result.last - drained.connected,
         "bytes_per_s": result.per_second * result.bytes / count,
         "message_bytes": result.bytes / count,

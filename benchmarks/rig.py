@@ -167,12 +167,13 @@ class Rig:
             while process.poll() is None:
                 peak = max(peak, peak_mib(process.pid))
                 time.sleep(0.02)
+            exited = time.time()
         if process.returncode != 0:
             raise Failed(f"the relay failed: {_last_line(log)}")
         started, connected = (
             _said_at(words, log) for words in ("relay starts", "connected to NATS")
         )
-        return Drained(children_seconds() - before, peak, launched, started, connected)
+        return Drained(children_seconds() - before, peak, launched, started, connected, exited)
 
     def install(self, database: Database, *tables: str) -> None:
         """Run ``pgoutbox install`` for tables."""
@@ -191,19 +192,26 @@ class Rig:
             raise Failed(f"pgoutbox {arguments[0]} failed: {done.stderr.strip()}")
 
     @contextmanager
-    def relay(self, database: Database) -> Iterator[psutil.Process]:
-        """Run the relay as a daemon; stopped at the end as one would stop it."""
-        with self._started(database) as (process, log):
+    def relay(self, database: Database, *, without: str = "") -> Iterator[psutil.Process]:
+        """Run the relay as a daemon; stopped at the end as one would stop it.
+
+        ``without`` names a package that it finds missing.
+        """
+        with self._started(database, without=without) as (process, log):
             yield psutil.Process(process.pid)
             if process.poll() is not None:
                 raise Failed(f"the relay has ended: {_last_line(log)}")
 
     @contextmanager
     def _started(
-        self, database: Database, *flags: str
+        self, database: Database, *flags: str, without: str = ""
     ) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
         """Run the relay, which writes into a file; what still runs at the end is stopped."""
-        command = [sys.executable, "-m", "pgoutbox", "relay", "--nats-url", self.nats.url]
+        program = ["-m", "pgoutbox"]
+        if without:
+            hide = f"import sys; sys.modules[{without!r}] = None"
+            program = ["-c", f"{hide}; from pgoutbox.cli import main; main()"]
+        command = [sys.executable, *program, "relay", "--nats-url", self.nats.url]
         with self.running([*command, *flags], database) as started:
             yield started
 
@@ -271,9 +279,9 @@ class Database:
 class Drained:
     """What a drain took: CPU time, its start and end included, and memory at its peak.
 
-    When the process was launched, and when the relay in it said that it starts, and that it is
-    connected to NATS, are in seconds since 1970. Between the first two lie the interpreter's
-    start and the imports.
+    When the process was launched, when the relay in it said that it starts, and that it is
+    connected to NATS, and when the process had ended are in seconds since 1970. Between the first
+    two lie the interpreter's start and the imports.
     """
 
     cpu_seconds: float
@@ -281,6 +289,7 @@ class Drained:
     launched: float
     started: float
     connected: float
+    exited: float
 
 
 @contextmanager
