@@ -298,6 +298,10 @@ def explain(error: Exception, *, where: str = "PostgreSQL") -> PgoutboxError:
     """Return ``error`` as one of ours; one that already is stays as it is."""
     if isinstance(error, PgoutboxError):
         return error
+    if isinstance(error, asyncpg.InterfaceError):
+        # What ended a transaction says more than that it can't be rolled back any more.
+        ended_by = error.__context__
+        error = ended_by if isinstance(ended_by, asyncpg.PostgresError) else error
     if "statement pooling mode" in str(error):  # PgBouncer's words
         return ConfigError(
             f"{where} is a pooler that lends connections for one statement at a time",
