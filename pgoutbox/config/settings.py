@@ -13,13 +13,14 @@ from typing import Literal
 from pgoutbox.config import values
 from pgoutbox.config.declare import Setting, own, setting, settings_of, wal_listeners
 from pgoutbox.names import Address, Shard, TableName
+from pgoutbox.sql_files import ring
 from pgoutbox.subjects import PLACEHOLDERS, WAL_LISTENER_TEMPLATE
 
 Mode = Literal["auto", "window", "fast"]
 
-# Seconds. A slot of the outbox's ring rests for an hour before it is used again; it has to be
-# found and emptied within that.
-LONGEST_RETENTION = 3_300.0
+# Seconds. A slot of the outbox's ring rests before it is used again; it has to be found and
+# emptied within that.
+LONGEST_RETENTION = ring().rest - 300.0
 
 
 @dataclass(frozen=True, slots=True)

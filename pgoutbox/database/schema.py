@@ -8,9 +8,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
 from importlib.resources.abc import Traversable
-from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -18,6 +16,7 @@ import asyncpg
 from pgoutbox import __version__
 from pgoutbox.errors import SchemaError, SchemaMissing
 from pgoutbox.locks import INSTALL_LOCK
+from pgoutbox.sql_files import sql_root
 
 _BREAKING = "-- breaking:"
 _RUN_INSTALL = "Run: pgoutbox install"
@@ -94,12 +93,6 @@ def _is_breaking(line: str) -> bool:
 def _release(version: str) -> tuple[int, ...]:
     """Return the release of a functions version, comparable; the checksum has no order."""
     return tuple(int(part) for part in re.findall(r"\d+", version.partition("+")[0]))
-
-
-def sql_root() -> Traversable:
-    """Return the folder of SQL files: packaged in a wheel, beside the package in a checkout."""
-    packaged = files("pgoutbox") / "sql"
-    return packaged if packaged.is_dir() else Path(__file__).resolve().parents[2] / "sql"
 
 
 def _sql_files(folder: str) -> list[Traversable]:

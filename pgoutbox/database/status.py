@@ -18,6 +18,7 @@ from pgoutbox.database.sessions import Whereabouts
 from pgoutbox.database.tables import printable
 from pgoutbox.locks import SLEEP_LOCK, leader_lock
 from pgoutbox.names import ACTIONS
+from pgoutbox.sql_files import ring
 
 if TYPE_CHECKING:
     Connection = asyncpg.Connection[asyncpg.Record]
@@ -382,11 +383,13 @@ async def _holders(conn: Connection) -> tuple[Holder, ...]:
 async def _slots(conn: Connection) -> tuple[SlotStatus, ...]:
     rows = await conn.fetch(
         "select s.slot,"
-        " pg_catalog.pg_total_relation_size(pg_catalog.to_regclass('pgoutbox.event_' || s.slot))"
-        " + pg_catalog.pg_total_relation_size("
-        "pg_catalog.to_regclass('pgoutbox.transaction_' || s.slot)) as bytes,"
-        " (extract(epoch from pg_catalog.now())::bigint / 900) % 5 = s.slot as is_written"
-        " from pg_catalog.generate_series(0, 4) s (slot) order by 1"
+        " (select pg_catalog.sum(pg_catalog.pg_total_relation_size(i.inhrelid))"
+        "   from pg_catalog.pg_inherits i join pg_catalog.pg_class c on c.oid = i.inhrelid"
+        "   where i.inhparent in ('pgoutbox.event'::regclass, 'pgoutbox.transaction'::regclass)"
+        "   and c.relname ~ ('_' || s.slot || '$'))::bigint as bytes,"
+        " (extract(epoch from pg_catalog.now())::bigint / $1) % $2 = s.slot as is_written"
+        " from pg_catalog.generate_series(0, $2 - 1) s (slot) order by 1",
+        *ring(),
     )
     return tuple(SlotStatus(row["slot"], row["bytes"], row["is_written"]) for row in rows)
 

@@ -6,39 +6,22 @@
 -- is rendered by capture_slowly(). The block writes nothing, so its subtransaction gets no
 -- transaction id.
 --
--- The setting pgoutbox.transaction holds the transaction's id once its first event is written;
--- PostgreSQL itself takes that back at the end of the transaction and at ROLLBACK TO
--- SAVEPOINT. A value that somebody left in the session is that of another transaction.
--- pgoutbox.closed is empty until the commit stage has run; then reopen() is needed.
+-- The setting pgoutbox.transaction tells how far the transaction is: empty before its first event,
+-- then its id and a 1. PostgreSQL itself takes that back at the end of the transaction and at
+-- ROLLBACK TO SAVEPOINT. Whatever else it says is for capture_unusual(); also a value that
+-- somebody left in the session, which is that of another transaction.
 --
--- AFTER triggers fire row by row, each with all that it changes itself, so a row's event can
--- come after what other triggers did for the earlier rows of its statement. The last three
--- columns tell the commit stage (put_in_order()) how it was; the setting pgoutbox.nested tells
--- it to look. The command stands in a row's system columns, unless the row was made and
--- replaced in the same transaction.
---
--- What an INSERT evaluates is set up anew at each call, also what it then doesn't need. So the
--- ordinary cases have one of their own with next to nothing in it.
+-- What an INSERT evaluates is set up anew each time, and what an assignment evaluates once a
+-- transaction. So the first event, all that most transactions have, is one INSERT, and the further
+-- ones insert what was assigned.
 create or replace function pgoutbox.capture_source(relation regclass) returns text
     language plpgsql
     stable
     set search_path = pg_catalog, pg_temp
 as $$
 declare
-    is_partitioned constant boolean := (
-        select c.relkind = 'p' from pg_class c where c.oid = relation);
-    names constant text := pg_catalog.format(
-        case getdatabaseencoding() when 'SQL_ASCII'
-            then 'pgoutbox.as_utf8(%s), pgoutbox.as_utf8(%s)' else '%s, %s' end,
-        case when is_partitioned then 'event_schema' else 'tg_table_schema' end,
-        case when is_partitioned then 'event_table' else 'tg_table_name' end);
-    ordinary constant text := $insert$insert into pgoutbox.event_%s
-            (xid, seq, opens, schema_name, table_name, action, new_row, old_row, command)
-        values (
-            pg_catalog.pg_current_xact_id(),
-            pg_catalog.nextval('pgoutbox.event_seq'::pg_catalog.regclass),
-            {opens}, {names}, tg_op, new_row, old_row, new.cmin
-        );$insert$;
+    ring constant record := pgoutbox.ring();
+    facts constant text := pgoutbox.facts_source(relation, 'pg_catalog.pg_trigger_depth()');
 begin
     return pgoutbox.filled($body$
 declare
@@ -46,17 +29,21 @@ declare
     event_table pg_catalog.text;
     new_row pg_catalog.text;
     old_row pg_catalog.text;
-    event_slot pg_catalog.int2;
+    ring_second pg_catalog.int8;
+    event_xid pg_catalog.xid8;
+    event_seq pg_catalog.int8;
     nothing pg_catalog.text;
 begin{alone}
     begin
         if {guard}
         then
             {naming}
-            if tg_op operator(pg_catalog.<>) 'DELETE' then
+            if old.ctid is null then
                 new_row := {new_row};
-            end if;
-            if tg_op operator(pg_catalog.<>) 'INSERT' then
+            elsif new.ctid is not null then
+                new_row := {new_row};
+                {old_row}
+            else
                 {old_row}
             end if;
         else
@@ -68,70 +55,59 @@ begin{alone}
         from pgoutbox.capture_slowly(
             tg_relid, tg_op, new, old, {old_values}, {captured}) s;
     end;
-    event_slot := pgoutbox.slot(pg_catalog.now());
-    if pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1
-        -- Null at a DELETE.
-        or (new.xmax operator(pg_catalog.=) '0'::pg_catalog.xid) is not true
-        or pg_catalog.current_setting('pgoutbox.closed', true) operator(pg_catalog.<>) ''
+    ring_second := pg_catalog.date_part('epoch', current_timestamp)::pg_catalog.int8
+        operator(pg_catalog.%) {round};
+    if (pg_catalog.current_setting('pgoutbox.transaction', true) operator(pg_catalog.<>) '')
+        is not true
     then
-        {insert_unusual}
-    elsif pg_catalog.current_setting('pgoutbox.transaction', true)
-        operator(pg_catalog.=) pg_catalog.pg_current_xact_id()::pg_catalog.text
+        {insert_first}
+        return nothing;
+    end if;
+    event_xid := pg_catalog.pg_current_xact_id();
+    if pg_catalog.current_setting('pgoutbox.transaction', true)
+            operator(pg_catalog.=) pg_catalog.concat(event_xid, ' 1')
+        and pg_catalog.pg_trigger_depth() operator(pg_catalog.=) 1
     then
+        event_seq := pg_catalog.nextval('pgoutbox.event_seq'::pg_catalog.regclass);
         {insert_further}
     else
-        {insert_first}
+        {insert_unusual}
     end if;
     return nothing;
 end
 $body$, jsonb_build_object(
         'alone', pgoutbox.alone_source(relation),
         'guard', pgoutbox.guard_source(relation),
-        -- An ordinary table's events carry its name as it is now.
-        'naming', case when is_partitioned then pgoutbox.naming_source(relation) end,
+        'naming', (
+            select pgoutbox.naming_source(relation) from pg_class c
+            where c.oid = relation and c.relkind = 'p'),
         'new_row', pgoutbox.row_source(relation, 'new'),
         'old_row', pgoutbox.old_row_source(relation),
         'old_values', (
             select quote_literal(c.old_values)
             from pgoutbox.captured_table c where c.relation = capture_source.relation),
         'captured', quote_literal(pgoutbox.captured_among(relation)),
-        'insert_further', pgoutbox.by_slot(pgoutbox.filled(
-            ordinary, jsonb_build_object('names', names, 'opens', 'false'))),
+        'round', ring.period * ring.slots,
         'insert_first', pgoutbox.by_slot(pgoutbox.filled(
-            ordinary, jsonb_build_object('names', names, 'opens',
-                'pg_catalog.set_config(''pgoutbox.transaction'','
-                ' pg_catalog.pg_current_xact_id()::pg_catalog.text, true) is not null'))),
-        'insert_unusual', pgoutbox.by_slot(pgoutbox.filled($insert$insert into pgoutbox.event_%s
-            (xid, seq, opens, schema_name, table_name, action, new_row, old_row, command,
-             made, replaced)
+            $insert$insert into pgoutbox.first_event_%s (xid, seq, facts, new_row, old_row)
         values (
-            pg_catalog.pg_current_xact_id(),
+            case when pg_catalog.set_config(
+                    'pgoutbox.transaction',
+                    pg_catalog.concat(
+                        pg_catalog.pg_current_xact_id(), ' ', pg_catalog.pg_trigger_depth()),
+                    true
+                ) is not null
+                then pg_catalog.pg_current_xact_id() end,
             pg_catalog.nextval('pgoutbox.event_seq'::pg_catalog.regclass),
-            case when pg_catalog.current_setting('pgoutbox.transaction', true)
-                    operator(pg_catalog.=) pg_catalog.pg_current_xact_id()::pg_catalog.text
-                    and (pg_catalog.left(pg_catalog.current_setting('pgoutbox.closed', true), 1)
-                        operator(pg_catalog.<>) all (array['', 'o'])) is not true
-                then false
-                else pgoutbox.reopen() end,
-            {names}, tg_op, new_row, old_row,
-            case
-                when tg_op operator(pg_catalog.<>) 'INSERT'
-                    and pg_catalog.age(old.xmin) operator(pg_catalog.>) pg_catalog.age(
-                        pg_catalog.xid(pg_catalog.pg_current_xact_id()))
-                then old.cmax
-                when tg_op operator(pg_catalog.<>) 'DELETE'
-                    and new.xmax operator(pg_catalog.=) '0'::pg_catalog.xid
-                then new.cmin
-            end,
-            case when new.xmax operator(pg_catalog.<>) '0'::pg_catalog.xid
-                    or pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1
-                then pg_catalog.concat(tg_relid, new.ctid) end,
-            case when pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1
-                then pg_catalog.concat(
-                    tg_relid, old.ctid,
-                    pg_catalog.left(pg_catalog.set_config('pgoutbox.nested', 'on', true), 0)
-                ) end
-        );$insert$, jsonb_build_object('names', names)))
+            {facts}, new_row, old_row
+        );$insert$, jsonb_build_object('facts', facts))),
+        'insert_further', pgoutbox.by_slot(pgoutbox.filled(
+            $insert$insert into pgoutbox.event_%s (xid, seq, facts, new_row, old_row)
+        values (event_xid, event_seq, {facts}, new_row, old_row);$insert$,
+            jsonb_build_object('facts', pgoutbox.facts_source(relation, '1')))),
+        'insert_unusual', pgoutbox.by_slot(pgoutbox.filled(
+            'perform pgoutbox.capture_unusual_%s({facts}, new_row, old_row);',
+            jsonb_build_object('facts', facts)))
     ));
 end
 $$;

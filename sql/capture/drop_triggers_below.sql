@@ -1,5 +1,6 @@
 -- Make room on the partitions of `root` for the row trigger that it is about to clone to them.
-create or replace function pgoutbox.drop_triggers_below(root regclass, trigger_name text) returns void
+create or replace function pgoutbox.drop_triggers_below(root regclass, trigger_name text)
+    returns void
     language plpgsql
     set search_path = pg_catalog, pg_temp
 as $$

@@ -2,8 +2,8 @@
 -- settings that show in the table's values are as they should be.
 --
 -- The first part is worked out when the condition is planned (fits.sql). It names the table by its
--- OID: a copy of the table, such as a restored one, has another. FOUND is false in a trigger, which
--- the planner doesn't know: so it keeps the constant beside it.
+-- OID: a copy of the table, such as a restored one, has another. The variable `nothing` is always
+-- null, which the planner doesn't know: so it keeps the constant beside it.
 create or replace function pgoutbox.guard_source(relation regclass) returns text
     language sql
     stable
@@ -13,7 +13,7 @@ as $$
         E'\n            and ',
         format(
             'pgoutbox.fits(%1$L::pg_catalog.oid, %2$L) '
-            'and (case when found then %1$L::pg_catalog.regclass end) is null',
+            'and (case when nothing is not null then %1$L::pg_catalog.regclass end) is null',
             relation::oid, s.shape),
         -- The parser can't tell generated columns from others, which they become by
         -- ALTER COLUMN ... DROP EXPRESSION.

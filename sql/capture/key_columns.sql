@@ -8,13 +8,14 @@ create or replace function pgoutbox.key_columns(relation regclass, old_values te
     stable
     set search_path = pg_catalog, pg_temp
 as $$
-    select pg_catalog.array_agg(a.attname::text order by k.place)
-    from pg_catalog.pg_index i
-    cross join lateral pg_catalog.unnest(i.indkey::int2[]) with ordinality k (number, place)
-    join pg_catalog.pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.number
-    where i.indrelid = relation and (i.indisprimary or i.indisreplident) and k.place <= i.indnkeyatts
+    select array_agg(a.attname::text order by k.place)
+    from pg_index i
+    cross join lateral unnest(i.indkey::int2[]) with ordinality k (number, place)
+    join pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.number
+    where i.indrelid = relation
+      and (i.indisprimary or i.indisreplident) and k.place <= i.indnkeyatts
     group by i.indexrelid, i.indisprimary, i.indisreplident
-    having pg_catalog.bool_and(a.attgenerated = '')
+    having bool_and(a.attgenerated = '')
     order by (old_values = 'identity' and i.indisreplident) desc, i.indisprimary desc
     limit 1
 $$;

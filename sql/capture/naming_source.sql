@@ -1,8 +1,8 @@
 -- The part of a partitioned table's capture function that names the event's table.
 --
--- The function runs for the leaf, and the event goes under the name of the leaf where that is captured
--- itself, else of the nearest captured table above it. Leaves are told apart by oid, unless
--- all go under the root's name; one that was attached since is drift. So is a rename of a
+-- The function runs for the leaf, and the event goes under the name of the leaf where that is
+-- captured itself, else of the nearest captured table above it. Leaves are told apart by oid,
+-- unless all go under the root's name; one that was attached since is drift. So is a rename of a
 -- table whose name stands here as a literal.
 create or replace function pgoutbox.naming_source(relation regclass) returns text
     language plpgsql
@@ -21,19 +21,20 @@ begin
             union all
             select relation, null where not exists (select from pgoutbox.captured_leaves(relation))
         ) l
-        left join pg_catalog.pg_class c on c.oid = l.captured
-        left join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+        left join pg_class c on c.oid = l.captured
+        left join pg_namespace n on n.oid = c.relnamespace
         order by l.captured nulls first
     loop
-        source := source || 'if ' || pg_catalog.concat_ws(
+        source := source || 'if ' || concat_ws(
             ' and ',
-            'tg_relid operator(pg_catalog.=) any (' || pg_catalog.quote_literal(branch.leaves::text)
+            'tg_relid operator(pg_catalog.=) any (' || quote_literal(branch.leaves::text)
                 || '::pg_catalog.regclass[]::pg_catalog.oid[])',
-            'pg_catalog.to_regclass(' || pg_catalog.quote_literal(branch.captured::text)
+            'pg_catalog.to_regclass(' || quote_literal(branch.captured::text)
                 || ')::pg_catalog.oid operator(pg_catalog.=) '
-                || pg_catalog.quote_literal(branch.captured::text) || '::pg_catalog.regclass::pg_catalog.oid'
+                || quote_literal(branch.captured::text) || '::pg_catalog.regclass::pg_catalog.oid'
         ) || ' then ' || case when branch.captured is null then own_name
-            else pg_catalog.format('event_schema := %L; event_table := %L;', branch.nspname, branch.relname) end
+            else format(
+                'event_schema := %L; event_table := %L;', branch.nspname, branch.relname) end
             || E'\n            els';
     end loop;
     return source || 'e raise exception ''drift''; end if;';

@@ -17,29 +17,30 @@ declare
     wanted record;
     is_changed boolean := false;
 begin
-    select c.* into captured from pgoutbox.captured_table c where c.relation = place_triggers.relation;
+    select c.* into captured
+    from pgoutbox.captured_table c where c.relation = place_triggers.relation;
     for wanted in
         select
             kind.name,
             (
-                select t.tgtype from pg_catalog.pg_trigger t
+                select t.tgtype from pg_trigger t
                 where t.tgrelid = relation and t.tgname = kind.name
-                  and t.tgfoid = pg_catalog.to_regproc(kind.function)
+                  and t.tgfoid = to_regproc(kind.function)
                   and t.tgenabled in ('O', 'A')
             ) as existing,
             exists (
-                select from pg_catalog.pg_trigger t where t.tgrelid = relation and t.tgname = kind.name
+                select from pg_trigger t where t.tgrelid = relation and t.tgname = kind.name
             ) as is_there,
             kind.function,
             (
-                select pg_catalog.string_agg(a, ' or ' order by a)
-                from pg_catalog.unnest(captured.actions) a where a = any (kind.actions) and kind.is_wanted
+                select string_agg(a, ' or ' order by a)
+                from unnest(captured.actions) a where a = any (kind.actions) and kind.is_wanted
             ) as actions,
             -- Bits of pg_trigger.tgtype: row 1, insert 4, delete 8, update 16, truncate 32.
             kind.base + (
                 select coalesce(pg_catalog.sum(case a
                     when 'INSERT' then 4 when 'DELETE' then 8 when 'UPDATE' then 16 else 32 end), 0)
-                from pg_catalog.unnest(captured.actions) a where a = any (kind.actions)
+                from unnest(captured.actions) a where a = any (kind.actions)
             ) as type,
             kind.level
         from (values
@@ -47,7 +48,8 @@ begin
              'pgoutbox.capture_' || captured.number, true),
             ('00_pgoutbox_alone_' || captured.number, array['INSERT', 'UPDATE', 'DELETE'], 1, 'row',
              'pgoutbox.capture_' || captured.number, root is not null),
-            ('00_pgoutbox_truncate', array['TRUNCATE'], 0, 'statement', 'pgoutbox.capture_truncate', true)
+            ('00_pgoutbox_truncate', array['TRUNCATE'], 0, 'statement',
+             'pgoutbox.capture_truncate', true)
         ) kind (name, actions, base, level, function, is_wanted)
         where root is null or kind.name <> '00_pgoutbox'
     loop
@@ -58,11 +60,11 @@ begin
         end if;
         is_changed := true;
         if wanted.is_there then
-            execute pg_catalog.format('drop trigger %I on %s', wanted.name, relation);
+            execute format('drop trigger %I on %s', wanted.name, relation);
         end if;
         if wanted.actions is not null then
             perform pgoutbox.drop_triggers_below(relation, wanted.name);
-            execute pg_catalog.format(
+            execute format(
                 'create trigger %I after %s on %s for each %s execute function %s()',
                 wanted.name, wanted.actions, relation, wanted.level, wanted.function
             );

@@ -18,24 +18,26 @@ begin
     -- Taken first: what changes while the function is generated shall be seen as drift.
     shape_before := pgoutbox.table_shape(refresh_capture.relation, captured.old_values);
     for shape in select t.* from pgoutbox.shape_type(refresh_capture.relation) t loop
-        if pg_catalog.to_regtype(shape.name) is null then
-            execute pg_catalog.format('create type %s as (%s)', shape.name, shape.attributes);
+        if to_regtype(shape.name) is null then
+            execute format('create type %s as (%s)', shape.name, shape.attributes);
         end if;
     end loop;
-    execute pg_catalog.format(
-        'create or replace function pgoutbox.capture_%s() returns trigger language plpgsql security definer as %L',
+    execute format(
+        'create or replace function pgoutbox.capture_%s() returns trigger '
+        'language plpgsql security definer as %L',
         captured.number, pgoutbox.capture_source(relation)
     );
-    execute pg_catalog.format('revoke all on function pgoutbox.capture_%s() from public', captured.number);
+    execute format('revoke all on function pgoutbox.capture_%s() from public', captured.number);
     -- What a copy of the structure alone knows of captured_table; see recover_captured_tables().
-    execute pg_catalog.format(
+    execute format(
         'comment on function pgoutbox.capture_%s() is %L', captured.number, captured.old_values);
     update pgoutbox.captured_table c
     set shape = shape_before
     where c.relation = refresh_capture.relation and c.shape is distinct from shape_before;
-    key := pg_catalog.to_jsonb(pgoutbox.key_columns(refresh_capture.relation, captured.old_values));
+    key := to_jsonb(pgoutbox.key_columns(refresh_capture.relation, captured.old_values));
     update pgoutbox.captured_table c
-    set keys = pg_catalog.jsonb_build_array(key) || c.keys
-    where c.relation = refresh_capture.relation and key is not null and c.keys -> 0 is distinct from key;
+    set keys = jsonb_build_array(key) || c.keys
+    where c.relation = refresh_capture.relation
+      and key is not null and c.keys -> 0 is distinct from key;
 end
 $$;

@@ -8,22 +8,23 @@ create or replace function pgoutbox.table_keys(schema_name text, table_name text
 as $$
     with named as (
         select r.oid::regclass as relation
-        from pg_catalog.pg_class r join pg_catalog.pg_namespace n on n.oid = r.relnamespace
+        from pg_class r join pg_namespace n on n.oid = r.relnamespace
         where n.nspname = table_keys.schema_name and r.relname = table_keys.table_name
     ), captured as (
         select c.relation, c.old_values, c.keys from pgoutbox.captured_table c
         where (c.schema_name, c.table_name) = (table_keys.schema_name, table_keys.table_name)
            or c.relation in (select n.relation from named n)
     )
-    select pg_catalog.row_number() over (order by k.age), k.columns
+    select row_number() over (order by k.age), k.columns
     from (
         select 0 as age, pgoutbox.key_columns(c.relation, c.old_values) as columns from captured c
         union all
         select 0, pgoutbox.key_columns(n.relation, 'full') from named n
         where not exists (select from captured)
         union all
-        select k.age, array(select pg_catalog.jsonb_array_elements_text(k.columns))
-        from captured c cross join lateral pg_catalog.jsonb_array_elements(c.keys) with ordinality k (columns, age)
+        select k.age, array(select jsonb_array_elements_text(k.columns))
+        from captured c
+        cross join lateral jsonb_array_elements(c.keys) with ordinality k (columns, age)
     ) k
     where k.columns is not null
 $$;

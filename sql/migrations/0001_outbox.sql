@@ -17,7 +17,8 @@ create table pgoutbox.migration (
 );
 
 comment on table pgoutbox.migration is 'Which files of sql/migrations this database has.';
-comment on column pgoutbox.migration.breaking is 'Why a relay that doesn''t know this migration must not go on; null where it may.';
+comment on column pgoutbox.migration.breaking is
+    'Why a relay that doesn''t know this migration must not go on; null where it may.';
 
 -- One row. `id` goes into every event id, so that two databases never make the same one.
 create table pgoutbox.installation (
@@ -28,7 +29,8 @@ create table pgoutbox.installation (
 
 insert into pgoutbox.installation default values;
 
-comment on table pgoutbox.installation is 'Identity of this outbox and version of its functions; one row.';
+comment on table pgoutbox.installation is
+    'Identity of this outbox and version of its functions; one row.';
 
 -- One row a captured table. A regclass is dumped by name, so a restored database still
 -- knows its tables; the name stands beside it for tables that were dropped since.
@@ -44,10 +46,15 @@ create table pgoutbox.captured_table (
     keys jsonb not null default '[]'
 );
 
-comment on table pgoutbox.captured_table is 'Tables with pgoutbox''s triggers, and what these were generated for.';
-comment on column pgoutbox.captured_table.number is 'The table''s capture function is pgoutbox.capture_<number>.';
-comment on column pgoutbox.captured_table.shape is 'What the capture function was generated for; differs from pgoutbox.table_shape() after drift.';
-comment on column pgoutbox.captured_table.keys is 'Columns of the key, as it is and as it was before, latest first: events keep the names that columns had.';
+comment on table pgoutbox.captured_table is
+    'Tables with pgoutbox''s triggers, and what these were generated for.';
+comment on column pgoutbox.captured_table.number is
+    'The table''s capture function is pgoutbox.capture_<number>.';
+comment on column pgoutbox.captured_table.shape is
+    'What the capture function was generated for; differs from pgoutbox.table_shape() after drift.';
+comment on column pgoutbox.captured_table.keys is
+    'Columns of the key, as it is and as it was before, latest first: events keep the names that '
+    'columns had.';
 
 -- Cached: a session takes 64 numbers at once, which spares most of the contention. Only
 -- the order inside a transaction matters, and that is one session.
@@ -59,29 +66,44 @@ create sequence pgoutbox.position_seq as bigint cache 1;
 -- Draws a number for each leadership of a relay.
 create sequence pgoutbox.leadership_seq as bigint cache 1;
 
--- Column order matters in both tables: expressions of an INSERT run in this order.
+-- What an event is about, and what tells when its row changed. A composite type, since each
+-- column of an INSERT costs the writer more than a field does; fields can be added.
+create type pgoutbox.event_facts as (
+    schema_name text,
+    table_name text,
+    action text,
+    relation oid,
+    depth integer,
+    new_ctid tid,
+    new_cmin cid,
+    new_xmax xid,
+    old_ctid tid,
+    old_cmax cid,
+    old_xmin xid
+);
+
+comment on column pgoutbox.event_facts.relation is
+    'The table that held the row, such as a partition.';
+comment on column pgoutbox.event_facts.depth is
+    'Of triggers: above 1 where one of the application changed the row.';
+comment on column pgoutbox.event_facts.new_ctid is
+    'This and what follows: system columns of the row after the change, and before it.';
+
+-- Column order matters in these tables: expressions of an INSERT run in this order.
 create table pgoutbox.event (
     xid xid8 not null,
     seq bigint not null,
-    opens boolean not null,
-    schema_name text not null,
-    table_name text not null,
-    action text not null,
+    facts pgoutbox.event_facts not null,
     new_row text,
     old_row text,
-    command cid,
-    made text,
-    replaced text,
     check (xid is null) no inherit
 );
 
-comment on table pgoutbox.event is 'One row a captured change; never updated after its COMMIT, removed by TRUNCATE of its slot.';
-comment on column pgoutbox.event.opens is 'First of its transaction: queues the commit stage.';
-comment on column pgoutbox.event.new_row is 'JSON object of the row after the change, rendered as wal-listener does.';
+comment on table pgoutbox.event is
+    'One row a captured change; never updated after its COMMIT, removed by TRUNCATE of its slot.';
+comment on column pgoutbox.event.new_row is
+    'JSON object of the row after the change, as pgoutbox.as_published() reads it.';
 comment on column pgoutbox.event.old_row is 'JSON object of the row before the change.';
-comment on column pgoutbox.event.command is 'Which command of its transaction changed the row, where that can be told.';
-comment on column pgoutbox.event.made is 'The row version that it made, where a trigger did so, or has changed it again already.';
-comment on column pgoutbox.event.replaced is 'The row version that it replaced, where a trigger did so.';
 
 create table pgoutbox.transaction (
     position bigint not null,
@@ -90,16 +112,20 @@ create table pgoutbox.transaction (
     last_seq bigint not null,
     committed_at timestamptz not null,
     slot smallint not null,
-    lazy boolean not null,
+    synchronous_commit text not null,
     traceparent text,
     check (position is null) no inherit
 );
 
-comment on table pgoutbox.transaction is 'One row a transaction with captured changes; its position is its rank in commit order.';
-comment on column pgoutbox.transaction.lazy is 'Committed with synchronous_commit = off: visible before it is on disk.';
-comment on column pgoutbox.transaction.traceparent is 'What the writer had set pgoutbox.traceparent to; anything at all, so to be checked by who reads it.';
+comment on table pgoutbox.transaction is
+    'One row a transaction with captured changes; its position is its rank in commit order.';
+comment on column pgoutbox.transaction.synchronous_commit is
+    'The setting; where it is off, the transaction is visible before it is on disk.';
+comment on column pgoutbox.transaction.traceparent is
+    'What the writer had set pgoutbox.traceparent to; anything at all, so to be checked by who '
+    'reads it.';
 
--- The ring: five slots of 15 minutes each (pgoutbox.slot()). Plain inheritance, since PostgreSQL
+-- The ring: five slots of 15 minutes each (pgoutbox.ring()). Plain inheritance, since PostgreSQL
 -- takes its time to find a row's partition, and to check that the row belongs there. The
 -- tables that the slots' inherit from have no rows: by their checks the planner knows that.
 create table pgoutbox.event_0 () inherits (pgoutbox.event);
@@ -107,6 +133,14 @@ create table pgoutbox.event_1 () inherits (pgoutbox.event);
 create table pgoutbox.event_2 () inherits (pgoutbox.event);
 create table pgoutbox.event_3 () inherits (pgoutbox.event);
 create table pgoutbox.event_4 () inherits (pgoutbox.event);
+
+-- The first event of each transaction, which queues its commit stage. Apart from the others, since
+-- a trigger that has to look at each row would cost all of them.
+create table pgoutbox.first_event_0 () inherits (pgoutbox.event);
+create table pgoutbox.first_event_1 () inherits (pgoutbox.event);
+create table pgoutbox.first_event_2 () inherits (pgoutbox.event);
+create table pgoutbox.first_event_3 () inherits (pgoutbox.event);
+create table pgoutbox.first_event_4 () inherits (pgoutbox.event);
 
 -- Somebody's publication of all tables has these, too, and PostgreSQL then refuses an UPDATE or
 -- DELETE of a table without replica identity: the writer's statement would fail. No index of
@@ -117,13 +151,23 @@ alter table pgoutbox.event_1 replica identity full;
 alter table pgoutbox.event_2 replica identity full;
 alter table pgoutbox.event_3 replica identity full;
 alter table pgoutbox.event_4 replica identity full;
+alter table pgoutbox.first_event_0 replica identity full;
+alter table pgoutbox.first_event_1 replica identity full;
+alter table pgoutbox.first_event_2 replica identity full;
+alter table pgoutbox.first_event_3 replica identity full;
+alter table pgoutbox.first_event_4 replica identity full;
 
 -- What reads the events of one slot names it, and reads no other.
 create view pgoutbox.event_in_slot as
-select 0::smallint as slot, e.* from pgoutbox.event_0 e
+select 0::smallint as slot, e.* from pgoutbox.first_event_0 e
+union all select 0::smallint, e.* from pgoutbox.event_0 e
+union all select 1::smallint, e.* from pgoutbox.first_event_1 e
 union all select 1::smallint, e.* from pgoutbox.event_1 e
+union all select 2::smallint, e.* from pgoutbox.first_event_2 e
 union all select 2::smallint, e.* from pgoutbox.event_2 e
+union all select 3::smallint, e.* from pgoutbox.first_event_3 e
 union all select 3::smallint, e.* from pgoutbox.event_3 e
+union all select 4::smallint, e.* from pgoutbox.first_event_4 e
 union all select 4::smallint, e.* from pgoutbox.event_4 e;
 
 comment on view pgoutbox.event_in_slot is 'Events with their slot.';
@@ -133,6 +177,11 @@ create index event_1_xid_seq on pgoutbox.event_1 (xid, seq);
 create index event_2_xid_seq on pgoutbox.event_2 (xid, seq);
 create index event_3_xid_seq on pgoutbox.event_3 (xid, seq);
 create index event_4_xid_seq on pgoutbox.event_4 (xid, seq);
+create index first_event_0_xid_seq on pgoutbox.first_event_0 (xid, seq);
+create index first_event_1_xid_seq on pgoutbox.first_event_1 (xid, seq);
+create index first_event_2_xid_seq on pgoutbox.first_event_2 (xid, seq);
+create index first_event_3_xid_seq on pgoutbox.first_event_3 (xid, seq);
+create index first_event_4_xid_seq on pgoutbox.first_event_4 (xid, seq);
 
 create table pgoutbox.transaction_0 (slot smallint not null default 0)
     inherits (pgoutbox.transaction);
@@ -177,11 +226,15 @@ create table pgoutbox.progress (
 ) with (fillfactor = 10);
 
 comment on table pgoutbox.progress is 'What each relay has sent.';
-comment on column pgoutbox.progress.plan is 'Progress as it will be after each batch now being published, or null: a relay that was killed in the middle of them goes on in the same order.';
+comment on column pgoutbox.progress.plan is
+    'Progress as it will be after each batch now being published, or null: a relay that was '
+    'killed in the middle of them goes on in the same order.';
 comment on column pgoutbox.progress.method is 'How the leader publishes, in words.';
-comment on column pgoutbox.progress.share is 'What of the outbox the relay publishes, as flags; all of it where empty.';
+comment on column pgoutbox.progress.share is
+    'What of the outbox the relay publishes, as flags; all of it where empty.';
 
--- Why a relay publishes nothing, while that lasts. Beside the progress, which is written all the time.
+-- Why a relay publishes nothing, while that lasts. Beside the progress, which is written all the
+-- time.
 create table pgoutbox.relay_error (
     relay text primary key,
     error text not null,
@@ -212,7 +265,8 @@ create table pgoutbox.shard_key (
     primary key (shards, schema_name, table_name)
 );
 
-comment on table pgoutbox.shard_key is 'By which columns a set of shards divides a table; whole where there are none.';
+comment on table pgoutbox.shard_key is
+    'By which columns a set of shards divides a table; whole where there are none.';
 comment on column pgoutbox.shard_key.shards is 'Name of the set, such as default-of-8.';
 
 -- Events that can never be published, set aside with the reason.
@@ -229,4 +283,5 @@ create table pgoutbox.parked (
 );
 
 comment on table pgoutbox.parked is 'Events a relay could never publish, with the reason.';
-comment on column pgoutbox.parked.headers is 'Headers beside Nats-Msg-Id, as lines of the protocol.';
+comment on column pgoutbox.parked.headers is
+    'Headers beside Nats-Msg-Id, as lines of the protocol.';

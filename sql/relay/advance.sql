@@ -14,13 +14,15 @@ as $$
 begin
     update pgoutbox.progress p
     set high = advance.high, gap_first = advance.gap_first, gap_last = advance.gap_last,
-        partial_position = advance.partial_position, partial_seq = advance.partial_seq, plan = advance.plan
+        partial_position = advance.partial_position, partial_seq = advance.partial_seq,
+        plan = advance.plan
     where p.ctid = advance.row_tid and p.relay = advance.relay and p.leadership = advance.leadership
     returning p.ctid into row_tid;
     if not found then
         update pgoutbox.progress p
         set high = advance.high, gap_first = advance.gap_first, gap_last = advance.gap_last,
-            partial_position = advance.partial_position, partial_seq = advance.partial_seq, plan = advance.plan
+            partial_position = advance.partial_position, partial_seq = advance.partial_seq,
+            plan = advance.plan
         where p.relay = advance.relay and p.leadership = advance.leadership
         returning p.ctid into row_tid;
         if not found then

@@ -6,33 +6,41 @@ as $$
 begin
     execute pg_catalog.format('grant usage on schema pgoutbox to %s', role);
     execute pg_catalog.format(
-        'grant select on pgoutbox.migration, pgoutbox.installation, pgoutbox.captured_table, pgoutbox.event,
-             pgoutbox.event_in_slot, pgoutbox.transaction, pgoutbox.transaction_0, pgoutbox.transaction_1, pgoutbox.transaction_2,
-             pgoutbox.transaction_3, pgoutbox.transaction_4, pgoutbox.table_state, pgoutbox.outbox to %s', role);
+        'grant select on pgoutbox.migration, pgoutbox.installation, pgoutbox.captured_table,
+             pgoutbox.event, pgoutbox.event_in_slot, pgoutbox.transaction, pgoutbox.transaction_0,
+             pgoutbox.transaction_1, pgoutbox.transaction_2,
+             pgoutbox.transaction_3, pgoutbox.transaction_4, pgoutbox.table_state,
+             pgoutbox.outbox to %s', role);
     execute pg_catalog.format('grant select, insert, update on pgoutbox.progress to %s', role);
     execute pg_catalog.format('grant select, insert, delete on pgoutbox.parked to %s', role);
-    execute pg_catalog.format('grant select, insert, update, delete on pgoutbox.relay_error to %s', role);
+    execute pg_catalog.format(
+        'grant select, insert, update, delete on pgoutbox.relay_error to %s', role);
     execute pg_catalog.format('grant select, insert on pgoutbox.shard_key to %s', role);
     execute pg_catalog.format('grant usage on sequence pgoutbox.leadership_seq to %s', role);
     execute pg_catalog.format('grant select on sequence pgoutbox.position_seq to %s', role);
     execute pg_catalog.format(
         'grant execute on function
              pgoutbox.next_batch(bigint, bigint[], bigint[], bigint, bigint, integer, bigint),
-             pgoutbox.next_batch_described(bigint, bigint[], bigint[], bigint, bigint, integer, bigint, boolean, jsonb, integer, integer),
-             pgoutbox.next_share(bigint, bigint[], bigint[], bigint, bigint, integer, bigint, jsonb, integer, integer),
+             pgoutbox.next_batch_described(bigint, bigint[], bigint[], bigint, bigint, integer,
+                 bigint, boolean, jsonb, integer, integer),
+             pgoutbox.next_share(bigint, bigint[], bigint[], bigint, bigint, integer, bigint,
+                 jsonb, integer, integer),
              pgoutbox.as_published(text),
              pgoutbox.unsent(bigint, bigint[], bigint[], bigint, bigint, integer, bigint),
              pgoutbox.count_events(bigint, bigint, bigint, integer),
              pgoutbox.table_keys(text, text), pgoutbox.key_columns(regclass, text),
              pgoutbox.event_id_prefix(uuid, xid8, bigint, timestamptz),
-             pgoutbox.positions_behind(), pgoutbox.gap_holders(), pgoutbox.lead(text), pgoutbox.begin_after(text, text[], integer[], text), pgoutbox.backlog(text),
+             pgoutbox.positions_behind(), pgoutbox.gap_holders(), pgoutbox.lead(text),
+             pgoutbox.begin_after(text, text[], integer[], text), pgoutbox.backlog(text),
              pgoutbox.shard_key_of(text, text, text),
              pgoutbox.advance(tid, text, bigint, bigint, bigint[], bigint[], bigint, bigint, jsonb),
              pgoutbox.is_sent(pgoutbox.progress, bigint, bigint),
-             pgoutbox.rotate(integer), pgoutbox.resting_slots(interval), pgoutbox.slot(timestamptz), pgoutbox.mend_drift(),
+             pgoutbox.rotate(integer), pgoutbox.resting_slots(interval),
+             pgoutbox.slot(timestamptz), pgoutbox.ring(), pgoutbox.mend_drift(),
              pgoutbox.table_shape(regclass, text), pgoutbox.identity_columns(regclass),
              pgoutbox.captured_leaves(regclass), pgoutbox.captured_as(regclass),
-             pgoutbox.capture_wanted(regclass, text[], text, boolean), pgoutbox.tables_named(text[]),
+             pgoutbox.capture_wanted(regclass, text[], text, boolean),
+             pgoutbox.tables_named(text[]),
              pgoutbox.why_not_capture(regclass), pgoutbox.qualified_name(regclass),
              pgoutbox.uncaptured(text[]), pgoutbox.successor_of(pgoutbox.captured_table)
          to %s', role);

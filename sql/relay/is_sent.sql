@@ -1,5 +1,7 @@
 -- Whether a relay has sent the event `seq` of the transaction at `position`.
-create or replace function pgoutbox.is_sent(progress pgoutbox.progress, "position" bigint, seq bigint) returns boolean
+create or replace function pgoutbox.is_sent(
+    progress pgoutbox.progress, "position" bigint, seq bigint
+) returns boolean
     language sql
     stable
     set search_path = pg_catalog, pg_temp
@@ -7,7 +9,8 @@ as $$
     select case
         when "position" = progress.partial_position then seq <= progress.partial_seq
         else "position" <= progress.high and not exists (
-            select from rows from (pg_catalog.unnest(progress.gap_first), pg_catalog.unnest(progress.gap_last)) g (first, last)
+            select
+            from rows from (unnest(progress.gap_first), unnest(progress.gap_last)) g (first, last)
             where "position" between g.first and g.last
         ) end
 $$;

@@ -19,5 +19,6 @@ as $$
         pg_catalog.convert_to(u.new_row, 'UTF8'), pg_catalog.convert_to(u.old_row, 'UTF8'),
         u.id_source,
         u.lazy, u.is_full, u.is_last
-    from pgoutbox.unsent(high, gap_first, gap_last, partial_position, partial_seq, max_events, max_bytes) u
+    from pgoutbox.unsent(
+        high, gap_first, gap_last, partial_position, partial_seq, max_events, max_bytes) u
 $$;

@@ -22,11 +22,15 @@ as $$
     with batch as materialized (
         select u.*
         from pgoutbox.next_share(
-            high, gap_first, gap_last, partial_position, partial_seq, max_events, max_bytes, share, shard, shards
+            high, gap_first, gap_last, partial_position, partial_seq, max_events, max_bytes,
+            share, shard, shards
         ) u
     ), known as materialized (
         select t.schema_name, t.table_name, k.place, k.columns
-        from (select distinct b.schema_name, b.table_name from batch b where with_keys and b.action is not null) t
+        from (
+            select distinct b.schema_name, b.table_name from batch b
+            where with_keys and b.action is not null
+        ) t
         cross join lateral pgoutbox.table_keys(t.schema_name, t.table_name) k
     )
     select
@@ -40,7 +44,8 @@ as $$
             from known k
             cross join lateral (
                 select array(
-                    select coalesce(b.new_row, b.old_row)::pg_catalog.json operator(pg_catalog.->>) c.name
+                    select coalesce(b.new_row, b.old_row)::pg_catalog.json
+                        operator(pg_catalog.->>) c.name
                     from pg_catalog.unnest(k.columns) with ordinality c (name, place)
                     order by c.place
                 )

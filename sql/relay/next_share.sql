@@ -31,24 +31,33 @@ as $$
         case when s.is_ours then u.new_row end,
         case when s.is_ours then u.old_row end,
         u.id_source, u.lazy, u.committed_at, u.traceparent, u.is_full, u.is_last
-    from pgoutbox.unsent(high, gap_first, gap_last, partial_position, partial_seq, max_events, max_bytes) u
+    from pgoutbox.unsent(
+        high, gap_first, gap_last, partial_position, partial_seq, max_events, max_bytes) u
     -- OFFSET 0: each is worked out once a row, however often it is used.
     cross join lateral (
-        select share operator(pg_catalog.->) u.schema_name operator(pg_catalog.->) u.table_name as columns offset 0
+        select share operator(pg_catalog.->) u.schema_name operator(pg_catalog.->) u.table_name
+            as columns
+        offset 0
     ) t
     cross join lateral (
         select case when pg_catalog.jsonb_typeof(t.columns) operator(pg_catalog.=) 'array'
-            then pg_catalog.sha256(pg_catalog.convert_to(pg_catalog.concat_ws(',', u.schema_name, u.table_name,
+            then pg_catalog.sha256(pg_catalog.convert_to(pg_catalog.concat_ws(
+                ',', u.schema_name, u.table_name,
                 case
-                    when pg_catalog.jsonb_array_length(t.columns) operator(pg_catalog.=) 0 then null
-                    when pg_catalog.jsonb_array_length(t.columns) operator(pg_catalog.=) 1 then coalesce(u.new_row, u.old_row)::pg_catalog.json
+                    when pg_catalog.jsonb_array_length(t.columns) operator(pg_catalog.=) 0
+                    then null
+                    when pg_catalog.jsonb_array_length(t.columns) operator(pg_catalog.=) 1
+                    then coalesce(u.new_row, u.old_row)::pg_catalog.json
                         operator(pg_catalog.->>) (t.columns operator(pg_catalog.->>) 0)
                     else (
-                        select case when pg_catalog.count(v.value) operator(pg_catalog.=) pg_catalog.count(*)
+                        select case when pg_catalog.count(v.value)
+                                operator(pg_catalog.=) pg_catalog.count(*)
                             then pg_catalog.string_agg(v.value, ',' order by v.place) end
                         from (
-                            select c.place, coalesce(u.new_row, u.old_row)::pg_catalog.json operator(pg_catalog.->>) c.name
-                            from pg_catalog.jsonb_array_elements_text(t.columns) with ordinality c (name, place)
+                            select c.place, coalesce(u.new_row, u.old_row)::pg_catalog.json
+                                operator(pg_catalog.->>) c.name
+                            from pg_catalog.jsonb_array_elements_text(t.columns)
+                                with ordinality c (name, place)
                         ) v (place, value)
                     )
                 end), 'UTF8'))

@@ -31,18 +31,18 @@ create or replace function pgoutbox.unsent(
     stable
 as $$
     select
-        e."position", e.seq, e.schema_name, e.table_name, e.action,
+        e."position", e.seq, (e.facts).schema_name, (e.facts).table_name, (e.facts).action,
         pgoutbox.as_published(e.new_row), pgoutbox.as_published(e.old_row),
         pg_catalog.xid8send(e.xid)
             operator(pg_catalog.||) pg_catalog.int8send(e."position")
             operator(pg_catalog.||) pg_catalog.timestamptz_send(e.committed_at),
-        e.lazy, e.committed_at,
-        e.traceparent, e.bytes operator(pg_catalog.>=) max_bytes,
+        e.synchronous_commit operator(pg_catalog.=) 'off', e.committed_at,
+        nullif(e.traceparent, ''), e.bytes operator(pg_catalog.>=) max_bytes,
         e.seq operator(pg_catalog.>=) (e.last_seq operator(pg_catalog.-) 1)
     from (
         select
-            t."position", t.xid, t.lazy, t.committed_at, t.traceparent, t.last_seq,
-            e.seq, e.schema_name, e.table_name, e.action, e.new_row, e.old_row, e.own_bytes,
+            t."position", t.xid, t.synchronous_commit, t.committed_at, t.traceparent, t.last_seq,
+            e.seq, e.facts, e.new_row, e.old_row, e.own_bytes,
             pg_catalog.sum(e.own_bytes) over (rows unbounded preceding) as bytes
         from (
             -- The unsent positions as ascending ranges: what is sent in part, the gaps, and
@@ -52,23 +52,31 @@ as $$
                 case when t."position" operator(pg_catalog.=) partial_position
                     then partial_seq operator(pg_catalog.+) 1 else t.first_seq end as next_seq
             from rows from (
-                pg_catalog.unnest(array[partial_position] operator(pg_catalog.||) gap_first operator(pg_catalog.||) (high operator(pg_catalog.+) 1)),
-                pg_catalog.unnest(array[partial_position] operator(pg_catalog.||) gap_last operator(pg_catalog.||) 9223372036854775807)
+                pg_catalog.unnest(
+                    array[partial_position] operator(pg_catalog.||) gap_first
+                        operator(pg_catalog.||) (high operator(pg_catalog.+) 1)),
+                pg_catalog.unnest(
+                    array[partial_position] operator(pg_catalog.||) gap_last
+                        operator(pg_catalog.||) 9223372036854775807)
             ) with ordinality r (first, last, place)
             cross join lateral (
                 select t.*
                 from pgoutbox.transaction t
                 where t."position" operator(pg_catalog.>=) r.first
                   and t."position" operator(pg_catalog.<=) r.last
-                  and (r.place operator(pg_catalog.=) 1 or t."position" operator(pg_catalog.<>) partial_position) is not false
+                  and (
+                      r.place operator(pg_catalog.=) 1
+                      or t."position" operator(pg_catalog.<>) partial_position
+                  ) is not false
                 order by t."position" limit max_events
             ) t
         ) t
         cross join lateral (
             select
-                e.seq, e.schema_name, e.table_name, e.action, e.new_row, e.old_row,
+                e.seq, e.facts, e.new_row, e.old_row,
                 coalesce(pg_catalog.octet_length(e.new_row), 0)
-                    operator(pg_catalog.+) coalesce(pg_catalog.octet_length(e.old_row), 0) as own_bytes
+                    operator(pg_catalog.+) coalesce(pg_catalog.octet_length(e.old_row), 0)
+                    as own_bytes
             from pgoutbox.event_in_slot e
             where e.slot operator(pg_catalog.=) t.slot
               and e.xid operator(pg_catalog.=) t.xid

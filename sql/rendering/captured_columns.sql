@@ -13,17 +13,17 @@ create or replace function pgoutbox.captured_columns(relation regclass, variable
 as $$
     select
         a.attname::text,
-        pg_catalog.format(
+        format(
             'pgoutbox.%s(pgoutbox.same(%s.%I, null::%I.%I))',
             case when native.has_overload then 'wal' else 'wal_text' end,
             variable, a.attname, n.nspname, t.typname
         ),
         case when native.has_overload then '{}' else pgoutbox.settings_of(a.atttypid) end
-    from pg_catalog.pg_attribute a
-    join pg_catalog.pg_type t on t.oid = a.atttypid
-    join pg_catalog.pg_namespace n on n.oid = t.typnamespace
+    from pg_attribute a
+    join pg_type t on t.oid = a.atttypid
+    join pg_namespace n on n.oid = t.typnamespace
     cross join lateral (
-        select pg_catalog.to_regprocedure(pg_catalog.format('pgoutbox.wal(%s)', a.atttypid::regtype)) is not null
+        select to_regprocedure(format('pgoutbox.wal(%s)', a.atttypid::regtype)) is not null
     ) native (has_overload)
     where a.attrelid = relation and a.attnum > 0 and not a.attisdropped and a.attgenerated = ''
     order by a.attname collate "C"

@@ -10,49 +10,53 @@ create or replace function pgoutbox.old_row_source(relation regclass) returns te
 as $$
 declare
     captured pgoutbox.captured_table;
-    described pg_catalog.pg_class;
+    described pg_class;
     identity text[] := pgoutbox.identity_columns(relation);
     guard text;
     source text := 'null;';
 begin
-    select c.* into strict captured from pgoutbox.captured_table c where c.relation = old_row_source.relation;
-    select c.* into strict described from pg_catalog.pg_class c where c.oid = relation;
+    select c.* into strict captured
+    from pgoutbox.captured_table c where c.relation = old_row_source.relation;
+    select c.* into strict described from pg_class c where c.oid = relation;
     if captured.old_values = 'full' then
-        return pg_catalog.format('old_row := %s;', pgoutbox.row_source(relation, 'old'));
+        return format('old_row := %s;', pgoutbox.row_source(relation, 'old'));
     end if;
     guard := case
         -- A leaf has an identity of its own, and other column numbers than the root.
-        when described.relkind = 'p' then pg_catalog.format(
+        when described.relkind = 'p' then format(
             'pgoutbox.identity_columns(tg_relid) operator(pg_catalog.=) %L::pg_catalog.text[] and '
             '(select c.relreplident operator(pg_catalog.=) %L and not pgoutbox.is_outdated(c.xmax) '
             'from pg_catalog.pg_class c where c.oid operator(pg_catalog.=) tg_relid)',
             identity, described.relreplident)
-        when pg_catalog.pg_get_replica_identity_index(relation) is null then pg_catalog.format(
+        when pg_get_replica_identity_index(relation) is null then format(
             'pg_catalog.pg_get_replica_identity_index(tg_relid) is null and '
             '(select c.relreplident operator(pg_catalog.=) %L and not pgoutbox.is_outdated(c.xmax) '
             'from pg_catalog.pg_class c where c.oid operator(pg_catalog.=) tg_relid)',
             described.relreplident)
         else (
-            select pg_catalog.format(
-                '(select i.indkey::pg_catalog.text operator(pg_catalog.=) %L from pg_catalog.pg_index i '
-                'where i.indexrelid operator(pg_catalog.=) pg_catalog.pg_get_replica_identity_index(tg_relid)) is true',
+            select format(
+                '(select i.indkey::pg_catalog.text operator(pg_catalog.=) %L '
+                'from pg_catalog.pg_index i where i.indexrelid operator(pg_catalog.=) '
+                'pg_catalog.pg_get_replica_identity_index(tg_relid)) is true',
                 i.indkey::text)
-            from pg_catalog.pg_index i
-            where i.indexrelid = pg_catalog.pg_get_replica_identity_index(relation)
+            from pg_index i
+            where i.indexrelid = pg_get_replica_identity_index(relation)
         ) end;
     if described.relreplident = 'f' then
-        source := pg_catalog.format('old_row := %s;', pgoutbox.row_source(relation, 'old'));
+        source := format('old_row := %s;', pgoutbox.row_source(relation, 'old'));
     elsif identity <> '{}' then
-        source := pg_catalog.format(
-            E'if tg_op operator(pg_catalog.=) ''DELETE'' or not pg_catalog.record_image_eq(row(%s), row(%s)) then\n'
+        source := format(
+            E'if tg_op operator(pg_catalog.=) ''DELETE''\n'
+            '                    or not pg_catalog.record_image_eq(row(%s), row(%s)) then\n'
             '                    old_row := %s;\n                end if;',
-            (select pg_catalog.string_agg(pg_catalog.format('old.%I', name), ', ') from pg_catalog.unnest(identity) name),
-            (select pg_catalog.string_agg(pg_catalog.format('new.%I', name), ', ') from pg_catalog.unnest(identity) name),
+            (select string_agg(pg_catalog.format('old.%I', name), ', ') from unnest(identity) name),
+            (select string_agg(pg_catalog.format('new.%I', name), ', ') from unnest(identity) name),
             pgoutbox.row_source(relation, 'old', identity)
         );
     end if;
-    return pg_catalog.format(
-        E'if (%s) is not true then\n                    raise exception ''drift'';\n                end if;\n                %s',
+    return format(
+        E'if (%s) is not true then\n                    raise exception ''drift'';\n'
+        '                end if;\n                %s',
         guard, source);
 end
 $$;

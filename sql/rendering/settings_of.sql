@@ -58,7 +58,8 @@ begin
                 where d.classid = 'pg_catalog.pg_type'::regclass and d.objid = type
                   and d.refclassid = 'pg_catalog.pg_extension'::regclass and d.deptype = 'e'
                   and e.extname in (
-                      'citext', 'cube', 'hstore', 'intarray', 'isn', 'ltree', 'postgis', 'seg', 'vector'
+                      'citext', 'cube', 'hstore', 'intarray', 'isn', 'ltree', 'postgis', 'seg',
+                      'vector'
                   )
             ) then '{extra_float_digits}'
             when type in ('date'::regtype, 'timestamp'::regtype) then '{DateStyle}'
@@ -66,7 +67,10 @@ begin
             when type = 'interval'::regtype then '{IntervalStyle}'
             when type = 'money'::regtype then '{lc_monetary}'
             when type = 'bytea'::regtype then '{bytea_output}'
-            else '{extra_float_digits,DateStyle,TimeZone,IntervalStyle,lc_monetary,bytea_output,search_path}'
+            else array[
+                'extra_float_digits', 'DateStyle', 'TimeZone', 'IntervalStyle', 'lc_monetary',
+                'bytea_output', 'search_path'
+            ]
         end;
     end if;
     return (

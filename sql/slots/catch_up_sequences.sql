@@ -28,7 +28,8 @@ begin
         order by t.position
     loop
         execute format(
-            'update %s set position = nextval(''pgoutbox.position_seq'') where ctid = $1', moved.slot
+            'update %s set position = nextval(''pgoutbox.position_seq'') where ctid = $1',
+            moved.slot
         ) using moved.place;
     end loop;
 end

@@ -22,15 +22,15 @@ begin
         end loop;
         if not exists (
             select from pg_catalog.pg_trigger t
-            where t.tgrelid = pg_catalog.format('pgoutbox.event_%s', slot)::regclass
+            where t.tgrelid = pg_catalog.format('pgoutbox.first_event_%s', slot)::regclass
               and t.tgname = 'commit_stage'
         ) then
             execute pg_catalog.replace($create$
-create constraint trigger commit_stage after insert on pgoutbox.event_0
-    deferrable initially deferred for each row when (new.opens)
+create constraint trigger commit_stage after insert on pgoutbox.first_event_0
+    deferrable initially deferred for each row
     execute function pgoutbox.commit_stage_0();
 -- Where a capture trigger was told to fire, in a replica's session too, this must.
-alter table pgoutbox.event_0 enable always trigger commit_stage
+alter table pgoutbox.first_event_0 enable always trigger commit_stage
             $create$, '_0', '_' || slot);
         end if;
     end loop;

@@ -18,28 +18,36 @@ create or replace function pgoutbox.rotate(target_slot integer) returns boolean
     set enable_hashjoin = on
 as $$
 declare
-    has_unsent constant text := pg_catalog.format(
+    has_unsent constant text := format(
         'select not exists (select from pgoutbox.progress) or exists (
              select from pgoutbox.progress p
              where exists (select from pgoutbox.transaction_%1$s t where t.position > p.high)
-                or exists (select from pgoutbox.transaction_%1$s t where t.position = p.partial_position)
                 or exists (
-                    select from rows from (pg_catalog.unnest(p.gap_first), pg_catalog.unnest(p.gap_last)) g (first, last)
+                    select from pgoutbox.transaction_%1$s t where t.position = p.partial_position
+                )
+                or exists (
+                    select from rows from (unnest(p.gap_first), unnest(p.gap_last)) g (first, last)
                     join pgoutbox.transaction_%1$s t on t.position between g.first and g.last
                 )
          )', target_slot);
-    count_since constant text := pg_catalog.format(
-        'select (select count(*) from pgoutbox.event_%1$s e where e.xid >= pg_catalog.pg_snapshot_xmax($1))
+    count_since constant text := format(
+        'select (select count(*) from (%2$s) e where e.xid >= pg_catalog.pg_snapshot_xmax($1))
               + (select count(*) from pg_catalog.pg_snapshot_xip($1) open (xid)
-                 join pgoutbox.event_%1$s e on e.xid = open.xid)', target_slot);
+                 join (%2$s) e on e.xid = open.xid)',
+        target_slot,
+        format(
+            'select e.xid from pgoutbox.first_event_%1$s e
+             union all select e.xid from pgoutbox.event_%1$s e', target_slot));
     looked pg_snapshot;
     counted bigint;
     adopted bigint;
     is_left boolean;
     is_locked boolean := false;
 begin
-    execute pg_catalog.format(
-        'select not exists (select from pgoutbox.event_%1$s) and not exists (select from pgoutbox.transaction_%1$s)',
+    execute format(
+        'select not exists (select from pgoutbox.first_event_%1$s)
+            and not exists (select from pgoutbox.event_%1$s)
+            and not exists (select from pgoutbox.transaction_%1$s)',
         target_slot) into is_left;
     if is_left then
         return false;  -- empty already
@@ -48,14 +56,17 @@ begin
     if is_left then
         return false;
     end if;
-    looked := pg_catalog.pg_current_snapshot();
+    looked := pg_current_snapshot();
     execute count_since into counted using looked;
     -- The one statement that reads everything, and the only one that should.
-    perform pg_catalog.set_config('enable_seqscan', 'on', true);
-    execute pg_catalog.format(
-        'insert into pgoutbox.transaction_%1$s (position, xid, first_seq, last_seq, committed_at, slot, lazy)
-         select pg_catalog.nextval(''pgoutbox.position_seq''), e.xid, min(e.seq), max(e.seq), pg_catalog.clock_timestamp(), %1$s, false
-         from pgoutbox.event_%1$s e
+    perform set_config('enable_seqscan', 'on', true);
+    execute format(
+        'insert into pgoutbox.transaction_%1$s
+             (position, xid, first_seq, last_seq, committed_at, synchronous_commit)
+         select
+             nextval(''pgoutbox.position_seq''), e.xid, min(e.seq), max(e.seq),
+             clock_timestamp(), ''on''
+         from (table pgoutbox.first_event_%1$s union all table pgoutbox.event_%1$s) e
          where not exists (
              select from pgoutbox.transaction_%1$s t
              where t.xid = e.xid and e.seq between t.first_seq and t.last_seq
@@ -65,27 +76,29 @@ begin
     if adopted > 0 then
         return false;
     end if;
-    perform pg_catalog.set_config('enable_seqscan', 'off', true);
+    perform set_config('enable_seqscan', 'off', true);
     for attempt in 1..50 loop
         begin
-            execute pg_catalog.format(
-                'lock table pgoutbox.event_%1$s, pgoutbox.transaction_%1$s
-                 in access exclusive mode nowait', target_slot);
+            execute format(
+                'lock table pgoutbox.first_event_%1$s, pgoutbox.event_%1$s,
+                     pgoutbox.transaction_%1$s in access exclusive mode nowait', target_slot);
             is_locked := true;
             exit;
         exception when lock_not_available then
-            perform pg_catalog.pg_sleep(0.02);
+            perform pg_sleep(0.02);
         end;
     end loop;
     if not is_locked then
         return false;
     end if;
-    execute pg_catalog.format('select (%s) <> $2', count_since) into is_left using looked, counted;
+    execute format('select (%s) <> $2', count_since) into is_left using looked, counted;
     if not is_left then
         execute has_unsent into is_left;
     end if;
     if not is_left then
-        execute pg_catalog.format('truncate pgoutbox.event_%1$s, pgoutbox.transaction_%1$s', target_slot);
+        execute format(
+            'truncate pgoutbox.first_event_%1$s, pgoutbox.event_%1$s, pgoutbox.transaction_%1$s',
+            target_slot);
     end if;
     return not is_left;
 end

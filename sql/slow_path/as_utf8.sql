@@ -16,7 +16,8 @@ begin
         select string_agg(coalesce(part[1], chr(239) || chr(191) || chr(189)), '' order by place)
         from regexp_matches(
             value,
-            '([\x01-\x7f]+|[\xc2-\xdf][\x80-\xbf]|\xe0[\xa0-\xbf][\x80-\xbf]|[\xe1-\xec\xee\xef][\x80-\xbf]{2}'
+            '([\x01-\x7f]+|[\xc2-\xdf][\x80-\xbf]|\xe0[\xa0-\xbf][\x80-\xbf]'
+            '|[\xe1-\xec\xee\xef][\x80-\xbf]{2}'
             '|\xed[\x80-\x9f][\x80-\xbf]|\xf0[\x90-\xbf][\x80-\xbf]{2}|[\xf1-\xf3][\x80-\xbf]{3}'
             '|\xf4[\x80-\x8f][\x80-\xbf]{2})|[\x80-\xff]',
             'g'

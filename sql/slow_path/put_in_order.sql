@@ -16,8 +16,10 @@ begin
     -- A COMMIT must not take long for this: of a larger transaction, and of rows that were
     -- changed again a thousand times, events stay as they were captured.
     if (
-        select pg_catalog.count(*) > 100000 from (
-            select from pgoutbox.event_0 e
+        select count(*) > 100000 from (
+            select from (
+                table pgoutbox.first_event_0 union all table pgoutbox.event_0
+            ) e
             where e.xid = put_in_order_0.xid and e.seq >= put_in_order_0.first_seq
             limit 100001
         ) e
@@ -26,42 +28,55 @@ begin
     end if;
     with recursive captured as materialized (
         select
-            e.seq, e.made, e.replaced, e.command::text as command,
-            pg_catalog.concat_ws(' ', e.action, e.schema_name, e.table_name) as kind
-        from pgoutbox.event_0 e
+            e.seq,
+            concat_ws(' ', f.action, f.schema_name, f.table_name) as kind,
+            -- In the row's system columns, unless it was made and replaced in this transaction.
+            case
+                when f.action in ('UPDATE', 'DELETE')
+                    and age(f.old_xmin) > age(pg_catalog.xid(e.xid))
+                then f.old_cmax
+                when f.action in ('INSERT', 'UPDATE') and f.new_xmax = '0' then f.new_cmin
+            end::text as command,
+            -- The row version that it made and the one that it replaced, where that may matter.
+            case when f.depth > 1 or f.new_xmax <> '0'
+                then concat(f.relation, f.new_ctid) end as made,
+            case when f.depth > 1
+                then concat(f.relation, f.old_ctid) end as replaced
+        from (table pgoutbox.first_event_0 union all table pgoutbox.event_0) e
+        cross join lateral (select (e.facts).*) f
         where e.xid = put_in_order_0.xid and e.seq >= put_in_order_0.first_seq
     ), counted as (
         select
             c.*,
-            pg_catalog.count(c.command) over (order by c.seq) as upto,
-            pg_catalog.count(c.command) over (order by c.seq desc) as on_from,
-            pg_catalog.count(c.command) over (partition by c.kind order by c.seq) as kind_upto,
-            pg_catalog.count(c.command) over (
+            count(c.command) over (order by c.seq) as upto,
+            count(c.command) over (order by c.seq desc) as on_from,
+            count(c.command) over (partition by c.kind order by c.seq) as kind_upto,
+            count(c.command) over (
                 partition by c.kind order by c.seq desc) as kind_on_from
         from captured c
     ), surrounded as (
         select
             c.*,
-            pg_catalog.first_value(c.command) over (
+            first_value(c.command) over (
                 partition by c.upto order by c.seq) as previous,
-            pg_catalog.first_value(c.command) over (
+            first_value(c.command) over (
                 partition by c.on_from order by c.seq desc) as following,
-            pg_catalog.first_value(c.command) over (
+            first_value(c.command) over (
                 partition by c.kind, c.kind_upto order by c.seq) as kind_previous,
-            pg_catalog.first_value(c.command) over (
+            first_value(c.command) over (
                 partition by c.kind, c.kind_on_from order by c.seq desc) as kind_following
         from counted c
     ), grouped as (
         select
             s.seq, s.made, s.replaced,
-            pg_catalog.min(s.seq) over (partition by coalesce(
+            min(s.seq) over (partition by coalesce(
                 s.command,
                 case when s.previous = s.following then s.previous end,
                 case when s.kind_previous = s.kind_following then s.kind_previous end,
                 'none ' || s.seq)) as group_seq
         from surrounded s
     ), ranked as materialized (
-        select g.*, pg_catalog.row_number() over (order by g.group_seq, g.seq) as rank
+        select g.*, row_number() over (order by g.group_seq, g.seq) as rank
         from grouped g
     ), held (rank, made, until, depth) as (
         select r.rank, r.made, maker.rank, 1
@@ -73,18 +88,25 @@ begin
     ), placed as (
         select
             r.seq,
-            pg_catalog.row_number() over (
+            row_number() over (
                 order by coalesce(h.until, r.rank), r.rank <> coalesce(h.until, r.rank), r.rank
             ) as place
         from ranked r
         left join (select h.rank, max(h.until) as until from held h group by h.rank) h
             on h.rank = r.rank
     ), numbered as (
-        select c.seq, pg_catalog.row_number() over (order by c.seq) as place from captured c
+        select c.seq, row_number() over (order by c.seq) as place from captured c
+    ), moved as (
+        select p.seq, n.seq as new_seq
+        from placed p join numbered n on n.place = p.place
+        where n.seq <> p.seq
+    ), first_moved as (
+        update pgoutbox.first_event_0 e set seq = m.new_seq
+        from moved m
+        where e.xid = put_in_order_0.xid and e.seq = m.seq
     )
-    update pgoutbox.event_0 e
-    set seq = n.seq
-    from placed p join numbered n on n.place = p.place
-    where e.xid = put_in_order_0.xid and e.seq = p.seq and n.seq <> p.seq;
+    update pgoutbox.event_0 e set seq = m.new_seq
+    from moved m
+    where e.xid = put_in_order_0.xid and e.seq = m.seq;
 end
 $$;

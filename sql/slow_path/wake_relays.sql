@@ -9,7 +9,8 @@ create or replace function pgoutbox.wake_relays() returns boolean
     set search_path = pg_catalog, pg_temp
 as $$
 begin
-    if coalesce(pg_catalog.current_setting('pgoutbox.notify', true), '') not in ('off', 'false', 'no', '0')
+    if coalesce(pg_catalog.current_setting('pgoutbox.notify', true), '')
+            not in ('off', 'false', 'no', '0')
         -- All databases of a cluster share the queue, and a COMMIT that finds it full fails.
         and pg_catalog.pg_notification_queue_usage() < 0.5
     then

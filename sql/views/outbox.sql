@@ -8,9 +8,9 @@ select
     t.position,
     e.seq,
     t.committed_at,
-    e.schema_name,
-    e.table_name,
-    e.action,
+    (e.facts).schema_name,
+    (e.facts).table_name,
+    (e.facts).action,
     coalesce(pgoutbox.as_published(e.new_row), '{}')::json as data,
     coalesce(pgoutbox.as_published(e.old_row), '{}')::json as data_old,
     array(
@@ -19,7 +19,9 @@ select
         order by p.relay
     ) as sent_by
 from pgoutbox.transaction t
-join pgoutbox.event_in_slot e on e.slot = t.slot and e.xid = t.xid and e.seq between t.first_seq and t.last_seq
+join pgoutbox.event_in_slot e
+    on e.slot = t.slot and e.xid = t.xid and e.seq between t.first_seq and t.last_seq
 cross join pgoutbox.installation i;
 
-comment on view pgoutbox.outbox is 'Events in the outbox: id, position, content, and the relays that have sent each.';
+comment on view pgoutbox.outbox is
+    'Events in the outbox: id, position, content, and the relays that have sent each.';

@@ -1,10 +1,9 @@
 -- The commit stage: give a transaction its position and commit time.
 --
--- A deferred constraint trigger, queued by the transaction's first event (its WHEN clause is
--- false for later ones) and fired once at COMMIT. One function for each slot, since an
--- INSERT that names the slot's table is cheaper than one that is routed; this is slot 0's, and
--- clone_slot_functions.sql makes the others. It has no SET clause because that would cost more
--- than all the rest.
+-- A deferred constraint trigger, queued by the transaction's first event and fired once at COMMIT.
+-- One function for each slot, since an INSERT that names the slot's table is cheaper than one that
+-- is routed; this is slot 0's, and clone_slot_functions.sql makes the others. It has no SET clause
+-- because that would cost more than all the rest.
 --
 -- Order. If B depends on A (saw or overwrote what A wrote, or began its COMMIT after A's had
 -- returned), B's commit stage runs after A became visible, so B draws a higher position, and
@@ -18,11 +17,10 @@
 --
 -- Expressions run in column order: position, then first_seq, then the rest. An event captured
 -- after this (by another deferred trigger, or after SET CONSTRAINTS IMMEDIATE) opens the
--- transaction again; the stage then runs again and replaces the earlier row. Which one that
--- was stands in pgoutbox.closed: its position, after an 'o' once the transaction is open again.
+-- transaction again; the stage then runs again and replaces the earlier row.
 --
 -- A sleeping relay holds advisory lock K exclusively. Where it can be shared no relay sleeps,
--- nor can one fall asleep before this transaction is visible; otherwise wake it.
+-- nor can one fall asleep before this transaction is visible; otherwise commit_unusual() wakes it.
 create or replace function pgoutbox.commit_stage_0() returns trigger
     language plpgsql
     security definer
@@ -30,35 +28,28 @@ as $$
 declare
     nothing pg_catalog.text;
 begin
-    if pg_catalog.concat(
-        pg_catalog.current_setting('pgoutbox.closed', true),
-        pg_catalog.current_setting('pgoutbox.nested', true),
-        pg_catalog.current_setting('pgoutbox.traceparent', true)
-    ) operator(pg_catalog.<>) '' then
-        -- Not here: each transaction sets up anew whatever its INSERT might evaluate.
+    if pg_catalog.current_setting('pgoutbox.transaction', true)
+            operator(pg_catalog.=) pg_catalog.concat(new.xid, ' 1')
+        and pg_catalog.pg_try_advisory_xact_lock_shared(1885826914, 0)
+    then
+        insert into pgoutbox.transaction_0
+            (position, xid, first_seq, last_seq, committed_at, synchronous_commit, traceparent)
+        values (
+            pg_catalog.nextval('pgoutbox.position_seq'::pg_catalog.regclass),
+            new.xid,
+            new.seq,
+            -- Above the last event's; currval() would fail after DISCARD SEQUENCES.
+            pg_catalog.nextval('pgoutbox.event_seq'::pg_catalog.regclass),
+            pg_catalog.clock_timestamp(),
+            -- Says that the stage has run, and goes into the row as well: two in one.
+            pg_catalog.set_config(
+                'pgoutbox.transaction', pg_catalog.current_setting('synchronous_commit'), true),
+            -- Whatever somebody has set; a good one has 55 characters.
+            pg_catalog.left(pg_catalog.current_setting('pgoutbox.traceparent', true), 56)
+        );
+    else
         perform pgoutbox.commit_unusual_0(new.xid, new.seq);
-        return nothing;
     end if;
-    insert into pgoutbox.transaction_0 (position, xid, first_seq, last_seq, committed_at, lazy)
-    values (
-        pg_catalog.nextval('pgoutbox.position_seq'::pg_catalog.regclass),
-        new.xid,
-        new.seq,
-        -- Above the last event's; currval() would fail after DISCARD SEQUENCES.
-        pg_catalog.nextval('pgoutbox.event_seq'::pg_catalog.regclass),
-        pg_catalog.clock_timestamp(),
-        case when pg_catalog.set_config(
-                'pgoutbox.closed',
-                pg_catalog.concat(
-                    pg_catalog.currval('pgoutbox.position_seq'::pg_catalog.regclass)
-                ),
-                true
-            ) is not null and (
-                pg_catalog.pg_try_advisory_xact_lock_shared(1885826914, 0)
-                or pgoutbox.wake_relays()
-            )
-            then pg_catalog.current_setting('synchronous_commit') operator(pg_catalog.=) 'off' end
-    );
     return nothing;
 end
 $$;

@@ -56,7 +56,8 @@ create or replace function pgoutbox.wal(value timestamp) returns text
 as $$
     select case
         when value operator(pg_catalog.>=) '0001-01-01' and value operator(pg_catalog.<) 'infinity'
-        then pg_catalog.rtrim(pg_catalog.to_json(value)::pg_catalog.text, '"') operator(pg_catalog.||) 'Z"'
+        then pg_catalog.rtrim(pg_catalog.to_json(value)::pg_catalog.text, '"')
+            operator(pg_catalog.||) 'Z"'
         when value is null then 'null'
         else pgoutbox.wal_timestamp_beyond(value) end
 $$;
@@ -65,9 +66,12 @@ create or replace function pgoutbox.wal(value timestamptz) returns text
     language sql stable
 as $$
     select case
-        when value operator(pg_catalog.>=) '0001-01-01 00:00:00+00' and value operator(pg_catalog.<) 'infinity'
+        when value operator(pg_catalog.>=) '0001-01-01 00:00:00+00'
+            and value operator(pg_catalog.<) 'infinity'
         then pg_catalog.rtrim(
-            pg_catalog.to_json(pg_catalog.timezone('0'::pg_catalog.interval, value))::pg_catalog.text, '"'
+            pg_catalog.to_json(
+                pg_catalog.timezone('0'::pg_catalog.interval, value)
+            )::pg_catalog.text, '"'
         ) operator(pg_catalog.||) 'Z"'
         when value is null then 'null'
         else pgoutbox.wal_timestamp_beyond(pg_catalog.timezone('0'::pg_catalog.interval, value)) end
@@ -78,7 +82,12 @@ $$;
 
 create or replace function pgoutbox.wal(value bytea) returns text
     language sql stable
-as $$ select coalesce(E'"\\\\x' operator(pg_catalog.||) pg_catalog.encode(value, 'hex') operator(pg_catalog.||) '"', 'null') $$;
+as $$
+    select coalesce(
+        E'"\\\\x' operator(pg_catalog.||) pg_catalog.encode(value, 'hex')
+            operator(pg_catalog.||) '"',
+        'null')
+$$;
 
 create or replace function pgoutbox.wal(value bpchar) returns json
     language sql stable
@@ -97,8 +106,9 @@ as $$
     select case
         when value::pg_catalog.int4 operator(pg_catalog.>=) 0
             or pg_catalog.octet_length(pg_catalog.concat(value)) operator(pg_catalog.<>) 1
-            or pg_catalog.pg_encoding_max_length(pg_catalog.pg_char_to_encoding(pg_catalog.getdatabaseencoding()))
-                operator(pg_catalog.=) 1
+            or pg_catalog.pg_encoding_max_length(
+                pg_catalog.pg_char_to_encoding(pg_catalog.getdatabaseencoding())
+            ) operator(pg_catalog.=) 1
         then pgoutbox.wal_text(value)
         when pg_catalog.getdatabaseencoding() operator(pg_catalog.=) 'UTF8' then '"\ufffd"'
         else '"?"' end

@@ -25,7 +25,8 @@ Connections = list[asyncpg.Connection]
 Look = Callable[[], Awaitable[None]]
 
 _RECORDED = """
-select e.seq, e.xid::text::bigint as xid, t.position, e.table_name, e.action, e.new_row, e.old_row
+select e.seq, e.xid::text::bigint as xid, t.position, (e.facts).table_name, (e.facts).action,
+    e.new_row, e.old_row
 from pgoutbox.event e join pgoutbox.transaction t on t.xid = e.xid
 """
 

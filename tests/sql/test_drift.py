@@ -166,12 +166,12 @@ async def test_rename_and_move_of_the_table(
     ]
 
 
-async def test_a_table_dropped_and_made_again_is_missing_until_it_is_captured(
+async def test_a_table_dropped_and_made_again_is_replaced_until_it_is_captured(
     connection: asyncpg.Connection, capture: Capture, outbox: Outbox
 ) -> None:
     await capture("t", "a text")
     await connection.execute("drop table t; create table t (b int)")
-    assert await connection.fetchval("select problem from pgoutbox.table_state") == "missing"
+    assert await connection.fetchval("select problem from pgoutbox.table_state") == "replaced"
     await capture("t")
     await connection.execute("insert into t values (1)")
 

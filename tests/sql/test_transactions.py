@@ -114,41 +114,47 @@ async def test_discard_all_between_transactions(
     assert await ids(outbox) == [[1], [2]]
 
 
-@pytest.mark.parametrize("closed", ["1", "o1", "o2", "oxyz", "99999999999999999999", "o", "x"])
-async def test_forged_closed(
-    connection: asyncpg.Connection, connect: Connect, outbox: Outbox, closed: str
+@pytest.mark.parametrize(
+    "state",
+    ["1", "1 1", "1 2 again", "99999999999999999999 1", "on", "off", "x", "on 1 again", " "],
+)
+async def test_forged_state(
+    connection: asyncpg.Connection, connect: Connect, outbox: Outbox, state: str
 ) -> None:
     """Whatever a writer puts there, it takes back nobody else's row."""
     await connection.execute("insert into t values (1)")
     writer = await connect(WRITER)
-    await writer.execute(f"set pgoutbox.closed = '{closed}'")
+    await writer.execute(f"set pgoutbox.transaction = '{state}'")
     await writer.execute("insert into t values (2)")
-    await writer.execute(f"set pgoutbox.transaction = '{closed}'")
-    await writer.execute("insert into t values (3)")
-    await writer.execute("insert into t values (4)")
+    await writer.execute("begin; insert into t values (3); insert into t values (4); commit")
+    await writer.execute(f"begin; set local pgoutbox.transaction = '{state}'")
+    await writer.execute("insert into t values (5); commit")
 
-    assert await ids(outbox) == [[1], [2], [3], [4]]
+    assert await ids(outbox) == [[1], [2], [3, 4], [5]]
 
 
-@pytest.mark.parametrize("nested", ["on", "off", "x"])
-async def test_forged_nested(
-    connection: asyncpg.Connection, connect: Connect, outbox: Outbox, nested: str
+@pytest.mark.parametrize("state", ["2", "7 again", "1 again", "999999999"])
+async def test_forged_state_of_the_transaction_itself(
+    connection: asyncpg.Connection, connect: Connect, outbox: Outbox, state: str
 ) -> None:
     writer = await connect(WRITER)
-    await writer.execute(f"set pgoutbox.nested = '{nested}'")
-    await writer.execute("begin; insert into t values (1), (2); update t set id = id + 2; commit")
+    await writer.execute("begin; insert into t values (1), (2)")
+    xid = await writer.fetchval("select pg_current_xact_id()::text")
+    await writer.execute(f"set local pgoutbox.transaction = '{xid} {state}'")
+    await writer.execute("update t set id = id + 2; commit")
 
     assert await ids(outbox) == [[1, 2, 3, 4]]
 
 
+@pytest.mark.parametrize("state", ["1", "2", "1 again"])
 async def test_events_hidden_by_a_forged_setting_are_adopted(
-    connection: asyncpg.Connection, connect: Connect, outbox: Outbox
+    connection: asyncpg.Connection, connect: Connect, outbox: Outbox, state: str
 ) -> None:
     """A session-level setting that names its next transaction: late, never lost."""
     writer = await connect(WRITER)
     await writer.execute("insert into t values (1)")
     xid = await writer.fetchval("select pg_current_xact_id()::text::bigint")
-    await writer.execute(f"set pgoutbox.transaction = '{xid + 1}'")
+    await writer.execute(f"set pgoutbox.transaction = '{xid + 1} {state}'")
     await writer.execute("insert into t values (2), (3)")
     await writer.execute("insert into t values (4)")
     assert await ids(outbox) == [[1], [4]]
@@ -159,6 +165,20 @@ async def test_events_hidden_by_a_forged_setting_are_adopted(
 
     assert slots == [False] * 5
     assert await ids(outbox) == [[2, 3]]
+
+
+@pytest.mark.parametrize("between", ["", "discard sequences;"])
+async def test_a_stage_whose_successor_was_rolled_back_is_still_replaced(
+    connection: asyncpg.Connection, outbox: Outbox, between: str
+) -> None:
+    """Its position is no longer the last one that the session drew."""
+    await connection.execute(f"""
+        begin; set constraints all immediate; insert into t values (1); savepoint s;
+        insert into t values (2); {between} rollback to s; insert into t values (3); commit
+    """)
+
+    assert await ids(outbox) == [[1, 3]]
+    assert await connection.fetchval("select count(*) from pgoutbox.transaction") == 1
 
 
 async def test_savepoint_that_opened_the_transaction_is_rolled_back_after_the_stage(

@@ -1,0 +1,37 @@
+-- Write an event of a transaction of which pgoutbox.transaction says something out of the ordinary,
+-- or that a trigger of the application made.
+--
+-- The setting is one of:
+--   '<xid> <depth>'         open; a depth above 1 says that a trigger changed captured rows, and
+--                           that the commit stage is to put the events in order
+--   'on', 'off', 'local'    the commit stage has run: synchronous_commit, as it was then
+--   '<xid> <depth> again'   open again since; the stage will replace the row that it wrote
+-- Another transaction's id is as good as nothing.
+create or replace function pgoutbox.capture_unusual_0(
+    facts pgoutbox.event_facts, new_row text, old_row text
+) returns void
+    language plpgsql
+    set search_path = pg_catalog, pg_temp
+as $$
+declare
+    xid constant xid8 := pg_current_xact_id();
+    state constant text := coalesce(current_setting('pgoutbox.transaction', true), '');
+    depth constant integer := substring(state, '^' || xid::text || ' ([0-9]{1,9})( again)?$');
+begin
+    perform set_config(
+        'pgoutbox.transaction',
+        concat(
+            xid, ' ', greatest(depth, facts.depth),
+            case when state ~ '^[a-z_]+$' or depth is not null and state like '% again'
+                then ' again' end
+        ),
+        true);
+    if depth is not null then
+        insert into pgoutbox.event_0 (xid, seq, facts, new_row, old_row)
+        values (xid, nextval('pgoutbox.event_seq'), facts, new_row, old_row);
+    else
+        insert into pgoutbox.first_event_0 (xid, seq, facts, new_row, old_row)
+        values (xid, nextval('pgoutbox.event_seq'), facts, new_row, old_row);
+    end if;
+end
+$$;

@@ -1,0 +1,48 @@
+"""What the SQL files look like."""
+
+from __future__ import annotations
+
+import re
+from importlib.resources.abc import Traversable
+
+import pytest
+
+from pgoutbox.config.settings import LONGEST_RETENTION
+from pgoutbox.sql_files import ring, sql_root
+
+FILES = [
+    file
+    for folder in sql_root().iterdir()
+    for file in folder.iterdir()
+    if file.name.endswith(".sql")
+]
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
+def test_lines_are_short_and_plain(file: Traversable) -> None:
+    """Databases of any encoding read them."""
+    text = file.read_text()
+
+    assert [line for line in text.splitlines() if len(line) > 100 or line != line.rstrip()] == []
+    assert text.isascii()
+    assert text.endswith("\n")
+
+
+@pytest.mark.parametrize(
+    "file", [file for file in FILES if not re.match(r"\d", file.name)], ids=lambda file: file.name
+)
+def test_a_file_is_named_after_what_it_makes(file: Traversable) -> None:
+    names = re.findall(
+        r"^create or replace (?:function|view) pgoutbox\.(\w+)", file.read_text(), re.M
+    )
+
+    assert {re.sub(r"_0$", "", name) for name in names} <= {file.name.removesuffix(".sql")}
+
+
+def test_the_ring_has_as_many_slots_as_tables() -> None:
+    migration = (sql_root() / "migrations" / "0001_outbox.sql").read_text()
+
+    for table in ("event", "first_event", "transaction"):
+        slots = re.findall(rf"create table pgoutbox\.{table}_(\d+) ", migration)
+        assert slots == [str(slot) for slot in range(ring().slots)]
+    assert 0 < LONGEST_RETENTION < ring().rest
