@@ -19,7 +19,18 @@ import nats.errors
 import psutil
 
 import pgoutbox
-from benchmarks import conditions, drain, growth, idle, latency, load, plots, scaling, writers
+from benchmarks import (
+    conditions,
+    drain,
+    growth,
+    idle,
+    instructions,
+    latency,
+    load,
+    plots,
+    scaling,
+    writers,
+)
 from benchmarks.report import Report, Table, text_table
 from benchmarks.rig import Failed, Rig, cores, rig
 from pgoutbox.errors import PgoutboxError
@@ -30,6 +41,7 @@ BENCHMARKS: Mapping[str, Callable[[Rig], Awaitable[list[Table]]]] = {
     "load": load.run,
     "latency": latency.run,
     "writers": writers.run,
+    "instructions": instructions.run,
     "sizes": writers.run_sizes,
     "snapshot": conditions.run_snapshot,
     "history": conditions.run_history,
