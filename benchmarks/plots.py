@@ -76,7 +76,7 @@ def _latency_panel(table: Table, row: str, names: Sequence[str]) -> Panel:
     bounds = [
         Bound(f"goal {goal.goal:g}", goal.goal, names.index(goal.figure))
         for goal in table.goals
-        if goal.row == row
+        if goal.row == row and goal.figure in names
     ]
     ours = line("commit → relay → stream → consumer", "", 0)
     direct = line("core NATS publish by the writer after COMMIT", "direct_", 2)
