@@ -16,7 +16,7 @@ from pgoutbox import __version__
 from pgoutbox.config import load, values
 from pgoutbox.config.declare import Setting
 from pgoutbox.config.settings import Config, flags_of
-from pgoutbox.errors import PgoutboxError
+from pgoutbox.errors import ConfigError, PgoutboxError
 
 if TYPE_CHECKING:  # what a command needs is imported in it, so that each starts fast
     from pgoutbox.database.status import Status
@@ -281,13 +281,13 @@ def _read_actions(text: str | None) -> tuple[str, ...] | None:
     try:
         actions = values.parse_actions(text)
     except ValueError as error:
-        raise click.BadParameter(str(error), param_hint="--actions") from error
+        raise ConfigError(f"--actions {error}") from error
     if not actions:
-        raise click.BadParameter("names no actions", param_hint="--actions")
+        raise ConfigError("--actions names no actions")
     return actions
 
 
-@main.command()
+@main.command(short_help="Release tables, forget a relay, or drop the schema.")
 @_table_option
 @click.option(
     "--relay",
@@ -376,7 +376,7 @@ def relay(ctx: click.Context, /, drain: bool, until: int | None, **flags: Any) -
     daemon.run(settings, drain=drain, until=until)
 
 
-@main.command()
+@main.command(short_help="Show backlog, tables, relays, and what needs attention.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--check", is_flag=True, help="Exit with 7 if something needs attention.")
 @_where_options

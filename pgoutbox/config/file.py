@@ -41,9 +41,9 @@ def read_file(file: Path, problems: list[str]) -> dict[str, object]:
         raise ConfigError(f"the configuration file {file} can't be read: {reason}") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark else ""
+        where = f" (line {mark.line + 1})" if mark else ""
         # Not the parser's own text, which quotes the line: that may hold a password.
-        raise ConfigError(f"the configuration file {file} is not YAML{where}") from error
+        raise ConfigError(f"the configuration file {file} isn't valid YAML{where}") from error
     if document is None:
         return {}
     if not isinstance(document, dict):

@@ -67,7 +67,7 @@ def notes(environment: Mapping[str, str], document: Mapping[str, object]) -> Ite
     given = [key for key in IGNORED_KEYS if document.get(key.lower()) not in (None, "")]
     given += [name for key in IGNORED_KEYS if environment.get(name := variable(key))]
     if given:
-        yield f"without effect here: {', '.join(given)}"
+        yield f"no effect in pgoutbox: {', '.join(given)}"
 
 
 def other_publishers(

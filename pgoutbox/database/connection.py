@@ -41,9 +41,9 @@ CONNECT_TIMEOUT = 15.0  # seconds
 
 _GIVE_ADDRESS = "Give the address with --dsn, PGOUTBOX_DSN, DATABASE_URL or the PG* variables."
 _SSLMODE = (
-    "Is it PostgreSQL that listens there? sslmode and channel_binding in the DSN or the PG*"
-    " variables, and enableTLS in the file, insist on TLS; sslmode=prefer goes without where the"
-    " server has none."
+    "Is it PostgreSQL that listens there? TLS is required by sslmode or channel_binding in the DSN"
+    " or the PG* variables, or by enableTLS in the file; sslmode=prefer uses it only if the server"
+    " offers it."
 )
 
 
@@ -209,7 +209,7 @@ def _all_of(failures: Mapping[str, DatabaseError]) -> DatabaseError:
         return next(iter(failures.values()))
     hints = dict.fromkeys(error.hint for error in failures.values() if error.hint)
     return DatabaseError(
-        f"none of the hosts will do: {'; '.join(failures)}", hint=" ".join(hints) or None
+        f"none of the hosts can be used: {'; '.join(failures)}", hint=" ".join(hints) or None
     )
 
 
@@ -245,22 +245,22 @@ def _explain_connecting(error: Exception, where: str, timeout: float) -> Pgoutbo
             return ConfigError(redact(f"the database's address is wrong: {error}"))
         case ssl.SSLCertVerificationError():  # a ValueError, too
             return DatabaseError(
-                f"{where} has a certificate that isn't accepted: {error.verify_message}",
-                hint="Give its authority's certificate with sslrootcert in the DSN or"
-                " PGSSLROOTCERT; `system` stands for those that this system knows.",
+                f"{where} has an untrusted certificate: {error.verify_message}",
+                hint="Name its CA's certificate with sslrootcert in the DSN or PGSSLROOTCERT;"
+                " `system` means the CAs that this system trusts.",
             )
         case ssl.SSLError():
             sentence = f"{where}: TLS failed: {error.reason or error}"
         case ValueError():  # its text may hold a part of the password
             return ConfigError("the database's address can't be read", hint=ENCODE)
         case TimeoutError():
-            sentence = f"{where} doesn't answer within {timeout:g} s"
+            sentence = f"{where} didn't answer within {timeout:g} s"
         case socket.gaierror():
-            sentence = f"{where}: there is no host of that name"
+            sentence = f"{where} can't be found: no such host"
         case OSError() if _is_refused(error):
-            sentence = f"{where} refuses connections: nothing listens there"
+            sentence = f"{where} refused the connection: nothing is listening there"
         case ConnectionError() if "rejected SSL upgrade" in str(error):
-            return DatabaseError(f"{where} doesn't do TLS", hint=_SSLMODE)
+            return DatabaseError(f"{where} doesn't offer TLS", hint=_SSLMODE)
         case asyncpg.PostgresError():
             return explain(error, where=where)
         case _:
@@ -304,7 +304,7 @@ def explain(error: Exception, *, where: str = "PostgreSQL") -> PgoutboxError:
         error = ended_by if isinstance(ended_by, asyncpg.PostgresError) else error
     if "statement pooling mode" in str(error):  # PgBouncer's words
         return ConfigError(
-            f"{where} is a pooler that lends connections for one statement at a time",
+            f"{where} is a pooler in statement mode, and pgoutbox needs whole transactions",
             hint="Give a direct address, or that of a pooler in session mode.",
         )
     if isinstance(error, asyncpg.PostgresError):

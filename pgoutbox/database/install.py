@@ -41,7 +41,7 @@ async def _as_owner() -> AsyncIterator[None]:
     try:
         yield
     except asyncpg.InsufficientPrivilegeError as error:
-        raise InstallError(f"this role may not do that: {error}", hint=_BE_OWNER) from error
+        raise InstallError(f"this role lacks a privilege: {error}", hint=_BE_OWNER) from error
 
 
 @_as_owner()
@@ -121,7 +121,7 @@ async def forget_relay(conn: Connection, relay: str, say: Say) -> None:
             "select pg_catalog.pg_try_advisory_xact_lock($1, $2)", *leader_lock(relay)
         ):
             raise InstallError(
-                f"the relay {printable(relay)} is running",
+                f"relay {printable(relay)} is running",
                 hint="Stop it first, then run this again.",
             )
         known, parked = [
@@ -131,7 +131,7 @@ async def forget_relay(conn: Connection, relay: str, say: Say) -> None:
         await conn.execute("delete from pgoutbox.relay_error where relay = $1", relay)
         await conn.execute(_FORGET_SHARD_KEYS)
     what = f"forgotten, with {_count(len(parked), 'parked event')}" if parked else "forgotten"
-    say(f"relay {printable(relay)}: {what if known or parked else 'was not known'}")
+    say(f"relay {printable(relay)}: {what if known or parked else 'unknown, nothing to forget'}")
 
 
 # Of sets of shards of which no relay is left.
@@ -219,9 +219,9 @@ async def _name_publications(conn: Connection, say: Say) -> None:
     names = await conn.fetchval(_PUBLICATIONS)
     if names:
         say(
-            f"publishing the tables of schema pgoutbox, too: {', '.join(names)}; a PostgreSQL"
-            " subscriber without these tables stops; docs/publications.md tells how to leave"
-            " them out"
+            f"publications that include the tables of schema pgoutbox: {', '.join(names)}; a"
+            " PostgreSQL subscriber without these tables stops; docs/publications.md shows how to"
+            " leave them out"
         )
 
 
@@ -354,19 +354,18 @@ async def _refuse_unsent(conn: Connection) -> None:
         raise InstallError(
             one_a_line(
                 (
-                    f"{_count(events, 'event is', 'events are')} not sent yet"
-                    f" by the relay {printable(relay)}"
+                    f"relay {printable(relay)} has {_count(events, 'unsent event')}"
                     for relay, events in unsent
                 ),
                 "relays haven't sent everything",
             ),
             hint=f"Send them first: {drain}{forget if len(relays) > 1 else ''};"
-            " or give them up with --drop-unsent.",
+            " or discard them with --drop-unsent.",
         )
     if parked := await conn.fetchval("select count(*) from pgoutbox.parked"):
         raise InstallError(
             f"{_count(parked, 'event is', 'events are')} parked, and would be lost",
-            hint="Save what you need of pgoutbox.parked, then give them up with --drop-unsent.",
+            hint="Save what you need from pgoutbox.parked, then discard them with --drop-unsent.",
         )
 
 

@@ -166,8 +166,8 @@ async def check(conn: asyncpg.Connection[Any]) -> str | None:
         )
     if found.positions_behind:
         raise SchemaError(
-            "this database is a copy without the values of sequences: the next"
-            f" {found.positions_behind} transactions would be taken for sent ones",
+            "this database is a copy without its sequences' values: the next"
+            f" {found.positions_behind} transactions would count as sent",
             hint=_RUN_INSTALL,
         )
     if found.is_older:

@@ -193,8 +193,8 @@ async def prove_session(
         waited += found is None
         if waited > 1 or (found is not None and found["pid"] != backend["pid"]):
             raise ConfigError(
-                f"{where} is a pooler that lends connections for one transaction at a time, and"
-                " the relay needs a session: it listens, and holds locks",
+                f"{where} is a pooler in transaction mode, and the relay needs a session: it"
+                " listens, and holds locks",
                 hint="Give it a direct address, or the pooler's in session mode.",
             )
 

@@ -436,20 +436,20 @@ def _relay_problems(relay: RelayStatus) -> Iterator[str]:
     name = printable(relay.relay)
     if relay.error:
         ago = _age(relay.error_s or 0)
-        yield f"the relay {name} publishes nothing, as it said {ago} ago: {relay.error}"
+        yield f"relay {name} can't publish (reported {ago} ago): {relay.error}"
     if relay.leader is None and relay.backlog:
         run = " ".join(["pgoutbox relay", *_flags(relay)])
-        yield f"nobody publishes what is unsent of the relay {name}; run: {run}"
+        yield f"nobody publishes the unsent events of relay {name}; run: {run}"
     elif relay.leader and not relay.error and (relay.oldest_unsent_s or 0) > _PATIENCE:
         age = _age(relay.oldest_unsent_s or 0)
-        yield f"the relay {name} runs, and its oldest unsent event is {age} old"
+        yield f"relay {name} is behind: its oldest unsent event is {age} old"
     if relay.parked:
         events, are = ("events", "are") if relay.parked > 1 else ("event", "is")
-        yield f"{relay.parked:,} {events} of the relay {name} {are} parked: see pgoutbox.parked"
+        yield f"{relay.parked:,} {events} of relay {name} {are} parked; see pgoutbox.parked"
     if relay.leader and relay.leader.leading_s is None:
         yield (
-            f"pid {relay.leader.pid} leads the relay {name} without any progress here: the schema"
-            " was made anew beneath it; restart that relay"
+            f"pid {relay.leader.pid} leads relay {name}, which has no progress here: the schema was"
+            " created anew while it ran; restart it"
         )
 
 
@@ -460,7 +460,7 @@ def _table_problems(table: TableStatus) -> Iterator[str]:
 
 def _stranger_problem(stranger: Stranger) -> str:
     who = _session(stranger.pid, stranger.application)
-    return f"{who} holds the sleep lock: relays notice changes at the poll interval only"
+    return f"{who} holds the sleep lock, so relays look for events only once a poll interval"
 
 
 def _is_long(holder: Holder) -> bool:
@@ -469,7 +469,7 @@ def _is_long(holder: Holder) -> bool:
 
 def _holder_problem(holder: Holder) -> str:
     who = _session(holder.pid, holder.application)
-    return f"{who} has held its events back for {_age(holder.open_s or 0)}: it must end"
+    return f"{who} has held back its events for {_age(holder.open_s or 0)}; end that transaction"
 
 
 def _flags(relay: RelayStatus) -> Iterator[str]:
@@ -503,7 +503,7 @@ _PROBLEMS = {
     "drift": "columns changed",
     "trigger": "trigger missing or disabled",
     "missing": "table is gone",
-    "replaced": "not captured: it has taken the name of a table that was",
+    "replaced": "not captured: it has taken the name of a captured table",
 }
 
 
@@ -514,7 +514,7 @@ def _table_state(table: TableStatus) -> str:
     if table.other_name:
         other = printable(table.other_name)
         said += (
-            f" and is {other} now"
+            f", now {other}"
             if table.problem == "replaced"
             else f"; renamed since it was captured, was {other}"
         )

@@ -110,7 +110,7 @@ def _target(given: Mapping[str, str], without_effect: list[str]) -> Target:
     if attrs not in _SESSION_ATTRS:
         raise ConfigError(f"target_session_attrs {attrs} is none of {', '.join(_SESSION_ATTRS)}")
     user = given.get("user") or _own_name()
-    notes = [f"without effect here: {', '.join(without_effect)}"] if without_effect else []
+    notes = [f"no effect in pgoutbox: {', '.join(without_effect)}"] if without_effect else []
     return Target(
         places=places,
         database=given.get("dbname") or user,

@@ -48,14 +48,14 @@ def tls_of(given: Mapping[str, str], *, has_socket: bool) -> Tls:
     if is_bound and (has_socket or mode == "disable"):
         raise ConfigError(
             "channel_binding=require needs TLS, which"
-            f" {'a socket of this machine has not' if has_socket else 'sslmode=disable forbids'}",
+            f" {'no local socket has' if has_socket else 'sslmode=disable forbids'}",
             hint="Leave channel_binding out, or connect with TLS.",
         )
     notes = (_BOUND_BY_NAME,) if is_bound and mode != "verify-full" else ()
     mode = "verify-full" if is_bound else mode
     if given.get("require_auth") and (has_socket or mode != "verify-full"):
         raise ConfigError(
-            "require_auth can't be kept: the driver gives the server what it asks for",
+            "require_auth can't be honoured: the driver answers whatever the server asks for",
             hint="Leave it out, or have the server prove who it is with sslmode=verify-full.",
         )
     is_direct = given.get("sslnegotiation") == "direct"
@@ -139,7 +139,9 @@ def _load(context: ssl.SSLContext, parameter: str, file: str) -> None:
     try:
         context.load_verify_locations(cafile=file)
     except ssl.SSLError as error:
-        raise ConfigError(f"{parameter} {file} holds what is no certificate") from error
+        raise ConfigError(
+            f"{parameter} {file} contains something other than certificates"
+        ) from error
 
 
 def _look_into(parameter: str, file: str, what: str) -> None:

@@ -67,7 +67,7 @@ class Repeats:
         if self._tenure.conflict != message.id:
             self._tenure.conflict = message.id
             log.error(
-                "another publisher's message keeps an event out of the stream: it has its id",
+                "an event can't be stored: another publisher's message in the stream has its id",
                 extra={"id": message.id, "stream": stream, "seq": sequence},
             )
         return IdConflict(

@@ -106,7 +106,7 @@ class Share:
             if not any(name in (known, TableName(None, known.table)) for known in captured):
                 flag = "--tables" if self._tables else "--except-tables"
                 raise ConfigError(
-                    f"{flag} names {name}, which is no captured table{_meant(name, captured)}",
+                    f"{flag} names {name}, which isn't a captured table{_meant(name, captured)}",
                     hint=f"Capture it first: pgoutbox install --table {name}",
                 )
 

@@ -24,7 +24,7 @@ _CHORE_RETRY = 60.0
 
 _ATTENTION = {
     "missing": "a captured table was dropped",
-    "replaced": "a table isn't captured that has taken the name of one that was",
+    "replaced": "a table that has taken the name of a captured one isn't captured",
 }
 
 

@@ -254,6 +254,6 @@ def _cannot_begin(kind: str, what: str) -> PgoutboxError:
             hint="`pgoutbox status` lists them.",
         )
     return ConfigError(
-        "the relays that --begin-after names have ended at different positions",
+        "the relays named by --begin-after ended at different positions",
         hint=f"Run each once more with --drain --until {what}, then start this one again.",
     )

@@ -89,7 +89,7 @@ async def test_a_session_has_our_settings_whatever_the_defaults(database: Databa
 async def test_nobody_listens(unused_port: int) -> None:
     error = await failure(DatabaseConfig(dsn=f"postgresql://joe:{SECRET}@127.0.0.1:{unused_port}"))
 
-    assert f"PostgreSQL at 127.0.0.1:{unused_port}/joe refuses connections" in str(error)
+    assert f"PostgreSQL at 127.0.0.1:{unused_port}/joe refused the connection" in str(error)
     assert isinstance(error, DatabaseError)
     assert "--dsn" in str(error.hint)
 
@@ -97,7 +97,7 @@ async def test_nobody_listens(unused_port: int) -> None:
 async def test_no_socket_in_the_folder(tmp_path: Path) -> None:
     error = await failure(DatabaseConfig(host=str(tmp_path), user="joe", password=SECRET))
 
-    assert "refuses connections: nothing listens there" in str(error)
+    assert "refused the connection: nothing is listening there" in str(error)
 
 
 async def test_nobody_listens_at_any_address_of_a_name(
@@ -118,7 +118,7 @@ async def test_nobody_listens_at_any_address_of_a_name(
 async def test_no_such_host() -> None:
     error = await failure(DatabaseConfig(dsn=f"postgresql://joe:{SECRET}@nowhere.invalid/db"))
 
-    assert str(error) == "PostgreSQL at nowhere.invalid:5432/db: there is no host of that name"
+    assert str(error) == "PostgreSQL at nowhere.invalid:5432/db can't be found: no such host"
 
 
 async def test_nobody_answers(silent_port: int) -> None:
@@ -126,7 +126,7 @@ async def test_nobody_answers(silent_port: int) -> None:
 
     error = await failure(config, timeout=0.3)
 
-    assert str(error) == f"PostgreSQL at 127.0.0.1:{silent_port}/db doesn't answer within 0.3 s"
+    assert str(error) == f"PostgreSQL at 127.0.0.1:{silent_port}/db didn't answer within 0.3 s"
 
 
 async def test_no_such_database(database: Database) -> None:
@@ -147,7 +147,7 @@ async def test_wrong_password(database: Database) -> None:
 async def test_no_tls(database: Database) -> None:
     error = await failure(DatabaseConfig(dsn=f"{database.dsn}?sslmode=require"))
 
-    assert str(error).endswith(f"/{database.name} doesn't do TLS")
+    assert str(error).endswith(f"/{database.name} doesn't offer TLS")
     assert "sslmode=prefer goes without" in str(error.hint)
 
 
@@ -167,7 +167,7 @@ async def test_tls_that_is_enabled_is_required(database: Database, mode: str | N
     error = await failure(replace(config, enable_tls=True))
 
     where = f"{parts.hostname}:{parts.port}/{database.name}"
-    assert str(error) == f"PostgreSQL at {where} doesn't do TLS"
+    assert str(error) == f"PostgreSQL at {where} doesn't offer TLS"
 
 
 @dataclass
@@ -278,7 +278,7 @@ async def test_channel_binding_is_made_up_for_by_a_certificate_that_is_verified(
     await (await db.connect(DatabaseConfig(dsn=dsn), purpose="test")).close()
 
     without = await failure(DatabaseConfig(dsn=f"{database.dsn}?{asked}"))
-    assert str(without).endswith("doesn't do TLS")
+    assert str(without).endswith("doesn't offer TLS")
 
 
 async def test_a_server_without_tls_is_taken_where_it_is_only_preferred(
@@ -331,12 +331,13 @@ async def test_all_hosts_are_tried_and_each_is_named(
     primary.stop()
     error = await failure(config, primary=True)
     assert str(error) == (
-        "none of the hosts will do:"
-        f" PostgreSQL at 127.0.0.1:{ports[0]}/postgres refuses connections: nothing listens there;"
-        f" PostgreSQL at 127.0.0.1:{ports[1]}/postgres doesn't answer within 0.3 s;"
+        "none of the hosts can be used:"
+        f" PostgreSQL at 127.0.0.1:{ports[0]}/postgres refused the connection: nothing is"
+        " listening there;"
+        f" PostgreSQL at 127.0.0.1:{ports[1]}/postgres didn't answer within 0.3 s;"
         f" PostgreSQL at 127.0.0.1:{ports[2]}/postgres is a standby, which can't be written to;"
-        f" PostgreSQL at 127.0.0.1:{primary.port}/postgres refuses connections: nothing listens"
-        " there"
+        f" PostgreSQL at 127.0.0.1:{primary.port}/postgres refused the connection: nothing is"
+        " listening there"
     )
 
 

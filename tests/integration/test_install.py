@@ -321,7 +321,7 @@ async def test_a_writer_is_told_to_be_the_owner(database: Database, owner: Sessi
     config = DatabaseConfig(dsn=database.dsn_as(WRITER))
     for work in (install, uninstall):
         async with db.session(config, purpose="test") as writer:
-            with pytest.raises(InstallError, match="this role may not do that: perm") as caught:
+            with pytest.raises(InstallError, match="this role lacks a privilege: perm") as caught:
                 await work(writer, ["users"], HASTY, lambda _: None)
 
         assert (
@@ -496,7 +496,7 @@ async def test_a_relay_is_forgotten_with_what_it_parked(
 
     assert said[-2:] == [
         "relay retired: forgotten, with 1 parked event",
-        "relay retired: was not known",
+        "relay retired: unknown, nothing to forget",
     ]
     for table in ("progress", "parked"):
         rows = await owner.fetch(f"select relay from pgoutbox.{table}")
@@ -510,7 +510,7 @@ async def test_a_relay_that_leads_is_not_forgotten(
     relay = await database.connect()
     await relay.execute("select pg_advisory_lock($1, $2)", *leader_lock("mine"))
 
-    with pytest.raises(InstallError, match="the relay mine is running"):
+    with pytest.raises(InstallError, match="relay mine is running"):
         await forget_relay(conn, "mine", said.append)
 
     assert await owner.fetchval("select count(*) from pgoutbox.progress") == 1
@@ -551,9 +551,9 @@ async def test_uninstall_all_refuses_while_events_are_unsent(
         await uninstall_all(conn, HASTY, said.append)
 
     name = "mine" if has_relay else "default"
-    assert str(caught.value) == f"2 events are not sent yet by the relay {name}"
+    assert str(caught.value) == f"relay {name} has 2 unsent events"
     drain = "pgoutbox relay --drain" + (" --name mine" if has_relay else "")
-    assert caught.value.hint == f"Send them first: {drain}; or give them up with --drop-unsent."
+    assert caught.value.hint == f"Send them first: {drain}; or discard them with --drop-unsent."
     assert await captured(owner) == ["public.users"]
 
     await uninstall_all(conn, HASTY, said.append, drop_unsent=True)
@@ -578,13 +578,13 @@ async def test_uninstall_all_names_each_relay_that_has_unsent_events(
 
     assert str(caught.value).splitlines() == [
         "2 relays haven't sent everything:",
-        "  1 event is not sent yet by the relay default",
-        "  2 events are not sent yet by the relay retired relay",
+        "  relay default has 1 unsent event",
+        "  relay retired relay has 2 unsent events",
     ]
     assert caught.value.hint == (
         "Send them first: pgoutbox relay --drain, pgoutbox relay --drain --name 'retired relay';"
         " forget a relay that no longer runs: pgoutbox uninstall --relay NAME;"
-        " or give them up with --drop-unsent."
+        " or discard them with --drop-unsent."
     )
 
 
@@ -612,7 +612,7 @@ async def test_uninstall_all_doesnt_drop_what_is_written_meanwhile(
 
     await writer.execute("commit")
 
-    with pytest.raises(InstallError, match="1 event is not sent yet"):
+    with pytest.raises(InstallError, match="1 unsent event"):
         await uninstalling
     assert await captured(owner) == []
     assert len(await events(owner)) == 1

@@ -71,7 +71,7 @@ async def test_wal_listeners_file_is_all_that_a_relay_needs(
     assert await subjects(stream, 3) == ["public_users", "public_orders", "public_users"]
     said = [json.loads(line)["msg"] for line in relay.stderr]
     assert "public.users: captured" in said
-    assert ("without effect here: listener.refreshConnection, listener.heartbeatInterval") in said
+    assert ("no effect in pgoutbox: listener.refreshConnection, listener.heartbeatInterval") in said
 
 
 async def test_a_table_that_cant_be_locked_is_captured_later_and_keeps_nobody_waiting(
@@ -201,7 +201,7 @@ async def test_a_relay_that_doesnt_install_says_what_isnt_captured_any_more(
     await owner.execute("drop table users; create table users (id int)")
     await owner.execute("alter table orders rename to old")
     relay = await daemon("relay", *dsn, "--topic", stream.topic, "--nats-url", stream.url)
-    replaced = await relay.line("a table isn't captured that has taken the name of one that was")
+    replaced = await relay.line("a table that has taken the name of a captured one isn't captured")
     renamed = await relay.line("a captured table was renamed")
 
     assert "table=public.users" in replaced
@@ -209,7 +209,7 @@ async def test_a_relay_that_doesnt_install_says_what_isnt_captured_any_more(
     assert status_problems(empty_database) == {"public.users": "replaced", "public.old": None}
     text = pgoutbox("status", *dsn).stdout
     assert (
-        "not captured: it has taken the name of a table that was;"
+        "not captured: it has taken the name of a captured table;"
         " run: pgoutbox install --table public.users"
     ) in text
     assert "ok; renamed since it was captured, was public.orders" in text

@@ -298,11 +298,11 @@ async def test_tables_and_shards_and_a_filter_together(
     [
         (
             ("--name", "a", "--tables", "usres"),
-            "--tables names usres, which is no captured table; did you mean users?",
+            "--tables names usres, which isn't a captured table; did you mean users?",
         ),
         (
             ("--name", "a", "--except-tables", "other.users"),
-            "--except-tables names other.users, which is no captured table",
+            "--except-tables names other.users, which isn't a captured table",
         ),
         (
             ("--begin-after", "nobody"),
@@ -373,7 +373,7 @@ async def test_from_one_relay_to_shards_and_to_others(
     ended = "default-1-of-2, default-2-of-2"
     three = [("--shard", f"{n}/3", "--begin-after", ended) for n in "123"]
     refused = await streams.drain("3x1", *three[0], code=2)
-    assert "the relays that --begin-after names have ended at different positions" in refused
+    assert "the relays named by --begin-after ended at different positions" in refused
     position = refused.split("--until ")[1].split(",")[0]
     for number in "12":
         await streams.drain(number, "--shard", f"{number}/2", "--until", position)

@@ -188,7 +188,7 @@ monitoring: {sentryDSN: "", promAddr: ":2112"}
     assert found.database.ssl_mode is None
     (note,) = found.notes
     assert note == (
-        "without effect here: listener.refreshConnection, listener.heartbeatInterval,"
+        "no effect in pgoutbox: listener.refreshConnection, listener.heartbeatInterval,"
         " database.debug"
     )
 
@@ -659,9 +659,9 @@ def test_a_table_of_the_filter_without_a_list_is_named(file: Path) -> None:
     ("text", "said"),
     [
         (None, "can't be read: No such file or directory"),
-        (f"database: {{password: '{SECRET}", "is not YAML, line 1"),
+        (f"database: {{password: '{SECRET}", "isn't valid YAML (line 1)"),
         (f"- {SECRET}", "must hold keys and values"),
-        ("\x00", "is not YAML"),
+        ("\x00", "isn't valid YAML"),
     ],
 )
 def test_a_file_that_cant_be_read_gets_one_sentence(

@@ -126,14 +126,14 @@ NEON = "sslmode=require&channel_binding=require"
     ("query", "notes"),
     [
         ("", []),
-        ("schema=public", ["without effect here: schema"]),
+        ("schema=public", ["no effect in pgoutbox: schema"]),
         (
             "pgbouncer=true&connection_limit=1",
-            ["without effect here: pgbouncer, connection_limit"],
+            ["no effect in pgoutbox: pgbouncer, connection_limit"],
         ),
-        ("application_name=shop", ["without effect here: application_name"]),
+        ("application_name=shop", ["no effect in pgoutbox: application_name"]),
         ("keepalives=1&gssencmode=prefer&sslcompression=0&client_encoding=utf8", []),
-        ("keepalives=0&sslcompression=1", ["without effect here: keepalives, sslcompression"]),
+        ("keepalives=0&sslcompression=1", ["no effect in pgoutbox: keepalives, sslcompression"]),
         ("channel_binding=prefer&sslcertmode=allow&target_session_attrs=read-write", []),
         ("sslmode=verify-full&channel_binding=require", []),
         ("sslmode=verify-full&require_auth=scram-sha-256", []),
@@ -155,7 +155,7 @@ def test_what_has_no_effect_is_named_in_one_line(query: str, notes: list[str]) -
     [
         ("sslmode=disable&channel_binding=require", "channel_binding=require needs TLS"),
         ("host=/run&channel_binding=require", "channel_binding=require needs TLS"),
-        ("require_auth=scram-sha-256", "require_auth can't be kept"),
+        ("require_auth=scram-sha-256", "require_auth can't be honoured"),
         ("sslmode=often", "sslmode often, which is none of disable"),
         ("sslnegotiation=direct", "sslnegotiation=direct needs sslmode=require"),
         ("ssl_min_protocol_version=TLSv7", "TLSv7 is none of"),
@@ -222,7 +222,7 @@ def test_a_service_comes_before_the_variables_and_after_the_dsn(home: Path) -> N
 
     found = target("postgresql://h", PGSERVICE="shop", PGPORT="8", PGUSER="joe")
     assert (found.places, found.password) == ((Place("h", 7),), "100%")
-    assert found.notes == ("without effect here: keepalives_idle",)
+    assert found.notes == ("no effect in pgoutbox: keepalives_idle",)
     assert target("service=shop", PGHOST="of-variable").places == (Place("of-service", 7),)
 
     assert "unknown parameter hots (did you mean host?)" in str(refusal("service=wrong"))
