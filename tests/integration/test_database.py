@@ -112,7 +112,7 @@ async def test_nobody_listens_at_any_address_of_a_name(
     monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", addresses)
     error = await failure(DatabaseConfig(dsn=f"postgresql://joe@somewhere:{unused_port}/db"))
 
-    assert str(error).endswith("/db refuses connections: nothing listens there")
+    assert str(error).endswith("/db refused the connection: nothing is listening there")
 
 
 async def test_no_such_host() -> None:

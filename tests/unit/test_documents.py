@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from xml.etree import ElementTree
 
 import click
@@ -138,3 +140,83 @@ def test_tests_that_prove_something_about_faults_exist() -> None:
 
     assert len(named) > 40
     assert [name for name in sorted(named) if f"def {name}(" not in tests] == []
+
+
+PAGES = sorted(
+    path
+    for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("examples/**/*.md"))
+    if "node_modules" not in path.parts
+)
+
+
+def _links(page: Path) -> Iterator[tuple[Path, str]]:
+    """Yield what a page's relative links lead to: a file, and an anchor in it or nothing."""
+    prose = re.sub(r"```.*?```|`[^`\n]*`", "", page.read_text("utf-8"), flags=re.DOTALL)
+    for link in re.findall(r"\]\(([^)\s]+)\)", prose):
+        if not re.match(r"[a-z]+:", link):
+            file, _, anchor = link.partition("#")
+            yield (page.parent / file).resolve() if file else page, anchor
+
+
+def _anchors(page: Path) -> set[str]:
+    """Return the anchors of a page, as GitHub makes them of its headings."""
+    text = page.read_text("utf-8")
+    prose = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    headings = re.findall(r"^#+ (.*)$", prose, re.MULTILINE)
+    slugs = (re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings)
+    return {*slugs, *re.findall(r'<a id="([^"]+)"', text)}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_relative_links_lead_somewhere(page: Path) -> None:
+    broken = [
+        f"{file.name}#{anchor}"
+        for file, anchor in _links(page)
+        if not file.exists() or (anchor and anchor not in _anchors(file))
+    ]
+
+    assert broken == []
+
+
+def test_every_page_can_be_reached_from_the_readme() -> None:
+    reached, unread = {documents.README}, [documents.README]
+    while unread:
+        for file, _ in _links(unread.pop()):
+            page = file / "README.md" if file.is_dir() else file
+            if page in PAGES and page not in reached:
+                reached.add(page)
+                unread.append(page)
+
+    by_themselves = {ROOT / "CHANGELOG.md", ROOT / "SECURITY.md"}  # where everybody looks
+    assert set(PAGES) - reached - by_themselves == set()
+
+
+def _literals() -> Iterator[str]:
+    """Yield each string of the sources, with … for what is put into it."""
+    for path in (ROOT / "pgoutbox").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                yield "".join(
+                    str(part.value) if isinstance(part, ast.Constant) else "…"
+                    for part in node.values
+                )
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                yield node.value
+    for path in (ROOT / "sql").rglob("*.sql"):
+        yield path.read_text("utf-8").replace("%s", "…")
+
+
+def test_sentences_of_the_page_on_troubleshooting_are_those_of_the_sources() -> None:
+    page = (ROOT / "docs" / "troubleshooting.md").read_text("utf-8")
+    literals = list(_literals())
+
+    quoted = re.findall(r"^\| `([^`]+)` \|", page, re.MULTILINE)
+
+    assert len(quoted) > 60
+    assert [said for said in quoted if not any(_is_said(said, text) for text in literals)] == []
+
+
+def _is_said(sentence: str, literal: str) -> bool:
+    """Return True if the words of ``sentence``, between its …, stand in ``literal`` in order."""
+    words = [re.escape(part.strip()) for part in sentence.split("…") if part.strip(" ;,:")]
+    return re.search(".*?".join(words), literal, re.DOTALL) is not None
