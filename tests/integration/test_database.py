@@ -148,7 +148,7 @@ async def test_no_tls(database: Database) -> None:
     error = await failure(DatabaseConfig(dsn=f"{database.dsn}?sslmode=require"))
 
     assert str(error).endswith(f"/{database.name} doesn't offer TLS")
-    assert "sslmode=prefer goes without" in str(error.hint)
+    assert "sslmode=prefer uses it only if" in str(error.hint)
 
 
 @pytest.mark.parametrize("mode", [None, "disable", "prefer"])
