@@ -64,7 +64,7 @@ begin
         'insert into pgoutbox.transaction_%1$s
              (position, xid, first_seq, last_seq, committed_at, synchronous_commit)
          select
-             nextval(''pgoutbox.position_seq''), e.xid, min(e.seq), max(e.seq),
+             nextval(''pgoutbox.position_seq''), e.xid, min(e.seq), max(e.seq) + 1,
              clock_timestamp(), ''on''
          from (table pgoutbox.first_event_%1$s union all table pgoutbox.event_%1$s) e
          where not exists (

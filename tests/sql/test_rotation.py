@@ -140,7 +140,7 @@ async def test_how_long_a_slot_rests_outlives_whoever_looks(
 ) -> None:
     """Relays whose connections live for shorter than the retention empty slots all the same."""
     await connection.execute("insert into t values (1)")
-    slot = await connection.fetchval("select slot from pgoutbox.transaction")
+    slot = await _slot(connection)
     await _write_into(connection, (slot + 1) % 5)
     look = "select slot, position from pgoutbox.resting_slots('1 hour')"
     assert await (await connect()).fetch(look) == []
@@ -153,7 +153,7 @@ async def test_how_long_a_slot_rests_outlives_whoever_looks(
 async def test_slot_that_changes_begins_to_rest_anew(connection: asyncpg.Connection) -> None:
     look = "select slot from pgoutbox.resting_slots('0')"
     await connection.execute("insert into t values (1)")
-    slot = await connection.fetchval("select slot from pgoutbox.transaction")
+    slot = await _slot(connection)
     await connection.fetch(look)
     before = await _since(connection, slot)
 
@@ -178,12 +178,38 @@ async def test_look_for_resting_slots_writes_only_what_has_changed(
         assert await connection.fetchval("select pg_current_xact_id_if_assigned()") is None
 
 
+async def test_last_event_is_told_apart(connection: asyncpg.Connection) -> None:
+    """Also of a transaction whose row was missing: a batch that ends before it goes on there."""
+    await connection.execute("insert into t values (1), (2), (3)")
+    assert await _ends(connection) == [False, False, True]
+    slot = await _slot(connection)
+    await connection.execute(
+        "delete from pgoutbox.transaction; update pgoutbox.progress set high = 1"
+    )
+
+    assert not await connection.fetchval("select pgoutbox.rotate($1)", slot)
+
+    assert await _ends(connection) == [False, False, True]
+
+
+async def _ends(connection: asyncpg.Connection) -> list[bool]:
+    rows = await connection.fetch(
+        "select * from pgoutbox.next_batch(0, '{}', '{}', null, null, 10, 1000000)"
+    )
+    return [row["is_last"] for row in rows]
+
+
 async def _write_into(connection: asyncpg.Connection, slot: int) -> None:
     """Have time go on, to where transactions begin in ``slot``."""
     await connection.execute(
         "create or replace function pgoutbox.slot(began timestamptz) returns smallint"
         f" language sql stable as 'select {slot}::smallint'"
     )
+
+
+async def _slot(connection: asyncpg.Connection) -> int:
+    slot = await connection.fetchval("select tableoid::regclass::text from pgoutbox.transaction")
+    return int(slot.rpartition("_")[2])
 
 
 async def _since(connection: asyncpg.Connection, slot: int) -> Any:
