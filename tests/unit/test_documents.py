@@ -220,3 +220,23 @@ def _is_said(sentence: str, literal: str) -> bool:
     """Return True if the words of ``sentence``, between its …, stand in ``literal`` in order."""
     words = [re.escape(part.strip()) for part in sentence.split("…") if part.strip(" ;,:")]
     return re.search(".*?".join(words), literal, re.DOTALL) is not None
+
+
+def _warnings() -> Iterator[str]:
+    """Yield the text of each warning and error that the relay logs, but for those in variables."""
+    for path in (ROOT / "pgoutbox").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if not isinstance(node, ast.Call) or not node.args:
+                continue
+            is_warning = ast.unparse(node.func) in ("log.warning", "log.error", "Outage")
+            if is_warning and isinstance(node.args[0], ast.Constant):
+                yield str(node.args[0].value)
+
+
+def test_the_page_on_troubleshooting_has_every_warning() -> None:
+    page = (ROOT / "docs" / "troubleshooting.md").read_text("utf-8")
+    quoted = re.findall(r"^\| `([^`]+)`", page, re.MULTILINE)
+    warnings = list(_warnings())
+
+    assert len(warnings) > 15
+    assert [text for text in warnings if not any(_is_said(row, text) for row in quoted)] == []
