@@ -100,8 +100,7 @@ async def run(rig: Rig) -> list[Table]:
     :func:`benchmarks.writers.run`. Each is the difference between two runs of a single-user
     backend, which do the same a few times and many times.
     """
-    if shutil.which("valgrind") is None:
-        raise Failed("valgrind isn't installed: instructions can't be counted")
+    _valgrind()  # before anything is made
     table = Table(
         "writers: thousand instructions of the backend",
         COLUMNS,
@@ -164,11 +163,19 @@ def _cost(rig: Rig, database: Database, work: Work, variant: str) -> float:
     return (many - few) / (work.many - work.few) / 1000
 
 
+def _valgrind() -> str:
+    """Return the path of valgrind, or raise that there is none."""
+    found = shutil.which("valgrind")
+    if found is None:
+        raise Failed("valgrind isn't installed: instructions can't be counted")
+    return found
+
+
 def _instructions(rig: Rig, database: Database, statements: list[str]) -> int:
     done = subprocess.run(
         guarded(
             [
-                *("valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null"),
+                *(_valgrind(), "--tool=callgrind", "--callgrind-out-file=/dev/null"),
                 *(rig.postgres.bin / "postgres", "--single", "-D", rig.postgres.data),
                 database.name,
             ],
