@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import asyncpg
 
@@ -49,7 +49,7 @@ SESSION_SETTINGS = {
 _NOT_LOCAL = ("tcp_", "default_transaction_", "idle_session_timeout")
 
 _ROUNDS = 3  # of looking whether a session stays ours
-_PATIENCE = 5.0  # seconds after which an answer may be waiting for a connection that another holds
+_PATIENCE = 3.0  # seconds after which one waits for a connection that another holds
 
 
 def settings_statement(purpose: str, *, local: bool = False) -> str:
@@ -190,8 +190,11 @@ async def prove_session(
             found = await _while_another_holds(connection, other)
         finally:
             other.terminate()
-        waited += found is None
-        if waited > 1 or (found is not None and found["pid"] != backend["pid"]):
+        if found is None:
+            waited += 1
+        elif found.is_ours:
+            return
+        if waited > 1 or (found is not None and found.pid != backend["pid"]):
             raise ConfigError(
                 f"{where} is a pooler in transaction mode, and the relay needs a session: it"
                 " listens, and holds locks",
@@ -210,30 +213,38 @@ def _is_direct(connection: asyncpg.Connection[Any], backend: asyncpg.Record) -> 
     return bool(port) and (told, port) == (backend["pid"], backend["port"])
 
 
+class _Found(NamedTuple):
+    """What serves a connection; ``is_ours`` where nobody else can be served by it."""
+
+    pid: int
+    is_ours: bool
+
+
 async def _while_another_holds(
     connection: asyncpg.Connection[Any], other: asyncpg.Connection[Any]
-) -> asyncpg.Record | None:
-    """Return what serves ``connection`` while ``other`` keeps a transaction open.
+) -> _Found | None:
+    """Return what serves ``connection`` while ``other`` keeps a transaction open, or waits to.
 
     None where that has to wait for the end of the transaction.
     """
+    holding = asyncio.ensure_future(other.execute("begin"))
+    asking: asyncio.Future[asyncpg.Record] | None = None
     try:
-        await other.execute("begin", timeout=2 * _PATIENCE)
-    except TimeoutError as error:
-        raise DatabaseError(
-            "the pooler has no second connection to PostgreSQL now, and the relay needs two"
-        ) from error
-    asking = asyncio.ensure_future(ask(connection, _BACKEND))
-    try:
-        done, _ = await asyncio.wait({asking}, timeout=_PATIENCE)
-        await other.execute("rollback", timeout=_PATIENCE)
+        await asyncio.wait({holding}, timeout=_PATIENCE)
+        asking = asyncio.ensure_future(ask(connection, _BACKEND))
+        answered, _ = await asyncio.wait({asking}, timeout=_PATIENCE)
+        if answered and not holding.done():  # which came first, and ours is not for it
+            return _Found(asking.result()["pid"], is_ours=True)
         async with asyncio.timeout(_PATIENCE):
+            await holding
+            await other.execute("rollback")
             found = await asking
     except TimeoutError as error:
-        raise DatabaseError("the connection to PostgreSQL no longer answers") from error
+        raise DatabaseError("PostgreSQL, or a pooler before it, doesn't answer") from error
     finally:
-        if not asking.done():
-            asking.cancel()
-            with suppress(asyncio.CancelledError):
-                await asking
-    return found if done else None
+        for future in (holding, asking):
+            if future is not None and not future.done():
+                future.cancel()
+                with suppress(asyncio.CancelledError, Exception):
+                    await future
+    return _Found(found["pid"], is_ours=False) if answered else None

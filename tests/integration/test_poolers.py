@@ -14,7 +14,7 @@ import pytest
 
 from pgoutbox.config.settings import DatabaseConfig
 from pgoutbox.database import connection as db
-from pgoutbox.errors import ConfigError, DatabaseError
+from pgoutbox.errors import ConfigError
 from tests.conftest import StartDaemon
 from tests.support.cluster import ADMIN, Database
 from tests.support.commands import pgoutbox
@@ -154,12 +154,28 @@ async def test_the_relay_works_through_a_pooler_in_session_mode(
             assert before == await left(pooler, database)
 
 
-async def test_a_pooler_without_a_second_connection_is_waited_for(database: Database) -> None:
-    async with pgbouncer(
-        database.dsn, "session", default_pool_size=1, query_wait_timeout=2
-    ) as pooler:
-        with pytest.raises(DatabaseError):
-            await db.connect(DatabaseConfig(dsn=pooler.dsn(database.dsn)), purpose="test")
+async def test_a_session_is_told_where_the_pool_has_no_other_connection_left(
+    database: Database,
+) -> None:
+    """As a standby's, beside a relay that has taken the others."""
+    async with pgbouncer(database.dsn, "session", default_pool_size=1) as pooler:
+        config = DatabaseConfig(dsn=pooler.dsn(database.dsn))
+        conn = await db.connect(config, purpose="test")
+        assert await conn.fetchval("show statement_timeout") == "0"
+        await db.close(conn)
+
+
+async def test_a_pool_that_others_keep_busy_is_waited_for(database: Database) -> None:
+    async with pgbouncer(database.dsn, "transaction", default_pool_size=1) as pooler:
+        app = await asyncpg.connect(pooler.dsn(database.dsn), statement_cache_size=0)
+        config = DatabaseConfig(dsn=pooler.dsn(database.dsn))
+        async with app.transaction():
+            connecting = asyncio.create_task(db.connect(config, purpose="test"))
+            done, _ = await asyncio.wait({connecting}, timeout=1)
+            assert not done
+        with pytest.raises(ConfigError, match="is a pooler in transaction mode"):
+            await connecting
+        await app.close()
 
 
 async def test_a_pooler_in_statement_mode_is_named(
