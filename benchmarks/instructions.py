@@ -73,7 +73,7 @@ def _update(table: str, count: int) -> list[str]:
         _insert(table, count),
         f"alter table {table} enable trigger all",
     ]
-    return [_insert(table, 50), change, *fill, change]
+    return [f"truncate {table}", _insert(table, 50), change, *fill, change]
 
 
 def _first(table: str, count: int) -> list[str]:
@@ -86,7 +86,7 @@ WORKS = (
         Work(f"single-row transaction, {width} columns", _single, goal, table=f"wide{width}")
         for width, goal in zip(WIDTHS, (1.4, 1.2), strict=True)
     ),
-    Work("transaction of 10 rows", _ten, 1.0, few=20, many=80),
+    Work("transaction of 10 rows", _ten, 1.0),
     Work("a row of INSERT … SELECT", _bulk, 0.8, 0.6),
     Work("a row of UPDATE", _update, 0.8, 0.6),
     Work("first INSERT of a session", _first, 2.0, few=0, many=1),
