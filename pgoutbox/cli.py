@@ -385,8 +385,8 @@ def status(ctx: click.Context, /, as_json: bool, check: bool, **flags: Any) -> N
     """Show backlog, captured tables, the leading relays, and what needs attention.
 
     Exits with 3 if the schema pgoutbox is missing. With --check, exits with 7 if a captured
-    table has a problem, a relay publishes nothing, events are parked, unsent without a relay or
-    for more than 5 minutes, or somebody holds what relays wait for.
+    table has a problem, a relay can't publish, events are parked, events are unsent and nobody
+    publishes them or they are older than 5 minutes, or a session holds up the relays.
 
     \b
     pgoutbox status
