@@ -40,6 +40,11 @@ class Progress:
     gaps: tuple[Gap, ...] = ()
     partial: Key | None = None
 
+    @property
+    def has_gap(self) -> bool:
+        """Whether a position below one that is sent, if only in part, isn't sent."""
+        return bool(self.gaps or (self.partial and self.partial.position > self.high + 1))
+
     def covers(self, key: Key) -> bool:
         """Tell whether the event at ``key`` is sent."""
         if self.partial is not None and key.position == self.partial.position:

@@ -289,14 +289,16 @@ class Outbox:
         """Make sure that ``batch`` can be published behind those ``in_flight``.
 
         Notes how it goes on from ``progress`` if a restart could tear one of its transactions, and
-        waits until all that it holds is on PostgreSQL's disk.
+        waits until all that it holds is on PostgreSQL's disk. Where a gap is open the note is, too:
+        without it, what fills the gap would be published first after a crash of PostgreSQL.
 
         Raises:
             LeadershipLost: another relay of the same name has taken over.
         """
         plan = self._plan_of((*in_flight, batch))
-        if batch.has_lazy_commit or plan[-1:] not in ((), self._plan[-1:]):
-            await self._write(progress, plan, flush=batch.has_lazy_commit)
+        is_news = plan[-1:] not in ((), self._plan[-1:])
+        if batch.has_lazy_commit or is_news:
+            await self._write(progress, plan, flush=batch.has_lazy_commit or batch.after.has_gap)
 
     async def advance(self, progress: Progress, in_flight: Sequence[Batch] = ()) -> None:
         """Move the progress to ``progress``, with the batches ``in_flight`` beyond it.

@@ -12,6 +12,10 @@ from contextlib import suppress
 import asyncpg
 import pytest
 
+from pgoutbox.config.settings import MessageConfig
+from pgoutbox.messages.formats import format_of
+from pgoutbox.outbox.progress import Progress
+from pgoutbox.outbox.reader import Outbox
 from tests.conftest import Connect, Servers
 from tests.support import ledger
 from tests.support.cluster import ADMIN
@@ -86,6 +90,44 @@ async def test_what_a_crash_takes_back_was_never_published(own: Scene) -> None:
 
     await own.check()
     assert before > 0
+
+
+async def test_crash_takes_back_no_plan_that_order_depends_on(own: Scene) -> None:
+    """A prepared transaction survives it, and would get into the middle of one sent in part."""
+    server = own.database.cluster.server
+    assert server is not None
+    writer = await own.database.connect()
+    await writer.execute("create table t (id integer)")
+    await writer.execute("select pgoutbox.capture_table('t')")
+    outbox = await leading(own)
+    await writer.execute("set pgoutbox.notify = off")
+    await writer.execute("begin; insert into t values (0); prepare transaction 'earlier'")
+    await writer.execute("insert into t select generate_series(1, 9)")
+    batch = await outbox.next_batch(Progress())
+    await outbox.begin(batch, Progress(), ())
+
+    server.kill()
+    server.start()
+    writer = await own.database.connect()
+    await writer.execute("commit prepared 'earlier'")
+
+    outbox = await leading(own)
+    assert (await outbox.next_batch(Progress())).keys[: len(batch)] == batch.keys
+    await own.database.disconnect()
+
+
+async def leading(scene: Scene) -> Outbox:
+    """Return the outbox of a relay that has just taken the lead, in small batches."""
+    message_format = format_of(MessageConfig(), "app")
+    outbox = Outbox(
+        await scene.database.connect(),
+        message_format,
+        relay="default",
+        batch_events=3,
+        batch_bytes=2**20,
+    )
+    await outbox.lead()
+    return outbox
 
 
 async def test_sessions_ended_again_and_again(scene: Scene, connect: Connect) -> None:
