@@ -267,6 +267,8 @@ async def _capture(
         if wanted["is_captured"] and not wanted["is_as_installed"]:
             actions = ",".join(wanted["actions"]).lower()
             return f"from now on: {actions}; old values: {wanted['old_values']}"
+        if wanted["former"]:
+            return f"captured; {wanted['former']}, which bore its name, stays captured"
         return "captured" if is_changed else "already captured"
 
     return await patiently(conn, table, work, settings, say)

@@ -741,7 +741,10 @@ async def test_install_without_a_table_captures_what_has_taken_a_captured_name(
     await install(conn, [], HASTY, said.append)
     await owner.execute("insert into users values (1); insert into orders values (1)")
 
-    assert said[-2:] == ["public.orders: captured", "public.users: captured"]
+    assert said[-2:] == [
+        "public.orders: captured",
+        "public.users: captured; public.old_users, which bore its name, stays captured",
+    ]
     assert await captured(owner) == ["public.old_users", "public.orders", "public.users"]
     assert await events(owner) == [("public", "users", "INSERT"), ("public", "orders", "INSERT")]
 
