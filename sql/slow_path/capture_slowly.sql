@@ -3,10 +3,11 @@
 -- Called by a capture function whose guards say that it no longer fits: the table has
 -- drifted, or the session's settings would show in the text of a value. `old_values_as` and
 -- `captured` are what that function was made with: how much of old rows events have, and which
--- tables events may be named after. What is asked is asked of the parser and of PostgreSQL's
--- caches, for the transaction's snapshot can be older than the table: about 0.3 ms a row, but
--- never wrong. The settings below are those of a freshly installed server; lc_monetary is what it
--- was at install, since a money value has no currency of its own.
+-- tables events may be named after. The transaction's snapshot can be older than the table, so
+-- what is asked is asked of the parser and of PostgreSQL's caches: slow, but never wrong.
+--
+-- The settings below are those of a freshly installed server; lc_monetary is what it was at
+-- install, since a money value has no currency of its own.
 create or replace function pgoutbox.capture_slowly(
     relation oid, action text, new_values anyelement, old_values anyelement,
     old_values_as text, captured text[],

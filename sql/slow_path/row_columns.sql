@@ -1,9 +1,9 @@
 -- The columns of a row as the executor knows it, in the order of their keys, each with the
 -- expression that renders it, of the row $1. Generated columns are left out.
 --
--- Never asked of pg_attribute: a REPEATABLE READ transaction reads that as it was before an
--- ALTER TABLE that has committed since, while its rows have the columns of now. The parser knows
--- these, as the executor does.
+-- Under READ COMMITTED the catalog tells. Else it isn't asked: the transaction reads it as it was
+-- before an ALTER TABLE that has committed since, while its rows have the columns of now. The
+-- parser knows these, as the executor does, but takes longer.
 create or replace function pgoutbox.row_columns(relation regclass)
     returns table (name text, expression text)
     language plpgsql
@@ -13,6 +13,19 @@ declare
     names text[];
     types regtype[];
 begin
+    if current_setting('transaction_isolation') like 'read %' then
+        return query
+        select a.attname::text, format(
+            'pgoutbox.%s(($1).%I)',
+            case when to_regprocedure(format('pgoutbox.wal(%s)', a.atttypid::regtype)) is null
+                then 'wal_text' else 'wal' end,
+            a.attname)
+        from pg_attribute a
+        where a.attrelid = row_columns.relation and a.attnum > 0
+          and not a.attisdropped and a.attgenerated = ''
+        order by a.attname collate "C";
+        return;
+    end if;
     execute format(
         'select array(
              select k from json_object_keys((

@@ -347,3 +347,20 @@ async def test_partitions_have_one_event_a_change(
     names = [table for table in tables if table for _ in range(3)]
     assert [event.table for event in events] == names
     assert [event.new or event.old for event in events] == rows
+
+
+async def test_a_truncate_is_told_although_a_partition_was_released_since(
+    connection: asyncpg.Connection,
+    capture: Capture,
+    outbox: Outbox,
+    writer: asyncpg.Connection,
+    level: str,
+) -> None:
+    await connection.execute(PARTITIONED)
+    for table in ("m", "m_1", "m_2", "m_3_1"):
+        await capture(table)
+    await begin(writer, level)
+    await connection.execute("select pgoutbox.release_table('m_2')")
+    await writer.execute("truncate m; commit")
+
+    assert "m" in [event.table for event in await outbox.events()]
