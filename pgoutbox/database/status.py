@@ -128,6 +128,7 @@ class Status:
     strangers: tuple[Stranger, ...] = ()
     holders: tuple[Holder, ...] = ()
     slots: tuple[SlotStatus, ...] = ()
+    outbox_bytes: int = 0  # on disk
     database: Whereabouts | None = None
 
     @property
@@ -137,7 +138,7 @@ class Status:
             return (f"the schema is {self.schema.problem}; run: {self.schema.remedy}",)
         return (
             *(sentence for table in self.tables for sentence in _table_problems(table)),
-            *(sentence for relay in self.relays for sentence in _relay_problems(relay)),
+            *(said for one in self.relays for said in _relay_problems(one, self.relays)),
             *(_stranger_problem(stranger) for stranger in self.strangers),
             *(_holder_problem(holder) for holder in self.holders if _is_long(holder)),
         )
@@ -154,7 +155,7 @@ class Status:
         if self.schema.is_missing:
             return "\n".join(lines)
         lines += ["", *_relay_lines(self.relays), "", *_table_lines(self.tables)]
-        lines += ["", _slot_line(self.slots)]
+        lines += ["", _outbox_line(self.outbox_bytes, self.slots)]
         lines += [f"! {problem}" for problem in self.problems if not self.schema.problem]
         return "\n".join(lines)
 
@@ -172,6 +173,7 @@ async def gather(conn: Connection, database: Whereabouts | None = None) -> Statu
         strangers=await _strangers(conn),
         holders=await _holders(conn),
         slots=await _slots(conn),
+        outbox_bytes=await conn.fetchval("select pgoutbox.outbox_bytes()"),
     )
 
 
@@ -403,17 +405,24 @@ def _schema_lines(status: SchemaStatus) -> list[str]:
 
 def _relay_lines(relays: Sequence[RelayStatus]) -> list[str]:
     header = ("relay", "backlog", "oldest unsent", "gaps", "parked", "leader")
-    lines = _columns([header, *(_relay_row(relay) for relay in relays)])
+    lines = _columns([header, *(_relay_row(relay, relays) for relay in relays)])
     lines += [f"{one.relay} publishes {one.share}" for one in relays if one.share and one.leader]
-    if len(relays) > 1 and not all(relay.leader for relay in relays):
-        # The outbox keeps everything until all of them have sent it.
-        lines.append("forget a relay that no longer runs: pgoutbox uninstall --relay NAME")
     return lines
 
 
-def _relay_row(relay: RelayStatus) -> tuple[str, ...]:
+def _run_or_forget(relay: RelayStatus, relays: Sequence[RelayStatus]) -> str:
+    """Return what to do about a relay without a leader, one of ``relays``."""
+    run = f"run: {' '.join(['pgoutbox relay', *_flags(relay)])}"
+    if len(relays) == 1:  # it is rather one that wasn't started yet
+        return run
+    # The outbox keeps everything until all of them have sent it.
+    name = printable(shlex.quote(relay.relay))
+    return f"{run}; or forget it: pgoutbox uninstall --relay {name}"
+
+
+def _relay_row(relay: RelayStatus, relays: Sequence[RelayStatus]) -> tuple[str, ...]:
     oldest = "-" if relay.oldest_unsent_s is None else _age(relay.oldest_unsent_s)
-    leader = f"nobody; run: {' '.join(['pgoutbox relay', *_flags(relay)])}"
+    leader = f"nobody; {_run_or_forget(relay, relays)}"
     if relay.leader:
         doing = ", idle" if relay.is_idle else ""
         method = f"; {relay.leader.method}" if relay.leader.method else ""
@@ -432,14 +441,14 @@ def _relay_row(relay: RelayStatus) -> tuple[str, ...]:
 _PATIENCE = 300.0  # seconds that an event may be unsent, or a transaction hold positions
 
 
-def _relay_problems(relay: RelayStatus) -> Iterator[str]:
+def _relay_problems(relay: RelayStatus, relays: Sequence[RelayStatus]) -> Iterator[str]:
     name = printable(relay.relay)
     if relay.error:
         ago = _age(relay.error_s or 0)
         yield f"relay {name} can't publish (reported {ago} ago): {relay.error}"
     if relay.leader is None and relay.backlog:
-        run = " ".join(["pgoutbox relay", *_flags(relay)])
-        yield f"nobody publishes the unsent events of relay {name}; run: {run}"
+        what = _run_or_forget(relay, relays)
+        yield f"nobody publishes the unsent events of relay {name}; {what}"
     elif relay.leader and not relay.error and (relay.oldest_unsent_s or 0) > _PATIENCE:
         age = _age(relay.oldest_unsent_s or 0)
         yield f"relay {name} is behind: its oldest unsent event is {age} old"
@@ -521,9 +530,9 @@ def _table_state(table: TableStatus) -> str:
     return f"{said}; run: {table.remedy}" if table.remedy else said
 
 
-def _slot_line(slots: Sequence[SlotStatus]) -> str:
+def _outbox_line(size: int, slots: Sequence[SlotStatus]) -> str:
     sizes = (f"{_size(slot.bytes)}{'*' if slot.is_written else ''}" for slot in slots)
-    return f"slots    {'  '.join(sizes)}   (* is being written)"
+    return f"outbox   {_size(size)} on disk; slots: {'  '.join(sizes)}   (* is being written)"
 
 
 def _columns(rows: Sequence[tuple[str, ...]]) -> list[str]:

@@ -7,7 +7,7 @@ others have the relay's name as their first label, since several relays share a 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from itertools import accumulate
@@ -57,6 +57,20 @@ def _of_lead(name: str, help_text: str, read: Callable[[Lead], float | None]) ->
     return Metric(name, "gauge", help_text, ("relay",), samples)
 
 
+def _of_others(name: str, help_text: str, read: Callable[[Lead], Mapping[str, float]]) -> Metric:
+    """Return a metric that the leader has of each other relay, whose name is the label's value."""
+
+    def samples(monitor: Monitor) -> Iterator[Sample]:
+        for relay, value in (read(monitor.lead) if monitor.lead is not None else {}).items():
+            yield (relay,), value
+
+    return Metric(name, "gauge", help_text, ("relay",), samples)
+
+
+def _age(oldest: float | None) -> float:
+    return max(0.0, time.time() - oldest) if oldest else 0.0
+
+
 def _by_server(name: str, help_text: str, read: Callable[[Monitor], tuple[float, float]]) -> Metric:
     """Return a metric of PostgreSQL and of NATS."""
     kind: Literal["counter", "gauge"] = "counter" if name.endswith("_total") else "gauge"
@@ -98,7 +112,7 @@ METRICS = (
     _of_lead(
         "pgoutbox_oldest_unsent_seconds",
         "Time since the oldest unsent event was committed; 0 when all are sent",
-        lambda lead: max(0.0, time.time() - lead.oldest) if lead.oldest else 0,
+        lambda lead: _age(lead.oldest),
     ),
     _of_lead(
         "pgoutbox_last_success_timestamp_seconds",
@@ -119,6 +133,21 @@ METRICS = (
         "pgoutbox_problem_tables",
         "Captured tables with a problem that the relay can't mend, as pgoutbox status shows it",
         lambda lead: lead.problem_tables,
+    ),
+    _of_lead(
+        "pgoutbox_outbox_bytes",
+        "What the outbox takes on PostgreSQL's disk",
+        lambda lead: lead.outbox_bytes,
+    ),
+    _of_others(
+        "pgoutbox_relay_backlog_events",
+        "Unsent events of another relay, the label's, as counted here; no further than 100,000",
+        lambda lead: lead.others_backlog,
+    ),
+    _of_others(
+        "pgoutbox_relay_oldest_unsent_seconds",
+        "Time since the oldest unsent event of another relay was committed; 0 when all are sent",
+        lambda lead: {relay: _age(oldest) for relay, oldest in lead.others_oldest.items()},
     ),
     _one(
         "pgoutbox_events_published_total",

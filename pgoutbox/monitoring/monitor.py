@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from operator import attrgetter
@@ -64,6 +64,9 @@ class Lead:
     gaps: int = 0
     parked: int = 0
     problem_tables: int = 0
+    outbox_bytes: int | None = None
+    others_oldest: Mapping[str, float | None] = field(default_factory=dict)  # as ``oldest``
+    others_backlog: Mapping[str, int] = field(default_factory=dict)
 
 
 class Monitor:
@@ -173,6 +176,20 @@ class Monitor:
         """Note how many captured tables need attention."""
         if self.lead is not None:
             self.lead.problem_tables = tables
+
+    def found_outbox(self, size: int, others: Mapping[str, float | None]) -> None:
+        """Note the outbox's ``size`` in bytes, and what it keeps for each of the ``others``.
+
+        That is when the oldest unsent event of that relay was committed, in seconds since the
+        epoch; None where all are sent.
+        """
+        if self.lead is not None:
+            self.lead.outbox_bytes, self.lead.others_oldest = size, others
+
+    def counted_others(self, backlogs: Mapping[str, int]) -> None:
+        """Note how many events each other relay has not sent."""
+        if self.lead is not None:
+            self.lead.others_backlog = backlogs
 
     def counted(self, backlog: int, oldest: float | None, parked: int) -> None:
         """Note what the outbox holds."""

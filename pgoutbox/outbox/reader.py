@@ -22,6 +22,8 @@ from pgoutbox.outbox.numbering import Numbering
 from pgoutbox.outbox.progress import Gap, Key, Progress
 from pgoutbox.outbox.selection import Filter, Share
 
+_GLANCE_TIMEOUT = 1.0  # seconds, for what is looked at between two batches and can wait
+
 _MOST_EVENTS = 100_000  # in a batch, those that are passed over included
 
 
@@ -387,6 +389,32 @@ class Outbox:
             )
         )
 
+    async def others(self) -> list[asyncpg.Record]:
+        """Return what the outbox keeps for each other relay.
+
+        Columns: ``relay``; ``oldest``, when its first unsent event was committed, in seconds since
+        the epoch, or None; ``idle_s``, for how many seconds it has neither sent that event nor
+        got a new leader. Looks at one event of each, however many there are.
+        """
+        return await self._connection.fetch(_OTHERS, self._relay, timeout=_GLANCE_TIMEOUT)
+
+    async def is_led(self, relay: str) -> bool:
+        """Tell whether a relay has a leader."""
+        classid, objid = leader_lock(relay)
+        return bool(
+            await self._connection.fetchval(
+                _IS_LED, classid, objid % 2**32, timeout=_GLANCE_TIMEOUT
+            )
+        )
+
+    async def bytes_on_disk(self) -> int:
+        """Return what the outbox takes on PostgreSQL's disk."""
+        return int(
+            await self._connection.fetchval(
+                "select pgoutbox.outbox_bytes()", timeout=_GLANCE_TIMEOUT
+            )
+        )
+
     async def resting_slots(self, retention: float) -> list[asyncpg.Record]:
         """Return the slots in which nothing has changed for ``retention`` seconds.
 
@@ -404,6 +432,29 @@ on conflict (relay) do update set error = excluded.error, since = excluded.since
 _CLEAR_ERROR = "delete from pgoutbox.relay_error where relay = $1"
 
 _NOTHING_ABOVE = 2**63 - 2
+
+_OTHERS = """
+select
+    p.relay, extract(epoch from u.committed_at)::float8 as oldest,
+    extract(epoch from
+        pg_catalog.clock_timestamp() - greatest(u.committed_at, p.started_at))::float8 as idle_s
+from pgoutbox.progress p
+left join lateral pgoutbox.unsent(
+    p.high, p.gap_first, p.gap_last, p.partial_position, p.partial_seq, 1, 9223372036854775807
+) u on true
+where p.relay <> $1
+"""
+
+# pg_locks has the keys as unsigned numbers.
+_IS_LED = """
+select exists (
+    select from pg_catalog.pg_locks l
+    where l.locktype = 'advisory' and l.objsubid = 2 and l.granted
+      and l.classid::bigint = $1::bigint and l.objid::bigint = $2::bigint
+      and l.database = (
+          select d.oid from pg_catalog.pg_database d
+          where d.datname = pg_catalog.current_database()))
+"""
 
 _READ = "select * from pgoutbox.next_batch($1, $2, $3, $4, $5, $6, $7)"
 _READ_DESCRIBED = "select * from pgoutbox.next_batch_described($1, $2, $3, $4, $5, $6, $7, $8)"

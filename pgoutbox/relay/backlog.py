@@ -30,12 +30,26 @@ select count(*) as unsent, extract(epoch from min(committed_at))::float8 as olde
 from pgoutbox.unsent($1, $2, $3, $4, $5, $6, 9223372036854775807)
 """
 
+_OTHERS_INTERVAL = 60.0  # seconds
+_OTHERS_AT_MOST = 100_000  # events of each
+
+_UNSENT_OF_OTHERS = """
+select p.relay, (
+    select count(*)
+    from pgoutbox.unsent(
+        p.high, p.gap_first, p.gap_last, p.partial_position, p.partial_seq,
+        $2, 9223372036854775807)
+) as unsent
+from pgoutbox.progress p where p.relay <> $1
+"""
+
 
 class BacklogCount:
     """Counts unsent and parked events for the monitor, for as long as a relay leads.
 
     While the relay publishes, the number of positions that are ahead of it has to do: counting
-    would take from the events what it tells about them. ``connect`` opens a connection.
+    would take from the events what it tells about them. Those of other relays are counted, for
+    these may be gone. ``connect`` opens a connection.
     """
 
     def __init__(
@@ -47,6 +61,7 @@ class BacklogCount:
         self._connect = connect
         self._relay = relay
         self._monitor = monitor
+        self._others_due = 0.0  # of the monotonic clock
         self._outage = Outage("backlog count failed; retrying", "backlog count succeeded")
 
     @asynccontextmanager
@@ -87,6 +102,9 @@ class BacklogCount:
             oldest = self._monitor.lead.oldest if self._monitor.lead else None
             unsent = await self._positions_ahead(connection, progress) if oldest else 0
         self._monitor.counted(unsent, oldest, parked)
+        if began >= self._others_due:
+            self._others_due = began + _OTHERS_INTERVAL
+            await self._count_others(connection)
         return max(_INTERVAL, (time.monotonic() - began) / _SHARE)
 
     async def _count_unsent(
@@ -103,6 +121,12 @@ class BacklogCount:
         )
         assert row is not None  # noqa: S101 - an aggregate returns one row
         return row["unsent"], row["oldest"]
+
+    async def _count_others(self, connection: Connection) -> None:
+        rows = await connection.fetch(
+            _UNSENT_OF_OTHERS, self._relay, _OTHERS_AT_MOST, timeout=_TIMEOUT
+        )
+        self._monitor.counted_others({row["relay"]: row["unsent"] for row in rows})
 
     async def _positions_ahead(self, connection: Connection, progress: Progress) -> int:
         last: int = await connection.fetchval(

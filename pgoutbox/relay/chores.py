@@ -1,8 +1,9 @@
-"""The leader's background tasks: drift, slot rotation, notification check."""
+"""The leader's background tasks: drift, slot rotation, notification check, other relays."""
 
 from __future__ import annotations
 
 import logging
+import shlex
 import time
 from collections.abc import Callable, Sequence
 
@@ -20,6 +21,8 @@ log = logging.getLogger("pgoutbox.relay")
 _DRIFT_INTERVAL = 15.0
 _ROTATE_INTERVAL = 30.0
 _PROBE_INTERVAL = 30.0
+_OTHERS_INTERVAL = 60.0
+_ABANDONED_AFTER = 900.0
 _CHORE_RETRY = 60.0
 
 _ATTENTION = {
@@ -31,8 +34,9 @@ _ATTENTION = {
 class Chores:
     """The leader's background tasks, done between two passes when they are due.
 
-    They refresh capture functions after drift, look for slots that ``empty`` is to empty, and check
-    that notifications arrive.
+    They refresh capture functions after drift, look for slots that ``empty`` is to empty, check
+    that notifications arrive, and say which other relays nobody runs, since the outbox keeps
+    events until these have sent them.
     ``found`` is called where a table exists and isn't captured that has a name in ``find``, or that
     of a captured table; None looks for neither.
     """
@@ -61,11 +65,15 @@ class Chores:
             self._probe: Outage(
                 "notification check failed; retrying", "notification check succeeded"
             ),
+            self._look_at_others: Outage(
+                "look at other relays failed; retrying", "look at other relays succeeded"
+            ),
         }
         self._due = dict.fromkeys(self._outages, 0.0)
         self._problems: set[tuple[str, str]] = set()
         self._renamed: dict[str, str] = {}
         self._is_deaf = False
+        self._abandoned: set[str] = set()
 
     async def do(self, progress: Progress, pause: float = 0.0) -> None:
         """Do what is due; ``progress`` is the relay's, which then waits ``pause`` seconds."""
@@ -143,3 +151,27 @@ class Chores:
             else:
                 log.info("notifications are arriving again")
         return _PROBE_INTERVAL
+
+    async def _look_at_others(self, _: Progress) -> float:
+        rows = await self._outbox.others()
+        size = await self._outbox.bytes_on_disk()
+        self._monitor.found_outbox(size, {row["relay"]: row["oldest"] for row in rows})
+        abandoned = set()
+        for row in rows:
+            waits = row["oldest"] is not None and row["idle_s"] >= _ABANDONED_AFTER
+            if waits and not await self._outbox.is_led(row["relay"]):
+                abandoned.add(row["relay"])
+        for relay in abandoned - self._abandoned:
+            self._say_abandoned(relay, size)
+        self._abandoned = abandoned
+        return _OTHERS_INTERVAL
+
+    def _say_abandoned(self, relay: str, size: int) -> None:
+        log.warning(
+            "nobody runs a relay, and the outbox keeps its events",
+            extra={
+                "relay": relay,
+                "outbox_bytes": size,
+                "hint": f"Run it, or forget it: pgoutbox uninstall --relay {shlex.quote(relay)}",
+            },
+        )

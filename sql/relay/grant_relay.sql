@@ -35,7 +35,7 @@ begin
              pgoutbox.shard_key_of(text, text, text),
              pgoutbox.advance(tid, text, bigint, bigint, bigint[], bigint[], bigint, bigint, jsonb),
              pgoutbox.is_sent(pgoutbox.progress, bigint, bigint),
-             pgoutbox.rotate(integer), pgoutbox.resting_slots(interval),
+             pgoutbox.rotate(integer), pgoutbox.resting_slots(interval), pgoutbox.outbox_bytes(),
              pgoutbox.slot(timestamptz), pgoutbox.ring(), pgoutbox.mend_drift(),
              pgoutbox.table_shape(regclass, text), pgoutbox.identity_columns(regclass),
              pgoutbox.captured_leaves(regclass), pgoutbox.captured_as(regclass),

@@ -60,8 +60,8 @@ class Watched:
         }
 
     async def value(self, name: str, **labels: str) -> float | None:
-        """Return one metric of relay default; None where there is none."""
-        labels["relay"] = "default"
+        """Return one metric, of relay default unless named; None where there is none."""
+        labels.setdefault("relay", "default")
         return (await self.samples()).get((name, frozenset(labels.items())))
 
     def has(self, name: str, wanted: Callable[[float], bool], **labels: str) -> Fact:
