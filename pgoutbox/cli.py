@@ -37,7 +37,7 @@ Exit codes:
   3    schema pgoutbox missing, or of another version
   4    PostgreSQL unavailable, or it rejected something
   5    NATS unavailable, or it stored nothing
-  6    a table can't be captured or released
+  6    a table can't be captured or released, or a relay forgotten
   7    something needs attention (status --check)
   130  interrupted"""
 

@@ -78,7 +78,7 @@ class Refused(PgoutboxError):
 
 
 class InstallError(PgoutboxError):
-    """A table can't be captured or released."""
+    """A table can't be captured or released, or a relay forgotten."""
 
     exit_code = 6
 

@@ -24,6 +24,7 @@ from pgoutbox.database.tables import (
 )
 from pgoutbox.errors import InstallError, one_a_line
 from pgoutbox.locks import leader_lock
+from pgoutbox.names import suggest
 
 if TYPE_CHECKING:
     Connection = asyncpg.Connection[asyncpg.Record]
@@ -112,6 +113,10 @@ async def forget_relay(conn: Connection, relay: str, say: Say) -> None:
     """Remove what is known of a relay that no longer runs, so that nothing is kept for it.
 
     Refuses while it leads; holding its lock keeps it from starting meanwhile.
+
+    Raises:
+        InstallError: it is running, or nothing is known of a relay of this name.
+
     """
     if (await schema.state(conn)).functions_version is None:
         say(_NO_SCHEMA)
@@ -130,8 +135,24 @@ async def forget_relay(conn: Connection, relay: str, say: Say) -> None:
         ]
         await conn.execute("delete from pgoutbox.relay_error where relay = $1", relay)
         await conn.execute(_FORGET_SHARD_KEYS)
+        if not (known or parked):
+            raise await _unknown_relay(conn, relay)
     what = f"forgotten, with {_count(len(parked), 'parked event')}" if parked else "forgotten"
-    say(f"relay {printable(relay)}: {what if known or parked else 'unknown, nothing to forget'}")
+    say(f"relay {printable(relay)}: {what}")
+
+
+async def _unknown_relay(conn: Connection, relay: str) -> InstallError:
+    rows = await conn.fetch(
+        "select p.relay from pgoutbox.progress p union select k.relay from pgoutbox.parked k"
+        " order by relay"
+    )
+    names = [row["relay"] for row in rows]
+    known = f" Known: {', '.join(map(printable, names))}." if names else ""
+    return InstallError(
+        f"there is no relay {printable(relay)} in this database"
+        f"{suggest(relay, names, {name: printable(name) for name in names})}",
+        hint=f"Nothing was changed.{known}",
+    )
 
 
 # Of sets of shards of which no relay is left.

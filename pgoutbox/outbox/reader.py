@@ -119,7 +119,7 @@ class Outbox:
         """Take over the relay's progress and return it; the caller holds its leader lock.
 
         Raises:
-            ConfigError: it goes beyond the last position to read.
+            ConfigError: it goes beyond the last position to read, or that one beyond the outbox.
 
         """
         row = await self._connection.fetchrow("select * from pgoutbox.lead($1)", self._relay)
@@ -138,6 +138,7 @@ class Outbox:
         )
         self._saved = progress.to_json()
         self._check_end(progress)
+        await self._check_until()
         return progress
 
     def _check_end(self, progress: Progress) -> None:
@@ -148,6 +149,19 @@ class Outbox:
             raise ConfigError(
                 f"the relay {self._relay!r} is at position {reached} already,"
                 f" beyond --until {self._until}"
+            )
+
+    async def _check_until(self) -> None:
+        """Make sure that the last position to read has been drawn: else nobody may ever fill it."""
+        if self._until is None:
+            return
+        last = await self._connection.fetchval(
+            "select case when is_called then last_value else 0 end from pgoutbox.position_seq"
+        )
+        if self._until > last:
+            raise ConfigError(
+                f"--until {self._until} is beyond the outbox, whose last position is {last}",
+                hint="Leave --until out to publish all that is unsent.",
             )
 
     async def take_share(self, share: str) -> str | None:

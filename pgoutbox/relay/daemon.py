@@ -354,6 +354,8 @@ class Daemon:
 
     async def _drain(self, relay: Relay) -> None:
         await relay.drain()
+        if self._until is not None and relay.progress.gaps:
+            log.info("waiting for transactions that are still open", extra={"until": self._until})
         while self._until is not None and relay.progress.gaps and not self._stop.is_set():
             # A transaction is committing there, is prepared, or has rolled back.
             await self._pause(_GAP_INTERVAL)

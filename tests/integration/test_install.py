@@ -492,15 +492,27 @@ async def test_a_relay_is_forgotten_with_what_it_parked(
     )
 
     await forget_relay(conn, "retired", said.append)
-    await forget_relay(conn, "retired", said.append)
 
-    assert said[-2:] == [
-        "relay retired: forgotten, with 1 parked event",
-        "relay retired: unknown, nothing to forget",
-    ]
+    assert said[-1] == "relay retired: forgotten, with 1 parked event"
     for table in ("progress", "parked"):
         rows = await owner.fetch(f"select relay from pgoutbox.{table}")
         assert [row["relay"] for row in rows] == ["mine"]
+
+
+async def test_a_relay_of_another_name_is_not_taken_for_forgotten(
+    conn: Session, owner: Session, said: list[str]
+) -> None:
+    """It would go on keeping every event."""
+    await owner.execute("select pgoutbox.lead('mine'), pgoutbox.lead('retired')")
+
+    with pytest.raises(InstallError) as refused:
+        await forget_relay(conn, "retierd", said.append)
+
+    assert str(refused.value) == (
+        "there is no relay retierd in this database; did you mean retired?"
+    )
+    assert refused.value.hint == "Nothing was changed. Known: mine, retired."
+    assert await owner.fetchval("select count(*) from pgoutbox.progress") == 2
 
 
 async def test_a_relay_that_leads_is_not_forgotten(

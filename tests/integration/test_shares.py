@@ -448,6 +448,19 @@ async def test_keys_are_forgotten_with_the_last_relay_of_a_set(
     assert await owner.fetchval("select count(*) from pgoutbox.shard_key") == 4
 
 
+async def test_position_that_does_not_exist_is_nothing_to_wait_for(
+    owner: asyncpg.Connection, streams: Streams
+) -> None:
+    await owner.execute("insert into users values (1, 'one')")
+    last = await owner.fetchval("select max(position) from pgoutbox.transaction")
+
+    refused = await streams.drain("x", "--until", str(last + 1), code=2)
+
+    assert f"--until {last + 1} is beyond the outbox, whose last position is {last}" in refused
+    await streams.drain("x", "--until", str(last))
+    assert len(await streams.events("x")) == 1
+
+
 async def test_waits_for_a_transaction_that_is_still_missing(
     owner: asyncpg.Connection, connect: Connect, streams: Streams
 ) -> None:
@@ -460,6 +473,7 @@ async def test_waits_for_a_transaction_that_is_still_missing(
 
     relay = await streams.start("x", "--drain", "--until", str(position))
     await eventually(lambda: has_sent(owner, "default"))
+    await relay.line("waiting for transactions that are still open")
     assert await relay.code() is None
     await other.execute("commit")
 
