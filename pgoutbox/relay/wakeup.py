@@ -152,4 +152,4 @@ class WakeUp:
         if now - self._verified_at > _VERIFIED_FOR:
             async with asyncio.timeout(_PROBE_TIMEOUT):
                 await self._connection.execute("select")
-            self._verified_at = time.monotonic()
+            self._verified_at = now  # the answer may have waited while this process was frozen
