@@ -511,6 +511,7 @@ _PROBLEMS = {
     "locked": "locked",
     "drift": "columns changed",
     "trigger": "trigger missing or disabled",
+    "not_always": "trigger no longer ENABLE ALWAYS",
     "missing": "table is gone",
     "replaced": "not captured: it has taken the name of a captured table",
 }

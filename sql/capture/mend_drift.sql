@@ -16,6 +16,7 @@ declare
 begin
     -- All at once if possible: that is cheap, and nearly always finds nothing.
     begin
+        perform pgoutbox.note_always();
         if not exists (select from pgoutbox.table_state s where s.problem is not null) then
             return;
         end if;

@@ -17,6 +17,7 @@ declare
     wanted record;
     is_changed boolean := false;
 begin
+    perform pgoutbox.note_always();
     select c.* into captured
     from pgoutbox.captured_table c where c.relation = place_triggers.relation;
     for wanted in
@@ -26,7 +27,8 @@ begin
                 select t.tgtype from pg_trigger t
                 where t.tgrelid = relation and t.tgname = kind.name
                   and t.tgfoid = to_regproc(kind.function)
-                  and t.tgenabled in ('O', 'A')
+                  and (t.tgenabled = 'A'
+                      or t.tgenabled = 'O' and kind.name <> all (captured.fires_always))
             ) as existing,
             exists (
                 select from pg_trigger t where t.tgrelid = relation and t.tgname = kind.name
@@ -68,6 +70,10 @@ begin
                 'create trigger %I after %s on %s for each %s execute function %s()',
                 wanted.name, wanted.actions, relation, wanted.level, wanted.function
             );
+            if wanted.name = any (captured.fires_always) then
+                execute pg_catalog.format(
+                    'alter table %s enable always trigger %I', relation, wanted.name);
+            end if;
         end if;
     end loop;
     return is_changed;

@@ -43,13 +43,16 @@ create table pgoutbox.captured_table (
         check (actions <@ array['INSERT', 'UPDATE', 'DELETE', 'TRUNCATE'] and actions <> '{}'),
     old_values text not null check (old_values in ('full', 'identity')),
     shape text not null,
-    keys jsonb not null default '[]'
+    keys jsonb not null default '[]',
+    fires_always text[] not null default '{}'
 );
 
 comment on table pgoutbox.captured_table is
     'Tables with pgoutbox''s triggers, and what these were generated for.';
 comment on column pgoutbox.captured_table.number is
     'The table''s capture function is pgoutbox.capture_<number>.';
+comment on column pgoutbox.captured_table.fires_always is
+    'Triggers of ours that somebody has made ENABLE ALWAYS, which fire in replica sessions, too.';
 comment on column pgoutbox.captured_table.shape is
     'What the capture function was generated for; differs from pgoutbox.table_shape() after drift.';
 comment on column pgoutbox.captured_table.keys is

@@ -1,9 +1,9 @@
 -- Each captured table, and what is wrong with it.
 --
 -- problem: null (nothing), 'drift' (pgoutbox.refresh_capture() mends it), 'trigger' (missing or
--- disabled), 'replaced' (another table, the successor, bears the name that was asked for),
--- 'missing' (the table is gone, and no other bears its name). `pgoutbox install` mends what isn't
--- missing.
+-- disabled), 'not_always' (a trigger that was ENABLE ALWAYS isn't any more), 'replaced' (another
+-- table, the successor, bears the name that was asked for), 'missing' (the table is gone, and no
+-- other bears its name). `pgoutbox install` mends what isn't missing.
 create or replace view pgoutbox.table_state as
 select
     c.relation,
@@ -24,6 +24,11 @@ select
             where t.tgrelid = c.relation and t.tgname = '00_pgoutbox_truncate'
               and t.tgenabled in ('O', 'A')
         ) then 'trigger'
+        when exists (
+            select from pg_catalog.pg_trigger t
+            where t.tgrelid = c.relation and t.tgname = any (c.fires_always)
+              and t.tgenabled = 'O'
+        ) then 'not_always'
         when c.shape <> pgoutbox.table_shape(c.relation, c.old_values) then 'drift'
     end as problem,
     pg_catalog.format('%I.%I', c.schema_name, c.table_name) as asked_name,
