@@ -28,6 +28,6 @@ def test_a_small_run_writes_goals_and_figures(tmp_path: Path) -> None:
 
     assert done.returncode == 0, done.stderr
     report = Report.from_json(json.loads(figures.read_text()))
-    assert [row[0] for row in report.goals()] == ["what", "drain, 40 single-row transactions"]
-    assert "drain, 40 single-row transactions" in done.stdout
+    assert [row[0] for row in report.goals()] == ["what", "drain, 20 single-row transactions"]
+    assert "drain, 20 single-row transactions" in done.stdout
     assert report.to_markdown() == (tmp_path / "report.md").read_text()
