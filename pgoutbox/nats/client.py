@@ -11,7 +11,8 @@ import asyncio
 import logging
 import re
 import ssl
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, TypeVar
 from urllib.parse import ParseResult
 
@@ -30,6 +31,15 @@ _CLOSE_TIMEOUT = 2.0  # seconds
 _DENIAL = re.compile(r'permissions violation for (publish|subscription) to "([^"]+)"', re.I)
 
 Answer = TypeVar("Answer")
+
+
+@contextmanager
+def _closed_is_an_os_error() -> Iterator[None]:
+    """Raise what nats-py expects where uvloop finds a transport closed; asyncio says nothing."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise ConnectionResetError(str(error)) from error
 
 
 class _Transport(TcpTransport):
@@ -56,7 +66,13 @@ class _Transport(TcpTransport):
             self._held = payload
             return
         held, self._held = self._held, b""
-        super().write(held + payload)  # type: ignore[no-untyped-call]
+        with _closed_is_an_os_error():
+            super().write(held + payload)  # type: ignore[no-untyped-call]
+
+    def writelines(self, payload: list[bytes]) -> None:
+        """Write several pieces."""
+        with _closed_is_an_os_error():
+            super().writelines(payload)  # type: ignore[no-untyped-call]
 
     async def connect_tls(
         self,
@@ -213,8 +229,15 @@ class NatsClient(Client):
             raise Interrupted(f"NATS accepts no messages: {text_of(error)}") from error
 
     def write(self, lines: bytes) -> None:
-        """Send protocol lines without waiting; the caller bounds how much is unanswered."""
-        self._tcp.write(lines)
+        """Send protocol lines without waiting; the caller bounds how much is unanswered.
+
+        Raises:
+            Interrupted: the connection is lost.
+        """
+        try:
+            self._tcp.write(lines)
+        except OSError as error:
+            raise Interrupted(LOST) from error
 
     async def round_trip(self, timeout: float) -> None:
         """Return once the server has read everything that was sent.

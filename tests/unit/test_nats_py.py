@@ -15,6 +15,7 @@ from nats.aio.subscription import Subscription
 from nats.aio.transport import TcpTransport
 from nats.protocol import parser
 
+from pgoutbox.errors import Interrupted
 from pgoutbox.nats.client import NatsClient
 from tests.support.commands import ROOT
 
@@ -108,3 +109,24 @@ def _foreign_private_names(file: Path) -> set[str]:
     ours |= {node.name for node in nodes if isinstance(node, functions)}
     known = {name for names in ATTRIBUTES.values() for name in names} | set(METHODS)
     return {name for name in used if re.match("_[a-z]", name)} - (ours - known)
+
+
+class Closed:
+    """A stream's writer whose transport uvloop has closed."""
+
+    def write(self, data: bytes) -> None:
+        raise RuntimeError("the handler is closed")
+
+    def writelines(self, data: list[bytes]) -> None:
+        raise RuntimeError("the handler is closed")
+
+
+async def test_write_to_a_closed_connection_is_an_interruption() -> None:
+    """uvloop raises what neither nats-py nor a relay takes for a lost connection."""
+    client = NatsClient()
+    client._tcp._io_writer = Closed()  # type: ignore[assignment]
+
+    with pytest.raises(Interrupted):
+        client.write(b"PING\r\n")
+    with pytest.raises(OSError, match="closed"):
+        client._tcp.writelines([b"PING\r\n"])
