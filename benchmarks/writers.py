@@ -77,8 +77,8 @@ async def _cpu(rig: Rig) -> Table:
                 us = {v: await _bulk_us_per_row(database, workload, v, rows) for v in VARIANTS}
                 table.add(what, **_over(us))
     table.goals = [
-        _cost("writers, 1 client, single-row transactions", label, goal=1.9, beyond=1.4),
-        *(_cost(f"writers, {what}", what, goal=1.2, beyond=0.8) for what in bulk),
+        _cost("writers, 1 client, single-row transactions", label, goal=1.6, beyond=1.3),
+        *(_cost(f"writers, {what}", what, goal=0.8, beyond=0.6) for what in bulk),
     ]
     return table
 
@@ -144,7 +144,7 @@ async def _throughput(rig: Rig) -> Table:
                     figures |= _variant(rig, database, variant, clients)
                 table.add(f"{clients} client{'s' * (clients > 1)}", **figures)
     table.goals = [
-        _tps("usual trigger", "usual", goal=2),
+        _tps("usual trigger", "usual", goal=1.4, beyond=2),
         _tps("no trigger", "none", goal=0.55, beyond=0.7),
     ]
     return table
