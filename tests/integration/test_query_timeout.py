@@ -40,6 +40,9 @@ QUESTIONS: dict[str, Callable[[Outbox], Awaitable[object]]] = {
     "check": lambda outbox: outbox.check(),
     "mend_drift": lambda outbox: outbox.mend_drift(),
     "misses": lambda outbox: outbox.misses(["t"]),
+    "others": lambda outbox: outbox.others(),
+    "is_led": lambda outbox: outbox.is_led("other"),
+    "bytes_on_disk": lambda outbox: outbox.bytes_on_disk(),
     "resting_slots": lambda outbox: outbox.resting_slots(900.0),
 }
 
