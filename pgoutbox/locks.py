@@ -1,7 +1,7 @@
 """Every advisory lock that pgoutbox takes, by number.
 
-SQL that runs inside PostgreSQL has the same numbers in its text: the sleep lock in the commit
-stage, the class of leader locks in ``begin_after`` and ``status``.
+SQL that runs inside PostgreSQL has the same numbers in its text; ``tests/unit/test_sql_files.py``
+compares them.
 """
 
 from __future__ import annotations

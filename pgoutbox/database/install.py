@@ -11,7 +11,7 @@ import asyncpg
 
 from pgoutbox.config.settings import InstallConfig
 from pgoutbox.database import schema
-from pgoutbox.database.locking import lock_table, patiently
+from pgoutbox.database.table_locks import lock_table, patiently
 from pgoutbox.database.tables import (
     Table,
     captured_tables,

@@ -16,7 +16,7 @@ from pgoutbox import __version__
 from pgoutbox.database import schema
 from pgoutbox.database.sessions import Whereabouts
 from pgoutbox.database.tables import printable
-from pgoutbox.locks import SLEEP_LOCK, leader_lock
+from pgoutbox.locks import LEADER_LOCK_CLASS, SLEEP_LOCK, leader_lock
 from pgoutbox.names import ACTIONS
 from pgoutbox.sql_files import ring
 
@@ -348,7 +348,7 @@ async def _strangers(conn: Connection) -> tuple[Stranger, ...]:
 
 async def _sleep_lock_holders(conn: Connection) -> dict[int, Stranger]:
     locks = await conn.fetch(_LOCKS)
-    leaders = {lock["pid"] for lock in locks if lock["classid"] == SLEEP_LOCK[0] + 1}
+    leaders = {lock["pid"] for lock in locks if lock["classid"] == LEADER_LOCK_CLASS}
     return {
         lock["pid"]: Stranger(lock["pid"], lock["application"] or "", lock["mode"])
         for lock in locks

@@ -4,7 +4,8 @@
 -- is fixed at commit (installation, transaction id, position, commit time), and the low 48
 -- bits of the event's sequence number. It costs the writer nothing, a redelivery has the
 -- same one, and two clusters restored from one backup make different ones. The relay makes the
--- same in Python (Envelope in pgoutbox/message.py); this one is for people who read the outbox.
+-- same in Python (Envelope in pgoutbox/messages/envelope.py); this one is for people who read
+-- the outbox.
 create or replace function pgoutbox.event_id_prefix(
     installation uuid, xid xid8, "position" bigint, committed_at timestamptz
 ) returns text

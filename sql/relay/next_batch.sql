@@ -1,7 +1,7 @@
 -- What a relay publishes next: the parts of wal-listener's messages; see unsent.sql.
 --
 -- Rows are rendered, in UTF-8. The relay puts around them what follows from `id_source`
--- (pgoutbox/message.py), for a third of what it costs here.
+-- (pgoutbox/messages/envelope.py), for a third of what it costs here.
 create or replace function pgoutbox.next_batch(
     high bigint, gap_first bigint[], gap_last bigint[],
     partial_position bigint, partial_seq bigint,

@@ -8,6 +8,7 @@ from importlib.resources.abc import Traversable
 import pytest
 
 from pgoutbox.config.settings import LONGEST_RETENTION
+from pgoutbox.locks import LEADER_LOCK_CLASS, SLEEP_LOCK
 from pgoutbox.sql_files import ring, sql_root
 
 FILES = [
@@ -46,3 +47,13 @@ def test_the_ring_has_as_many_slots_as_tables() -> None:
         slots = re.findall(rf"create table pgoutbox\.{table}_(\d+) ", migration)
         assert slots == [str(slot) for slot in range(ring().slots)]
     assert 0 < LONGEST_RETENTION < ring().rest
+
+
+def test_advisory_locks_have_the_numbers_that_python_has() -> None:
+    taken = {
+        int(number)
+        for file in FILES
+        for number in re.findall(r"advisory_xact_lock\w*\((\d+),", file.read_text())
+    }
+
+    assert taken == {SLEEP_LOCK[0], LEADER_LOCK_CLASS}
