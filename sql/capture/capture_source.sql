@@ -88,7 +88,8 @@ $body$, jsonb_build_object(
             from pgoutbox.captured_table c where c.relation = capture_source.relation),
         'captured', quote_literal(pgoutbox.captured_among(relation)),
         'round', ring.period * ring.slots,
-        'insert_first', pgoutbox.by_slot(pgoutbox.filled(
+        -- Names are filled in last, since by_slot() would take a %s in one for the slot's number.
+        'insert_first', pgoutbox.filled(pgoutbox.by_slot(
             $insert$insert into pgoutbox.first_event_%s (xid, seq, facts, new_row, old_row)
         values (
             case when pg_catalog.set_config(
@@ -100,14 +101,14 @@ $body$, jsonb_build_object(
                 then pg_catalog.pg_current_xact_id() end,
             pg_catalog.nextval('pgoutbox.event_seq'::pg_catalog.regclass),
             {facts}, new_row, old_row
-        );$insert$, jsonb_build_object('facts', facts))),
-        'insert_further', pgoutbox.by_slot(pgoutbox.filled(
+        );$insert$), jsonb_build_object('facts', facts)),
+        'insert_further', pgoutbox.filled(pgoutbox.by_slot(
             $insert$insert into pgoutbox.event_%s (xid, seq, facts, new_row, old_row)
-        values (event_xid, event_seq, {facts}, new_row, old_row);$insert$,
-            jsonb_build_object('facts', pgoutbox.facts_source(relation, '1')))),
-        'insert_unusual', pgoutbox.by_slot(pgoutbox.filled(
-            'perform pgoutbox.capture_unusual_%s({facts}, new_row, old_row);',
-            jsonb_build_object('facts', facts)))
+        values (event_xid, event_seq, {facts}, new_row, old_row);$insert$),
+            jsonb_build_object('facts', pgoutbox.facts_source(relation, '1'))),
+        'insert_unusual', pgoutbox.filled(
+            pgoutbox.by_slot('perform pgoutbox.capture_unusual_%s({facts}, new_row, old_row);'),
+            jsonb_build_object('facts', facts))
     ));
 end
 $$;

@@ -76,7 +76,6 @@ async def test_commands_work_and_leave_nothing_behind(
         ("install", "--table", "users", "--grant-relay", "app_writer"),
         ("status",),
         ("status", "--json"),
-        ("uninstall", "--relay", "nobody"),
         ("uninstall", "--table", "users"),
         ("uninstall", "--all"),
     ):
