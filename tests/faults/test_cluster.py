@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import json
 import logging
 import random
@@ -19,7 +18,6 @@ from nats.aio.client import Client
 from nats.js.api import StreamConfig
 
 from pgoutbox.config.settings import Mode
-from pgoutbox.demo.process import free_port
 from pgoutbox.errors import Interrupted, PublishError
 from pgoutbox.messages.event import Message
 from pgoutbox.nats.connect import connect
@@ -27,67 +25,20 @@ from pgoutbox.nats.tenure import Tenure
 from tests.conftest import Servers
 from tests.support import ledger
 from tests.support.cluster import Database
+from tests.support.nats_cluster import Network, start_cluster
 from tests.support.nursery import Nursery
-from tests.support.proxy import Proxy, proxy
 from tests.support.scene import Scene
 from tests.support.settings import NatsSettings, nats_settings
 from tests.support.streams import Stored, Stream, nats_client
-from tests.support.waiting import eventually, unique
+from tests.support.waiting import eventually
 
 TOPIC = "wal_listener"
-
-
-class Network:
-    """Three servers' ways to one another, each through a proxy or direct."""
-
-    def __init__(self) -> None:
-        self.ports = [free_port() for _ in range(3)]
-        self._proxies: dict[tuple[int, int], Proxy] = {}
-
-    async def interpose(self, stack: contextlib.AsyncExitStack) -> None:
-        """Put a proxy on the way from each server to each other one."""
-        for ends in itertools.permutations(range(3), 2):
-            self._proxies[ends] = await stack.enter_async_context(proxy(self.ports[ends[1]]))
-
-    def routes(self, server: int) -> list[int]:
-        """Return the ports at which a server finds the others."""
-        others = [other for other in range(3) if other != server]
-        return [
-            self._proxies[server, other].port if self._proxies else self.ports[other]
-            for other in others
-        ]
-
-    def cut_off(self, server: int) -> None:
-        """Part a server from the others."""
-        for ends, between in self._proxies.items():
-            if server in ends:
-                between.stall()
-                between.cut()
-
-    def mend(self) -> None:
-        """Let all of them meet again."""
-        for between in self._proxies.values():
-            between.flow()
-
-
-def start_cluster(servers: Servers, network: Network) -> list[str]:
-    """Start three servers that form a cluster with JetStream; return their URLs."""
-    name = unique("c")
-    urls = []
-    for number, port in enumerate(network.ports):
-        routes = ", ".join(f'"nats://127.0.0.1:{route}"' for route in network.routes(number))
-        server = servers.nats(
-            f"server_name: {name}-{number}\n"
-            f'cluster {{ name: {name}, listen: "127.0.0.1:{port}", routes: [{routes}] }}'
-        )
-        urls.append(server.url)
-    return urls
 
 
 @pytest.fixture
 async def cluster_urls(servers: Servers) -> list[str]:
     """Three servers that form a cluster with JetStream."""
-    return start_cluster(servers, Network())
+    return [server.url for server in start_cluster(servers, Network())]
 
 
 @pytest.fixture
@@ -233,7 +184,7 @@ async def test_transactions_stay_whole_beside_a_client_and_another_relay(
     async with contextlib.AsyncExitStack() as stack:
         if fault == "cuts":
             await network.interpose(stack)
-        urls = start_cluster(servers, network)
+        urls = [server.url for server in start_cluster(servers, network)]
         stream = await stack.enter_async_context(replicated_stream(urls))
         scene = Scene(database, stream, nursery, seed)
         one = await scene.relay("--ack-timeout", "2s")

@@ -17,10 +17,10 @@ from nats.js.api import StreamConfig
 
 from pgoutbox.demo.nats_server import NatsServer
 from pgoutbox.demo.postgres import PostgresServer
-from pgoutbox.demo.process import free_port
 from tests.conftest import Servers
 from tests.support import ledger
 from tests.support.cluster import Cluster
+from tests.support.nats_cluster import Network, start_cluster
 from tests.support.nursery import Nursery
 from tests.support.proxy import Proxy, port_of, proxy, through
 from tests.support.scene import Scene
@@ -60,22 +60,9 @@ async def test_three_servers_and_somebody_else_in_the_stream(
     servers: Servers, nursery: Nursery, seed: int, rounds: Sequence[float]
 ) -> None:
     cluster = await servers.cluster()
-    three = _cluster_of(servers)
+    three = start_cluster(servers, Network())
     for number, seconds in enumerate(rounds):
         await _round(cluster, three, nursery, seed + number, seconds)
-
-
-def _cluster_of(servers: Servers) -> list[NatsServer]:
-    name = unique("c")
-    routes = [free_port() for _ in range(3)]
-    listed = ", ".join(f'"nats://127.0.0.1:{port}"' for port in routes)
-    return [
-        servers.nats(
-            f"server_name: {name}-{number}\n"
-            f'cluster {{ name: {name}, listen: "127.0.0.1:{port}", routes: [{listed}] }}'
-        )
-        for number, port in enumerate(routes)
-    ]
 
 
 async def _round(
