@@ -16,7 +16,7 @@ from nats.js.api import DiscardPolicy, StreamConfig
 
 import pgoutbox as package
 from pgoutbox.config.settings import SETTINGS
-from pgoutbox.database.status import Holder, SchemaStatus, Status
+from pgoutbox.database.status import Holder, SchemaStatus, Status, problems
 from pgoutbox.locks import leader_lock
 from tests.conftest import StartDaemon
 from tests.support.cluster import ADMIN, WRITER, Database
@@ -588,7 +588,7 @@ async def test_status_names_transactions_that_hold_positions(
     assert status_of(database)["holders"] == []
 
     long = Status(SchemaStatus("1", "1"), holders=(Holder(7, "app", 600.0), Holder(8, "", 1.0)))
-    assert long.problems == (
+    assert problems(long) == (
         "pid 7 (app) has held back its events for 10 min; end that transaction",
     )
 

@@ -1,0 +1,148 @@
+"""What commands share. Data goes to stdout, everything else to stderr."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import sys
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import click
+
+from pgoutbox.config import load
+from pgoutbox.config.declare import Setting
+from pgoutbox.config.settings import Config, flags_of
+from pgoutbox.errors import PgoutboxError
+
+Result = TypeVar("Result")
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+NEEDS_ATTENTION = 7
+_INTERRUPTED = 130
+_UNWRITABLE = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+
+
+class Cli(click.Group):
+    """Prints every error as a sentence and exits with its code, whatever the command."""
+
+    def main(self, *arguments: Any, **options: Any) -> Any:
+        """Run a command line, whatever its output goes to."""
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):  # which may be another's, or closed
+                stream.reconfigure(errors="backslashreplace")
+        try:
+            return super().main(*arguments, **options)
+        except OSError as error:  # of --help, which isn't invoked
+            _end_output(error)
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except PgoutboxError as error:
+            click.secho(f"error: {error}", fg="red", err=True)
+            if error.subject:
+                click.echo(f"subject: {error.subject}", err=True)
+            if error.hint:
+                click.echo(f"hint: {error.hint}", err=True)
+            raise SystemExit(error.exit_code) from error
+        except KeyboardInterrupt as error:
+            raise SystemExit(_INTERRUPTED) from error
+        except OSError as error:
+            _end_output(error)
+
+
+def _end_output(error: OSError) -> NoReturn:
+    """End with one sentence if what failed is writing the output."""
+    if error.errno not in _UNWRITABLE:
+        raise error
+    # What is left of the output must not fail at exit.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    if error.errno == errno.EPIPE:  # its reader has gone
+        raise SystemExit from error
+    try:
+        click.echo(f"error: the output can't be written: {error.strerror}", err=True)
+    except OSError:
+        os.dup2(1, 2)
+    raise SystemExit(PgoutboxError.exit_code) from error
+
+
+def setting_options(*settings: Setting) -> Callable[[Command], Command]:
+    """Add a flag for each setting; config handles variables, file and defaults."""
+
+    def add(command: Command) -> Command:
+        for setting in reversed(settings):
+            notes = f"[env: {', '.join(setting.all_variables)}]"
+            if setting.shown_default:
+                notes += f" [default: {setting.shown_default}]"
+            help_text = f"{setting.meaning}  {notes}"
+            command = _option(setting, help_text)(command)
+        return command
+
+    return add
+
+
+def _option(setting: Setting, help_text: str) -> Callable[[Command], Command]:
+    flag = setting.flag or ""
+    if setting.is_switch:
+        negative = flag.replace("--", "--no-", 1)
+        return click.option(f"{flag}/{negative}", default=None, help=help_text)
+    return click.option(flag, metavar=setting.type.metavar, help=help_text)
+
+
+def where_options(command: Command) -> Command:
+    """Add the options of every command: the configuration file and the database."""
+    file = click.option(
+        "-c",
+        "--config",
+        "file",
+        type=click.Path(path_type=Path, dir_okay=False),
+        help="Configuration file: wal-listener's, or with pgoutbox's own keys."
+        "  [env: PGOUTBOX_CONFIG]",
+    )
+    return file(setting_options(*flags_of("database"))(command))
+
+
+def utf8(_: click.Context, __: click.Parameter, value: Any) -> Any:
+    """Refuse a value that isn't UTF-8; a callback of click's."""
+    for text in value if isinstance(value, tuple) else (value or "",):
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise click.BadParameter(f"{text!r} isn't UTF-8") from error
+    return value
+
+
+table_option = click.option(
+    "--table",
+    "tables",
+    multiple=True,
+    metavar="NAME",
+    callback=utf8,
+    help="Table, as SQL names it: users, billing.invoices, '\"Odd Name\"'. May be repeated.",
+)
+
+
+def settings_of(ctx: click.Context, **flags: Any) -> Config:
+    """Return the settings; a flag after the command's name overrides one before it."""
+    given = {key: value for key, value in flags.items() if value is not None}
+    merged = {**ctx.ensure_object(dict), **given}
+    file = merged.pop("file", None) or os.environ.get("PGOUTBOX_CONFIG")
+    return load.load(merged, os.environ, Path(file) if file else None)
+
+
+def run(work: Coroutine[Any, Any, Result]) -> Result:
+    """Run what a command does, and return what it returns."""
+    import asyncio  # imported here, so that --help is quick
+
+    return asyncio.run(work)
+
+
+def say(text: str) -> None:
+    """Tell the user something that isn't data."""
+    click.echo(text, err=True)

@@ -1,0 +1,125 @@
+"""``pgoutbox install``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from pgoutbox.cli.common import (
+    run,
+    say,
+    setting_options,
+    settings_of,
+    table_option,
+    utf8,
+    where_options,
+)
+from pgoutbox.config import values
+from pgoutbox.config.settings import Config, flags_of
+from pgoutbox.errors import ConfigError
+
+
+@click.command()
+@table_option
+@click.option(
+    "--actions",
+    metavar="LIST",
+    help="Actions to capture, of insert,update,delete,truncate;"
+    " default: unchanged; for a new table, all.",
+)
+@setting_options(*flags_of("install"))
+@click.option(
+    "--grant-relay",
+    multiple=True,
+    metavar="ROLE",
+    callback=utf8,
+    help="Role to give the rights that a relay needs, and no others. May be repeated.",
+)
+@click.option("--print-sql", is_flag=True, help="Print the SQL instead of running it.")
+@click.option(
+    "--tables-only",
+    is_flag=True,
+    help="With --print-sql: only what captures the tables, a line for each, for migrations.",
+)
+@where_options
+@click.pass_context
+def install(
+    ctx: click.Context,
+    /,
+    tables: Sequence[str],
+    actions: str | None,
+    grant_relay: Sequence[str],
+    print_sql: bool,
+    tables_only: bool,
+    **flags: Any,
+) -> None:
+    """Capture tables; install or upgrade the schema pgoutbox.
+
+    Safe to run again at any time. Without --table it captures the tables of listener.filter in
+    the configuration file. It locks each table briefly, one after another, and never holds up the
+    application for longer than --lock-timeout.
+
+    \b
+    pgoutbox install --table users --table billing.invoices
+    pgoutbox install --print-sql --table users | psql "$DATABASE_URL" -v ON_ERROR_STOP=1
+    pgoutbox install --print-sql --tables-only --table users >> migrations/0042.sql
+    """
+    if tables_only and (grant_relay or not print_sql):
+        raise click.UsageError("--tables-only goes with --print-sql, without --grant-relay.")
+    settings = settings_of(ctx, **flags)
+    wanted = _read_actions(actions)
+    if print_sql:
+        script = _script(settings, tables, wanted, grant_relay, tables_only)
+        click.echo(script.encode(), nl=False)
+        return
+
+    for note in (*settings.notes, *settings.warnings):
+        say(note)
+
+    async def work() -> None:
+        from pgoutbox.database import connection
+        from pgoutbox.database import install as installing
+
+        async with connection.session(settings.database, purpose="install", say=say) as conn:
+            await installing.install(
+                conn, tables, settings.install, say, actions=wanted, grant_relay=grant_relay
+            )
+
+    run(work())
+
+
+def _script(
+    settings: Config,
+    tables: Sequence[str],
+    actions: tuple[str, ...] | None,
+    grant_relay: Sequence[str],
+    tables_only: bool,
+) -> str:
+    from pgoutbox.database import print_sql
+
+    wanted = dict.fromkeys(tables, actions)
+    filtered = None if tables else settings.install.actions_by_name
+    old_values = settings.install.old_values
+    if tables_only:
+        return print_sql.print_tables(wanted, old_values, filtered=filtered)
+    return print_sql.print_sql(
+        wanted,
+        old_values,
+        grant_relay,
+        filtered=filtered,
+        lock_timeout=settings.install.lock_timeout,
+    )
+
+
+def _read_actions(text: str | None) -> tuple[str, ...] | None:
+    if text is None:
+        return None
+    try:
+        actions = values.parse_actions(text)
+    except ValueError as error:
+        raise ConfigError(f"--actions {error}") from error
+    if not actions:
+        raise ConfigError("--actions names no actions")
+    return actions

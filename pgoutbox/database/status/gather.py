@@ -1,0 +1,267 @@
+"""Asks the database how it stands."""
+
+from __future__ import annotations
+
+import asyncio
+import shlex
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+import asyncpg
+
+from pgoutbox import __version__
+from pgoutbox.database import schema
+from pgoutbox.database.sessions import Whereabouts
+from pgoutbox.database.status.model import (
+    Holder,
+    Leader,
+    RelayStatus,
+    SchemaStatus,
+    SlotStatus,
+    Status,
+    Stranger,
+    TableStatus,
+)
+from pgoutbox.database.status.problems import session_name
+from pgoutbox.locks import LEADER_LOCK_CLASS, SLEEP_LOCK, leader_lock
+from pgoutbox.names import ACTIONS
+from pgoutbox.sql_files import ring
+
+if TYPE_CHECKING:
+    Connection = asyncpg.Connection[asyncpg.Record]
+
+
+_LOCK_TIMEOUT = "500ms"  # for a look at a captured table
+_SECOND_LOOK = 0.3  # seconds after which nobody in a commit stage is still in it
+
+
+async def gather(conn: Connection, database: Whereabouts | None = None) -> Status:
+    """Look at everything once; changes nothing. ``database`` says where ``conn`` leads."""
+    found = _schema_status(await schema.state(conn))
+    if found.is_missing:
+        return Status(found, database=database)
+    return Status(
+        database=database,
+        schema=found,
+        tables=await _tables(conn),
+        relays=await _relays(conn),
+        strangers=await _strangers(conn),
+        holders=await _holders(conn),
+        slots=await _slots(conn),
+        outbox_bytes=await conn.fetchval("select pgoutbox.outbox_bytes()"),
+    )
+
+
+def _schema_status(state: schema.SchemaState) -> SchemaStatus:
+    if state.functions_version is None:
+        return SchemaStatus(__version__, None, "not installed", "pgoutbox install")
+    installed = state.functions_version.partition("+")[0]
+    if state.is_newer:
+        problem = state.breaking or "newer than this pgoutbox"
+        return SchemaStatus(__version__, installed, problem, f"upgrade pgoutbox to {installed}")
+    if state.is_older:
+        problem = "older than this pgoutbox" if installed != __version__ else "of another build"
+        return SchemaStatus(__version__, installed, problem, "pgoutbox install")
+    return SchemaStatus(__version__, installed)
+
+
+async def _tables(conn: Connection) -> tuple[TableStatus, ...]:
+    rows = await conn.fetch(
+        "select t.relation::oid as oid, t.actions, t.old_values, n.name, n.other_name"
+        " from pgoutbox.table_state t cross join lateral ("
+        "  select case when t.successor is null and t.present_name is not null"
+        "   then array[t.present_name, t.asked_name] else array[t.asked_name, t.present_name] end"
+        " ) names (names) cross join lateral ("
+        "  select names[1], nullif(names[2], names[1])"
+        " ) n (name, other_name) order by n.name"
+    )
+    problems = await _problems(conn, [row["oid"] for row in rows])
+    holders = await _lock_holders(conn, [oid for oid, said in problems.items() if said == "locked"])
+    return tuple(
+        TableStatus(
+            row["name"],
+            row["other_name"],
+            tuple(action for action in ACTIONS if action in row["actions"]),
+            row["old_values"],
+            problems[row["oid"]],
+            _remedy(row["name"], problems[row["oid"]]),
+            holders.get(row["oid"]),
+        )
+        for row in rows
+    )
+
+
+async def _lock_holders(conn: Connection, oids: Sequence[int]) -> dict[int, str]:
+    """Return who has an exclusive lock on each table, as words."""
+    rows = await conn.fetch(
+        "select l.relation as oid, l.pid, nullif(a.application_name, '') as application"
+        " from pg_catalog.pg_locks l left join pg_catalog.pg_stat_activity a on a.pid = l.pid"
+        " where l.locktype = 'relation' and l.granted and l.mode = 'AccessExclusiveLock'"
+        " and l.relation = any ($1::oid[]) and l.database = ("
+        "  select d.oid from pg_catalog.pg_database d"
+        "  where d.datname = pg_catalog.current_database())",
+        oids,
+    )
+    return {row["oid"]: session_name(row["pid"], row["application"]) for row in rows}
+
+
+async def _problems(conn: Connection, oids: Sequence[int]) -> dict[int, str | None]:
+    """Return what is wrong with each table; 'locked' where a lock keeps us from looking.
+
+    All at once if possible, else one after the other.
+    """
+    try:
+        async with conn.transaction():
+            await conn.execute(f"set local lock_timeout = '{_LOCK_TIMEOUT}'")
+            rows = await conn.fetch(
+                "select s.relation::oid as oid, s.problem from pgoutbox.table_state s"
+                " where s.relation = any ($1::oid[])",
+                oids,
+            )
+    except asyncpg.LockNotAvailableError:
+        if len(oids) == 1:
+            return {oids[0]: "locked"}
+        middle = len(oids) // 2
+        return await _problems(conn, oids[:middle]) | await _problems(conn, oids[middle:])
+    return {oid: None for oid in oids} | {row["oid"]: row["problem"] for row in rows}
+
+
+def _remedy(name: str, problem: str | None) -> str | None:
+    """Return the command that mends a table; a running relay mends drift by itself."""
+    if problem in (None, "locked"):
+        return None
+    command = "uninstall" if problem == "missing" else "install"
+    return f"pgoutbox {command} --table {shlex.quote(name)}"
+
+
+# Before any relay has run, what `pgoutbox relay` would find.
+_RELAYS = """
+select
+    r.relay, r.high, r.method, b.events as backlog,
+    extract(epoch from pg_catalog.clock_timestamp() - b.oldest)::float8 as oldest_unsent_s,
+    coalesce((
+        select sum(g.last - g.first + 1)
+        from unnest(r.gap_first, r.gap_last) g (first, last)
+    ), 0)::bigint as gaps,
+    (select count(*) from pgoutbox.parked k where k.relay = r.relay) as parked,
+    extract(epoch from pg_catalog.clock_timestamp() - r.started_at)::float8 as leading_s,
+    r.share, e.error,
+    extract(epoch from pg_catalog.clock_timestamp() - e.since)::float8 as error_s
+from (
+    select p.relay, p.high, p.gap_first, p.gap_last, p.method, p.started_at, p.share
+    from pgoutbox.progress p
+    union all
+    select 'default', 0, '{}', '{}', null, null, '' where not exists (select from pgoutbox.progress)
+) r
+cross join lateral pgoutbox.backlog(r.relay) b
+left join pgoutbox.relay_error e on e.relay = r.relay
+order by r.relay
+"""
+
+_LOCKS = """
+select l.classid::bigint, l.objid::bigint, l.mode, l.pid, a.application_name as application
+from pg_catalog.pg_locks l left join pg_catalog.pg_stat_activity a on a.pid = l.pid
+where l.locktype = 'advisory' and l.objsubid = 2 and l.granted and l.pid is not null
+  and l.database = (
+      select d.oid from pg_catalog.pg_database d where d.datname = pg_catalog.current_database())
+order by l.pid
+"""
+
+
+async def _relays(conn: Connection) -> tuple[RelayStatus, ...]:
+    locks = await conn.fetch(_LOCKS)
+    idle = {lock["pid"] for lock in locks if _is_sleep_lock(lock)}
+    found = []
+    for row in await conn.fetch(_RELAYS):
+        classid, objid = leader_lock(row["relay"])
+        lock = _find(locks, classid, objid)
+        leader = _leader(lock, row) if lock else None
+        found.append(
+            RelayStatus(
+                relay=row["relay"],
+                backlog=row["backlog"],
+                oldest_unsent_s=row["oldest_unsent_s"],
+                gaps=row["gaps"],
+                parked=row["parked"],
+                high=row["high"],
+                leader=leader,
+                is_idle=bool(leader and leader.pid in idle),
+                share=row["share"],
+                error=row["error"],
+                error_s=row["error_s"],
+            )
+        )
+    return tuple(found)
+
+
+def _leader(lock: asyncpg.Record, row: asyncpg.Record) -> Leader:
+    return Leader(lock["pid"], lock["application"] or "", row["leading_s"], row["method"])
+
+
+def _find(locks: Iterable[asyncpg.Record], classid: int, objid: int) -> asyncpg.Record | None:
+    # pg_locks has the keys as unsigned numbers.
+    keys = (classid, objid % 2**32)
+    return next((lock for lock in locks if (lock["classid"], lock["objid"]) == keys), None)
+
+
+def _is_sleep_lock(lock: asyncpg.Record) -> bool:
+    return (lock["classid"], lock["objid"]) == SLEEP_LOCK
+
+
+async def _strangers(conn: Connection) -> tuple[Stranger, ...]:
+    """Return who keeps the sleep lock without being a relay, or a writer about to commit."""
+    first = await _sleep_lock_holders(conn)
+    if not first:
+        return ()
+    await asyncio.sleep(_SECOND_LOOK)
+    return tuple(first[pid] for pid in first.keys() & (await _sleep_lock_holders(conn)).keys())
+
+
+async def _sleep_lock_holders(conn: Connection) -> dict[int, Stranger]:
+    locks = await conn.fetch(_LOCKS)
+    leaders = {lock["pid"] for lock in locks if lock["classid"] == LEADER_LOCK_CLASS}
+    return {
+        lock["pid"]: Stranger(lock["pid"], lock["application"] or "", lock["mode"])
+        for lock in locks
+        if _is_sleep_lock(lock) and lock["pid"] not in leaders
+    }
+
+
+# As pgoutbox.gap_holders() tells them.
+_HOLDERS = """
+select l.pid, coalesce(a.application_name, '') as application,
+    extract(epoch from pg_catalog.clock_timestamp()
+        - coalesce(a.xact_start, min(p.prepared)))::float8 as open_s
+from pg_catalog.pg_locks l
+join pg_catalog.pg_inherits i on i.inhrelid = l.relation
+left join pg_catalog.pg_stat_activity a on a.pid = l.pid
+left join pg_catalog.pg_locks x
+    on l.pid is null and x.pid is null and x.locktype = 'transactionid'
+    and x.virtualtransaction = l.virtualtransaction
+left join pg_catalog.pg_prepared_xacts p on p.transaction = x.transactionid
+where l.locktype = 'relation' and l.mode = 'RowExclusiveLock'
+  and i.inhparent = 'pgoutbox.transaction'::regclass
+  and l.database = (
+      select d.oid from pg_catalog.pg_database d where d.datname = pg_catalog.current_database())
+group by l.pid, l.virtualtransaction, a.application_name, a.xact_start
+order by open_s desc nulls last
+"""
+
+
+async def _holders(conn: Connection) -> tuple[Holder, ...]:
+    rows = await conn.fetch(_HOLDERS)
+    return tuple(Holder(row["pid"], row["application"], row["open_s"]) for row in rows)
+
+
+async def _slots(conn: Connection) -> tuple[SlotStatus, ...]:
+    rows = await conn.fetch(
+        "select s.slot,"
+        " (select pg_catalog.sum(pg_catalog.pg_total_relation_size(i.inhrelid))"
+        "   from pg_catalog.pg_inherits i join pg_catalog.pg_class c on c.oid = i.inhrelid"
+        "   where i.inhparent in ('pgoutbox.event'::regclass, 'pgoutbox.transaction'::regclass)"
+        "   and c.relname ~ ('_' || s.slot || '$'))::bigint as bytes,"
+        " (extract(epoch from pg_catalog.now())::bigint / $1) % $2 = s.slot as is_written"
+        " from pg_catalog.generate_series(0, $2 - 1) s (slot) order by 1",
+        *ring(),
+    )
+    return tuple(SlotStatus(row["slot"], row["bytes"], row["is_written"]) for row in rows)

@@ -1,0 +1,111 @@
+"""What the status consists of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pgoutbox.database.sessions import Whereabouts
+
+
+@dataclass(frozen=True, slots=True)
+class SchemaStatus:
+    """The version of pgoutbox that the database has, and whether it fits this one."""
+
+    pgoutbox: str
+    installed: str | None
+    problem: str | None = None
+    remedy: str | None = None
+
+    @property
+    def is_missing(self) -> bool:
+        """There is no schema pgoutbox."""
+        return self.installed is None
+
+
+@dataclass(frozen=True, slots=True)
+class TableStatus:
+    """A captured table, what is wrong with it, and what mends that.
+
+    ``table`` is its present name; where that is gone or another table has taken it, the one under
+    which it was captured. ``other_name`` is the other of the two where they differ. ``problem``
+    is one of ``_PROBLEMS``.
+    """
+
+    table: str
+    other_name: str | None
+    actions: tuple[str, ...]
+    old_values: str
+    problem: str | None
+    remedy: str | None
+    locked_by: str | None = None  # who keeps us from looking, with the problem "locked"
+
+
+@dataclass(frozen=True, slots=True)
+class Leader:
+    """The session that leads a relay."""
+
+    pid: int
+    application: str
+    leading_s: float | None  # None where what it leads was dropped beneath it
+    method: str | None  # how it publishes, in words
+
+
+@dataclass(frozen=True, slots=True)
+class RelayStatus:
+    """What one relay has to do, and who does it."""
+
+    relay: str
+    backlog: int
+    oldest_unsent_s: float | None
+    gaps: int
+    parked: int
+    high: int
+    leader: Leader | None
+    is_idle: bool
+    share: str  # what it publishes, as flags; empty where that is everything
+    error: str | None = None  # why it publishes nothing
+    error_s: float | None = None  # how long ago it said so
+
+
+@dataclass(frozen=True, slots=True)
+class Stranger:
+    """A session that isn't ours and holds the sleep lock, so that relays only poll."""
+
+    pid: int
+    application: str
+    mode: str
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """A transaction that is open after it was given positions, which relays then wait for.
+
+    Its session; or none, where it is prepared.
+    """
+
+    pid: int | None
+    application: str
+    open_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class SlotStatus:
+    """One slot of the ring."""
+
+    slot: int
+    bytes: int
+    is_written: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """All of it, at one moment."""
+
+    schema: SchemaStatus
+    tables: tuple[TableStatus, ...] = ()
+    relays: tuple[RelayStatus, ...] = ()
+    strangers: tuple[Stranger, ...] = ()
+    holders: tuple[Holder, ...] = ()
+    slots: tuple[SlotStatus, ...] = ()
+    outbox_bytes: int = 0  # on disk
+    database: Whereabouts | None = None

@@ -1,0 +1,103 @@
+"""The status as text and as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from pgoutbox.database.status.model import (
+    RelayStatus,
+    SchemaStatus,
+    SlotStatus,
+    Status,
+    TableStatus,
+)
+from pgoutbox.database.status.problems import age, problems, run_or_forget, table_state
+from pgoutbox.database.tables import printable
+
+
+def to_json(status: Status) -> str:
+    """Return it for machines."""
+    values = asdict(status) | {"problems": problems(status)}
+    return json.dumps(values, indent=2, ensure_ascii=False)
+
+
+def to_text(status: Status) -> str:
+    """Return it for people."""
+    lines = [str(status.database)] if status.database else []
+    lines += _schema_lines(status.schema)
+    if status.schema.is_missing:
+        return "\n".join(lines)
+    lines += ["", *_relay_lines(status.relays), "", *_table_lines(status.tables)]
+    lines += ["", _outbox_line(status.outbox_bytes, status.slots)]
+    lines += [f"! {problem}" for problem in problems(status) if not status.schema.problem]
+    return "\n".join(lines)
+
+
+def _schema_lines(status: SchemaStatus) -> list[str]:
+    line = f"schema   {status.installed or 'none'}"
+    if status.problem:
+        line += f": {status.problem} ({status.pgoutbox}); run: {status.remedy}"
+    return [line]
+
+
+def _relay_lines(relays: Sequence[RelayStatus]) -> list[str]:
+    header = ("relay", "backlog", "oldest unsent", "gaps", "parked", "leader")
+    lines = _columns([header, *(_relay_row(relay, relays) for relay in relays)])
+    lines += [f"{one.relay} publishes {one.share}" for one in relays if one.share and one.leader]
+    return lines
+
+
+def _relay_row(relay: RelayStatus, relays: Sequence[RelayStatus]) -> tuple[str, ...]:
+    oldest = "-" if relay.oldest_unsent_s is None else age(relay.oldest_unsent_s)
+    leader = f"nobody; {run_or_forget(relay, relays)}"
+    if relay.leader:
+        doing = ", idle" if relay.is_idle else ""
+        method = f"; {relay.leader.method}" if relay.leader.method else ""
+        since = "" if relay.leader.leading_s is None else f" for {age(relay.leader.leading_s)}"
+        leader = f"pid {relay.leader.pid}{since}{doing}{method}"
+    return (
+        relay.relay,
+        f"{relay.backlog:,}",
+        oldest,
+        f"{relay.gaps:,}",
+        f"{relay.parked:,}",
+        leader,
+    )
+
+
+def _table_lines(tables: Sequence[TableStatus]) -> list[str]:
+    if not tables:
+        return ["tables   none is captured; run: pgoutbox install --table NAME"]
+    rows = [
+        (
+            printable(table.table),
+            ",".join(action.lower() for action in table.actions),
+            table.old_values,
+            table_state(table),
+        )
+        for table in tables
+    ]
+    return _columns([("table", "actions", "old values", "state"), *rows])
+
+
+def _outbox_line(size: int, slots: Sequence[SlotStatus]) -> str:
+    sizes = (f"{_size(slot.bytes)}{'*' if slot.is_written else ''}" for slot in slots)
+    return f"outbox   {_size(size)} on disk; slots: {'  '.join(sizes)}   (* is being written)"
+
+
+def _columns(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}"
+        count /= 1024
+    return f"{count:.1f} GiB"
