@@ -20,10 +20,10 @@ test: lint  ## Run every check and every test, on servers that the tests start t
 	$(PYTHON) -m pytest --cov --cov-report term:skip-covered
 
 test-all: lint $(VENV)/deploy  ## Run every test on PostgreSQL 13 to 18, or on POSTGRES=15 alone (needs npm)
-	$(PYTHON) -m tools.majors $(POSTGRES) --strict --tests tests
+	$(PYTHON) -m tools.majors $(POSTGRES) --strict --long --tests tests
 	$(PYTHON) -m pytest tests/sql --publish-outbox --wal-level replica
 	$(PYTHON) -m pytest tests/sql --publish-outbox --wal-level logical
-	PGOUTBOX_TEST_EVENT_LOOP=asyncio $(PYTHON) -m pytest tests/faults
+	PGOUTBOX_TEST_EVENT_LOOP=asyncio $(PYTHON) -m pytest --long tests/faults
 
 coverage: export COVERAGE_PROCESS_START = $(CURDIR)/pyproject.toml
 coverage: lint  ## Measure coverage in the commands that tests start, too (half as long again)

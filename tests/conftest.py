@@ -44,12 +44,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Let a run choose what the tests' databases stand in."""
     group = parser.getgroup("pgoutbox")
     group.addoption("--soak", type=float, default=30.0, help="seconds of each soak test")
+    group.addoption("--long", action="store_true", help="run the tests marked long, too")
     group.addoption("--wal-level", choices=["replica", "logical"], help="of the shared PostgreSQL")
     group.addoption(
         "--publish-outbox",
         action="store_true",
         help="publish all tables of schema pgoutbox in each test's database (PostgreSQL 15)",
     )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the long tests unless they are asked for, or named on the command line."""
+    if config.getoption("--long") or any("::" in name for name in config.args):
+        return
+    long = [item for item in items if item.get_closest_marker("long")]
+    config.hook.pytest_deselected(items=long)
+    items[:] = [item for item in items if item not in long]
 
 
 def pytest_report_header() -> str:

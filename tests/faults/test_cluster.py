@@ -174,7 +174,14 @@ async def test_no_message_gets_behind_its_successor_while_leaders_change(
     assert set.union(*methods) == {method}
 
 
-@pytest.mark.parametrize("fault", ["step-downs", "kills", "cuts"])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "step-downs",
+        pytest.param("kills", marks=pytest.mark.long),
+        pytest.param("cuts", marks=pytest.mark.long),
+    ],
+)
 async def test_transactions_stay_whole_beside_a_client_and_another_relay(
     servers: Servers, database: Database, nursery: Nursery, seed: int, fault: str
 ) -> None:
