@@ -7,7 +7,7 @@ POSTGRES := 13 14 15 16 17 18
 LOCK := $(VENV)/bin/uv pip compile --quiet --universal --python-version=3.11 \
     --generate-hashes $(UPGRADE) --output-file=requirements
 
-.PHONY: help demo test test-all test-wheel soak check coverage bench docs dist lock clean
+.PHONY: help demo test test-all test-wheel soak check coverage bench docs site dist lock clean
 
 help:  ## Say what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s%s\n", $$1, $$2}' Makefile
@@ -43,6 +43,9 @@ bench: $(VENV)/dev  ## Measure throughput, latency, and what a write costs; QUIC
 docs: $(VENV)/dev  ## Write what the documents repeat: commands, settings, metrics, figures
 	$(PYTHON) -m tools.documents
 
+site: $(VENV)/docs  ## Build the documentation site in build/site; warnings are errors
+	$(PYTHON) -m sphinx -W --keep-going -q docs build/site
+
 dist: $(VENV)/dev  ## Build the source distribution, and from that the wheel, in dist/
 	rm -rf dist
 	$(PYTHON) -m build --no-isolation
@@ -59,6 +62,7 @@ lock: $(VENV)/dev  ## Write requirements/ anew; UPGRADE=--upgrade takes the newe
 	$(LOCK)/dev.txt --constraints=requirements/build.txt --group=dev --all-extras pyproject.toml
 	$(LOCK)/demo.txt --constraints=requirements/dev.txt --extra=demo pyproject.toml
 	$(LOCK)/deploy.txt --constraints=requirements/dev.txt --group=pyproject.toml:deploy
+	$(LOCK)/docs.txt --constraints=requirements/dev.txt --group=pyproject.toml:docs
 	$(LOCK)/image.txt --constraints=requirements/dev.txt \
 	    --extra=metrics --extra=nkeys --extra=sentry --extra=uvloop pyproject.toml
 
@@ -90,6 +94,11 @@ $(VENV)/demo: $(VENV)/python pyproject.toml requirements/build.txt requirements/
 $(VENV)/dev: $(VENV)/demo requirements/dev.txt
 	@echo 'Installing the development tools into $(VENV) (takes a minute) ...'
 	@$(PIP) --no-build-isolation --require-hashes --requirement requirements/dev.txt
+	@touch $@
+
+$(VENV)/docs: $(VENV)/dev requirements/docs.txt
+	@echo 'Installing Sphinx into $(VENV) ...'
+	@$(PIP) --require-hashes --requirement requirements/docs.txt
 	@touch $@
 
 $(VENV)/deploy: $(VENV)/dev requirements/deploy.txt

@@ -240,3 +240,19 @@ def test_the_page_on_troubleshooting_has_every_warning() -> None:
 
     assert len(warnings) > 15
     assert [text for text in warnings if not any(_is_said(row, text) for row in quoted)] == []
+
+
+def test_every_page_is_in_the_site() -> None:
+    pages = {path.stem for path in (ROOT / "docs").glob("*.md")} - {"index"}
+    index = (ROOT / "docs" / "index.md").read_text("utf-8")
+    trees = re.findall(r"(?ms)^```\{toctree\}.*?\n\n(.*?)^```", index)
+
+    assert sorted(" ".join(trees).split()) == sorted(pages)
+
+
+def test_every_alert_has_a_runbook() -> None:
+    rules = (ROOT / "deploy" / "prometheus" / "alerts.yaml").read_text("utf-8")
+    alerts = re.findall(r"- alert: (\w+)", rules)
+    runbooks = (ROOT / "docs" / "runbooks.md").read_text("utf-8")
+
+    assert re.findall(r"(?m)^## (\w+)$", runbooks) == alerts

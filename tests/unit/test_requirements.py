@@ -34,6 +34,7 @@ def _pins(name: str) -> dict[str, str]:
         ("demo.txt", RUN_TIME + EXTRAS["demo"]),
         ("dev.txt", sum(EXTRAS.values(), RUN_TIME) + PROJECT["dependency-groups"]["dev"]),
         ("deploy.txt", PROJECT["dependency-groups"]["deploy"]),
+        ("docs.txt", PROJECT["dependency-groups"]["docs"]),
         ("image.txt", RUN_TIME + EXTRAS["metrics"] + EXTRAS["nkeys"] + EXTRAS["sentry"]),
     ],
 )
