@@ -24,7 +24,7 @@ class Enveloped(NamedTuple):
 class Envelope:
     """Adds id, names and commit time to rendered rows, in wal-listener's JSON.
 
-    Ids are made as in ``sql/relay/event_id_prefix.sql``, from the ``installation`` among others.
+    Ids are made as in ``sql/relay/event_id.sql``, from the ``installation`` among others.
     """
 
     def __init__(self, installation: UUID) -> None:
@@ -35,15 +35,18 @@ class Envelope:
 
     def around(self, rows: Iterable[Iterable[Any]]) -> Iterator[Enveloped]:
         """Yield each of ``rows`` of ``pgoutbox.next_batch()`` in its envelope."""
-        source = None
+        source, sha256 = None, hashlib.sha256
         for _, seq, schema, table, action, new_row, old_row, its_source, *_ in rows:
             if its_source != source:
                 source = its_source
-                digits = hashlib.sha256(self._installation + source).hexdigest()
-                prefix = f"{digits[:8]}-{digits[8:12]}-8{digits[13:16]}-8{digits[17:20]}-"
+                fixed = self._installation + source
                 time = self._time(source)
                 end = f',"commitTime":"{time}"}}'.encode()
-            event_id = f"{prefix}{seq & 0xFFFFFFFFFFFF:012x}"
+            digits = sha256(fixed + seq.to_bytes(8, "big", signed=True)).hexdigest()
+            event_id = (
+                f"{digits[:8]}-{digits[8:12]}-8{digits[13:16]}"
+                f"-{_VARIANTS[digits[16]]}{digits[17:20]}-{digits[20:32]}"
+            )
             names = self._names.get((schema, table, action)) or self._named(schema, table, action)
             payload = b"".join((
                 b'{"id":"', event_id.encode(), names, new_row or b"{}",
@@ -72,6 +75,8 @@ def commit_time(source: bytes) -> float:
     """Return when the transaction of an ``id_source`` was committed, in seconds since 1970."""
     return _EPOCH.timestamp() + _microseconds(source) / 1e6
 
+
+_VARIANTS = dict(zip("0123456789abcdef", "89ab" * 4, strict=True))  # RFC 9562, section 4.1
 
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)  # PostgreSQL's
 

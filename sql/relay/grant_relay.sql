@@ -29,7 +29,7 @@ begin
              pgoutbox.unsent(bigint, bigint[], bigint[], bigint, bigint, integer, bigint),
              pgoutbox.count_events(bigint, bigint, bigint, integer),
              pgoutbox.table_keys(text, text), pgoutbox.key_columns(regclass, text),
-             pgoutbox.event_id_prefix(uuid, xid8, bigint, timestamptz),
+             pgoutbox.event_id(uuid, xid8, bigint, timestamptz, bigint),
              pgoutbox.positions_behind(), pgoutbox.gap_holders(), pgoutbox.lead(text),
              pgoutbox.begin_after(text, text[], integer[], text), pgoutbox.backlog(text),
              pgoutbox.shard_key_of(text, text, text),

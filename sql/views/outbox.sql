@@ -1,10 +1,7 @@
 -- Every event with its id, position and time, and whether relays have sent it; for people.
 create or replace view pgoutbox.outbox as
 select
-    pg_catalog.concat(
-        pgoutbox.event_id_prefix(i.id, t.xid, t.position, t.committed_at),
-        pg_catalog.lpad(pg_catalog.to_hex(e.seq & 281474976710655), 12, '0')
-    )::uuid as id,
+    pgoutbox.event_id(i.id, t.xid, t.position, t.committed_at, e.seq) as id,
     t.position,
     e.seq,
     t.committed_at,

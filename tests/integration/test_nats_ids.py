@@ -6,6 +6,9 @@ import hashlib
 import json
 import signal
 from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from uuid import UUID
 
 import pytest
 from nats.js import JetStreamContext
@@ -14,6 +17,7 @@ from pgoutbox.messages.event import Message
 from pgoutbox.nats.wire import message_id
 from tests.conftest import Connect, StartDaemon
 from tests.support.cluster import Database
+from tests.support.commands import Daemon
 from tests.support.streams import Stream
 from tests.support.waiting import eventually
 
@@ -76,17 +80,33 @@ async def test_two_relays_send_an_event_under_two_subjects_into_one_stream(
     assert all("sent=40" in relay.output for relay in relays)
 
 
-async def test_message_of_another_with_an_events_id_confirms_nothing(
+@dataclass
+class Forger:
+    """Somebody who may publish to the subject of a relay that is held up."""
+
+    relay: Daemon
+    subject: str
+    jetstream: JetStreamContext
+    ids: list[str]  # of the events that the relay is to publish next
+
+    async def forge(self, ids: Iterable[str]) -> None:
+        """Publish messages with these event ids, and only then let the relay go on."""
+        for event_id in ids:
+            name = message_id(Message(self.subject, event_id, b""))
+            await self.jetstream.publish(self.subject, b"forged", headers={"Nats-Msg-Id": name})
+        self.relay.process.send_signal(signal.SIGCONT)
+
+
+@pytest.fixture
+async def forger(
+    _users: None,
     database: Database,
     connect: Connect,
     daemon: StartDaemon,
     stream: Stream,
     jetstream: JetStreamContext,
-) -> None:
-    """From the second of a transaction on; once the stream has forgotten them, ours are sent."""
+) -> Forger:
     owner = await connect()
-    await owner.execute("create table users (id int primary key)")
-    await owner.execute("select pgoutbox.capture_table('users')")
     await jetstream.add_stream(
         name=stream.topic, subjects=[f"{stream.topic}.*"], duplicate_window=3.0
     )
@@ -98,13 +118,43 @@ async def test_message_of_another_with_an_events_id_confirms_nothing(
     await eventually(stream.count)
     relay.process.send_signal(signal.SIGSTOP)
     await owner.execute("insert into users select generate_series(1, 500)")
-    subject = f"{stream.topic}.public_users"
-    for row in await owner.fetch(
-        "select id::text from pgoutbox.outbox order by position, seq offset 2"
-    ):
-        name = message_id(Message(subject, row["id"], b""))
-        await jetstream.publish(subject, b"forged", headers={"Nats-Msg-Id": name})
-    relay.process.send_signal(signal.SIGCONT)
+    rows = await owner.fetch("select id::text from pgoutbox.outbox order by position, seq offset 1")
+    return Forger(relay, f"{stream.topic}.public_users", jetstream, [row["id"] for row in rows])
+
+
+async def _ours(stream: Stream) -> list[int]:
+    """Return the keys of the rows that the stream has, in the order of their first messages."""
+    ours = [message for message in await stream.messages() if message.data != b"forged"]
+    return list(dict.fromkeys(json.loads(message.data)["data"]["id"] for message in ours))
+
+
+async def test_ids_made_from_the_first_of_a_transaction_suppress_nothing(
+    forger: Forger, stream: Stream
+) -> None:
+    """Whatever is counted up in an id that somebody has seen, no other event has the result."""
+    first = int(forger.ids[0].replace("-", ""), 16)
+    await forger.forge(
+        str(UUID(int=(first + count * step) % 2**128))
+        for count in range(1, 200)
+        for step in (1, -1, 2**64)
+    )
+
+    async def all_stored() -> bool:
+        return await stream.count() == 501 + 3 * 199
+
+    await eventually(all_stored)
+    assert await forger.relay.stop() == 0
+    assert await _ours(stream) == list(range(501))
+    assert "ERROR" not in forger.relay.output
+
+
+async def test_message_of_another_with_an_events_id_confirms_nothing(
+    forger: Forger, connect: Connect, stream: Stream
+) -> None:
+    """From the second of a transaction on; once the stream has forgotten them, ours are sent."""
+    owner = await connect()
+    relay = forger.relay
+    await forger.forge(forger.ids[1:])
 
     line = await relay.line("an event can't be stored: another publisher's message in the stream")
     assert "ERROR" in line
@@ -115,9 +165,7 @@ async def test_message_of_another_with_an_events_id_confirms_nothing(
 
     await eventually(all_sent, timeout=30)
     assert await relay.stop() == 0
-    ours = [message for message in await stream.messages() if message.data != b"forged"]
-    keys = [json.loads(message.data)["data"]["id"] for message in ours]
-    assert list(dict.fromkeys(keys)) == list(range(501))
+    assert await _ours(stream) == list(range(501))
     assert relay.output.count("an event can't be stored: another publisher") >= 1
 
 

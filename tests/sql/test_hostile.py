@@ -291,7 +291,7 @@ async def test_relay_with_a_shadowing_search_path(
 # Inlined into the query of a relay, which a SET clause would prevent.
 INLINED = {
     "as_published",
-    "event_id_prefix",
+    "event_id",
     "next_batch",
     "next_batch_described",
     "next_share",

@@ -451,11 +451,6 @@ class Event:
     id: str
     change: Change
 
-    @property
-    def transaction(self) -> str:
-        """What ids of one transaction have in common."""
-        return self.id.replace("-", "")[:20]
-
 
 def read(message: Stored) -> Event:
     """Read a message, and check what all messages have in common."""
@@ -511,19 +506,20 @@ def published(events: Iterable[Event], transactions: dict[int, Transaction]) -> 
         if change.mark
     }
     first_ones = list({event.id: event for event in reversed(list(events))}.values())[::-1]
+    changes = [event.change for event in first_ones]
+    strange = [change for change in changes if change.mark and change.mark not in of_mark]
+    assert not strange, f"never committed: {strange[:3]}"
     order: list[int] = []
-    seen: set[str] = set()
-    for name, group in itertools.groupby(first_ones, lambda event: event.transaction):
-        changes = [event.change for event in group]
-        assert name not in seen, f"another transaction stands inside of {changes[:3]}"
-        seen.add(name)
-        marks = [change.mark for change in changes if change.mark]
-        strange = [mark for mark in marks if mark not in of_mark]
-        assert marks, "a TRUNCATE stands apart from the rest of its transaction"
-        assert not strange, f"never committed: {strange}"
-        xid = of_mark[marks[0]]
-        assert transactions[xid].changes == changes
-        order.append(xid)
+    start = 0
+    while start < len(changes):
+        following = (changes[place].mark for place in range(start, len(changes)))
+        mark = next(filter(None, following), None)
+        assert mark, "a TRUNCATE stands apart from the rest of its transaction"
+        transaction = transactions[of_mark[mark]]
+        end = start + len(transaction.changes)
+        assert changes[start:end] == transaction.changes, "a transaction doesn't stand whole"
+        order.append(transaction.xid)
+        start = end
     assert len(order) == len(set(order))
     missing = [transactions[xid].changes for xid in transactions.keys() - set(order)]
     assert not missing, f"{len(missing)} transactions are missing, such as {missing[0][:3]}"
