@@ -87,5 +87,9 @@ class LeadershipLost(PgoutboxError):
     """Another relay of the same name has taken over."""
 
 
+class Paused(PgoutboxError):
+    """Somebody has paused the relay."""
+
+
 class AlreadyRunning(PgoutboxError):
     """Another relay of the same name leads."""

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from pgoutbox import __version__
-from pgoutbox.cli import demo, install, relay, status, uninstall
+from pgoutbox.cli import demo, install, pause, relay, status, uninstall
 from pgoutbox.cli.common import Cli, where_options
 
 _EXIT_CODES = """\b
@@ -46,5 +46,13 @@ def main(ctx: click.Context, /, **flags: Any) -> None:
     ctx.obj = {key: value for key, value in flags.items() if value is not None}
 
 
-for command in (install.install, uninstall.uninstall, relay.relay, status.status, demo.demo):
+for command in (
+    install.install,
+    uninstall.uninstall,
+    relay.relay,
+    pause.pause,
+    pause.resume,
+    status.status,
+    demo.demo,
+):
     main.add_command(command)

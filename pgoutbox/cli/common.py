@@ -128,6 +128,9 @@ table_option = click.option(
 )
 
 
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
 def settings_of(ctx: click.Context, **flags: Any) -> Config:
     """Return the settings; a flag after the command's name overrides one before it."""
     given = {key: value for key, value in flags.items() if value is not None}

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pgoutbox.cli.common import NEEDS_ATTENTION, run, say, settings_of, where_options
+from pgoutbox.cli.common import NEEDS_ATTENTION, json_option, run, say, settings_of, where_options
 
 if TYPE_CHECKING:  # what a command needs is imported in it, so that each starts fast
     from pgoutbox.database.status import Status
 
 
 @click.command(short_help="Show backlog, tables, relays, and what needs attention.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 @click.option("--check", is_flag=True, help="Exit with 7 if something needs attention.")
 @where_options
 @click.pass_context

@@ -133,7 +133,8 @@ async def forget_relay(conn: Connection, relay: str, say: Say) -> None:
             await conn.fetch(f"delete from pgoutbox.{table} where relay = $1 returning 1", relay)  # noqa: S608 - ours
             for table in ("progress", "parked")
         ]
-        await conn.execute("delete from pgoutbox.relay_error where relay = $1", relay)
+        for table in ("relay_error", "relay_pause"):
+            await conn.execute(f"delete from pgoutbox.{table} where relay = $1", relay)  # noqa: S608 - ours
         await conn.execute(_FORGET_SHARD_KEYS)
         if not (known or parked):
             raise await _unknown_relay(conn, relay)

@@ -163,6 +163,11 @@ METRICS = (
         lambda _: [],  # see _families
     ),
     _one("pgoutbox_leader", "Whether this relay leads", lambda m: m.role is Role.LEADER),
+    _of_lead(
+        "pgoutbox_paused",
+        "Whether somebody has paused this relay, so that its events wait",
+        lambda lead: lead.is_paused,
+    ),
     _one("pgoutbox_standby", "Whether this relay stands by", lambda m: m.role is Role.STANDBY),
     _by_server(
         "pgoutbox_outage",

@@ -57,6 +57,7 @@ class Histogram:
 class Lead:
     """What only the leader knows."""
 
+    is_paused: bool = False
     has_passed: bool = False  # looked for events, and stored those that it found
     last_pass: float | None = None  # seconds since the epoch
     backlog: int = 0
@@ -113,12 +114,22 @@ class Monitor:
 
     @property
     def is_ready(self) -> bool:
-        """Whether the relay leads and publishes, or stands by and could take over."""
+        """Whether the relay leads and publishes, is paused, or stands by and could take over."""
         if self.is_stopping or self.postgresql.is_out:
             return False
-        if self.role is Role.STANDBY:
+        if self.role is Role.STANDBY or self.is_paused:
             return True
         return self.lead is not None and self.lead.has_passed and not self.nats.is_out
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether the relay leads, and publishes nothing because somebody has paused it."""
+        return self.role is Role.LEADER and self.lead is not None and self.lead.is_paused
+
+    def pause(self, is_paused: bool) -> None:
+        """Note whether somebody has paused this relay."""
+        if self.lead is not None:
+            self.lead.is_paused = is_paused
 
     def start_over(self) -> None:
         """Note that the sessions in PostgreSQL have ended; what was unsent still is."""

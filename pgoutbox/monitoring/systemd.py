@@ -84,6 +84,8 @@ def status(monitor: Monitor) -> str:
     if monitor.role is Role.STARTING or monitor.lead is None:
         return "Starting"
     what = "NATS unavailable; retrying" if monitor.nats.is_out else "Leading"
+    if monitor.is_paused:
+        what = "Paused"
     return f"{what}; {monitor.lead.backlog:,} events unsent"
 
 

@@ -39,16 +39,16 @@ Route = Callable[[str], Answer]  # gets what the client accepts
 
 
 def probes(monitor: Monitor) -> dict[str, Route]:
-    """Return what a supervisor asks, on wal-listener's paths and in its words."""
+    """Return what a supervisor asks, on wal-listener's paths and in its words, but for a pause."""
 
-    def answer(is_good: bool) -> Answer:
+    def answer(is_good: bool, words: bytes = b"ok") -> Answer:
         if is_good:
-            return Answer(HTTPStatus.OK, b"ok")
+            return Answer(HTTPStatus.OK, words)
         return Answer(HTTPStatus.SERVICE_UNAVAILABLE, b"failed")
 
     return {
         "/healthz": lambda _: answer(monitor.is_alive),
-        "/ready": lambda _: answer(monitor.is_ready),
+        "/ready": lambda _: answer(monitor.is_ready, b"paused" if monitor.is_paused else b"ok"),
     }
 
 

@@ -12,6 +12,8 @@ from typing import Any
 
 import asyncpg
 
+from pgoutbox.database import pauses
+from pgoutbox.database.pauses import Pause
 from pgoutbox.errors import ConfigError, LeadershipLost
 from pgoutbox.locks import leader_lock
 from pgoutbox.messages.envelope import Envelope, commit_time
@@ -198,6 +200,10 @@ class Outbox:
             self._relay,
             *(() if error is None else (error,)),
         )
+
+    async def pause(self) -> Pause | None:
+        """Return what is known of this relay's pause; None where it isn't paused."""
+        return await pauses.find(self._connection, self._relay)
 
     async def begin_after(self, others: Sequence[str], share: str) -> str | None:
         """Begin where others have ended, unless there is progress; return what is in the way."""

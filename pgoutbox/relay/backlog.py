@@ -96,7 +96,7 @@ class BacklogCount:
         parked = await connection.fetchval(
             "select count(*) from pgoutbox.parked where relay = $1", self._relay, timeout=_TIMEOUT
         )
-        if self._monitor.nats.is_out:
+        if self._monitor.nats.is_out or self._monitor.is_paused:
             unsent, oldest = await self._count_unsent(connection, progress)
         else:
             oldest = self._monitor.lead.oldest if self._monitor.lead else None

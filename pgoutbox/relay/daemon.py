@@ -43,6 +43,7 @@ from pgoutbox.relay.loop import Relay
 from pgoutbox.relay.outage import Outage
 from pgoutbox.relay.rotation import Rotation
 from pgoutbox.relay.signals import stop_on_signal
+from pgoutbox.relay.steering import Steering
 from pgoutbox.relay.wakeup import WakeUp
 
 log = logging.getLogger("pgoutbox.relay")
@@ -266,9 +267,11 @@ class Daemon:
             found=self._installer.run_in_background,
             empty=rotation.begin,
         )
+        steering = Steering(outbox, wake_up, self._monitor)
         backoff = Backoff()
         tenure = Tenure()
         while True:
+            await self._hold_while_paused(steering, outbox, wake_up, chores)
             relay: Relay | None = None
             try:
                 async with connect.connect(
@@ -283,8 +286,10 @@ class Daemon:
                     self._monitor.nats.connections += 1
                     self._say_connected(connected.description)
                     await outbox.note_method(str(connected.description["method"]))
-                    relay = self._relay_to(connected, outbox, wake_up, chores)
-                    return await self._run(relay)
+                    relay = self._relay_to(connected, outbox, wake_up, chores, steering)
+                    await self._run(relay)
+                    if not steering.is_paused:
+                        return
             except (PublishError, Refused, ConfigError) as error:
                 self._monitor.id_conflicts += isinstance(error, IdConflict)
                 await outbox.note_error(str(error))
@@ -295,11 +300,33 @@ class Daemon:
                 self._progress = relay.progress
                 if relay.sent:
                     backoff.reset()
+            if steering.is_paused:
+                continue
             await wake_up.get_up()
             await chores.do(self._progress)  # an outage may last, and slots fill meanwhile
             if await self._pause(backoff.next()):
                 return
             wake_up.check()
+
+    async def _hold_while_paused(
+        self, steering: Steering, outbox: Outbox, wake_up: WakeUp, chores: Chores
+    ) -> None:
+        """Wait while somebody has paused this relay; the chores go on, without NATS.
+
+        Raises:
+            Paused: it is draining.
+        """
+        await steering.look()
+        while steering.is_paused:
+            if self._is_draining:
+                raise steering.refusal(self._config.relay.name)
+            self._database_outage.end()
+            await outbox.note_error(None)
+            await wake_up.get_up()
+            await chores.do(self._progress, self._config.relay.poll_interval)
+            self._monitor.step(self._config.relay.poll_interval)
+            await wake_up.wait_until_asked(self._config.relay.poll_interval)
+            await steering.look()
 
     def _say_connected(self, description: Mapping[str, object]) -> None:
         """Log a new connection; in an outage only once it is over, and if it is another one."""
@@ -321,6 +348,7 @@ class Daemon:
         outbox: Outbox,
         wake_up: WakeUp,
         chores: Chores,
+        steering: Steering,
     ) -> Relay:
         async def after_pass(progress: Progress) -> None:
             self._progress = progress
@@ -329,8 +357,11 @@ class Daemon:
             gaps = sum(gap.last - gap.first + 1 for gap in progress.gaps)
             self._monitor.passed(gaps, self._config.relay.poll_interval)
             await chores.do(progress, self._config.relay.poll_interval)
+            await steering.look_if_due()
+            if steering.is_paused:
+                relay.stop()
 
-        return Relay(
+        relay = Relay(
             outbox,
             connected,
             wake_up,
@@ -341,6 +372,7 @@ class Daemon:
             chores=after_pass,
             monitor=self._monitor,
         )
+        return relay
 
     async def _run(self, relay: Relay) -> None:
         self._relay = relay

@@ -13,7 +13,7 @@ import asyncpg
 
 from pgoutbox.config.settings import Config
 from pgoutbox.database import connection as database
-from pgoutbox.database import schema
+from pgoutbox.database import pauses, schema
 from pgoutbox.database.sessions import Session, Whereabouts
 from pgoutbox.errors import AlreadyRunning, ConfigError, PgoutboxError
 from pgoutbox.messages.formats import format_of
@@ -93,6 +93,7 @@ class Leadership:
         Raises:
             SchemaError: the database lacks the schema, or has another version of it.
             AlreadyRunning: another relay leads, and this one is draining.
+            Paused: somebody has paused it, and it is draining.
             ConfigError: its share names tables that aren't captured.
         """
         config = self._config
@@ -103,6 +104,7 @@ class Leadership:
             if note:
                 log.warning(note)
             self._monitor.postgresql.connections += 1
+            await self._refuse_to_drain_if_paused(listening)
             await self._end_predecessor(listening)
             wake_up = WakeUp(listening, config.relay.name)
             await wake_up.start()
@@ -125,6 +127,12 @@ class Leadership:
                 query_timeout=config.relay.query_timeout,
             )
             yield outbox, wake_up
+
+    async def _refuse_to_drain_if_paused(self, listening: Connection) -> None:
+        name = self._config.relay.name
+        pause = await pauses.find(listening, name) if self._is_draining else None
+        if pause is not None:
+            raise pauses.refusal(name, pause)
 
     async def _share(self, working: Connection) -> Share | None:
         """Return this relay's share of the outbox.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
+from contextlib import suppress
 
 import asyncpg
 
@@ -12,6 +13,7 @@ from pgoutbox.errors import DatabaseError
 from pgoutbox.locks import SLEEP_LOCK, leader_lock
 
 CHANNEL = "pgoutbox"
+ASKED = "asked"  # what a command notifies with once it has asked a relay for something
 
 _PROBE_TIMEOUT = 10.0  # seconds
 _VERIFIED_FOR = 2.0  # seconds that an answer of the server is good for
@@ -27,6 +29,7 @@ class WakeUp:
         self._connection = connection
         self._leader_lock = leader_lock(relay)
         self._hint = asyncio.Event()
+        self._asked = asyncio.Event()
         self._token = secrets.token_hex(8)
         self._heard = asyncio.Event()  # a notification of our own, known by the token
         self._is_lost = False
@@ -42,12 +45,14 @@ class WakeUp:
         # Not by the pid that the server told: a pooler makes one up for its client.
         if payload == self._token:
             self._heard.set()
-        else:
-            self._hint.set()
+            return
+        if payload == ASKED:
+            self._asked.set()
+        self._hint.set()
 
     def _on_lost(self, *_: object) -> None:
         self._is_lost = True
-        self._hint.set()
+        self.interrupt()
 
     async def try_lead(self) -> bool:
         """Take the relay's leader lock if it is free; it is kept until the connection ends."""
@@ -100,6 +105,27 @@ class WakeUp:
         self._hint.clear()
         return True
 
+    @property
+    def is_asked(self) -> bool:
+        """Whether a command has asked for something since :meth:`listen_up`."""
+        return self._asked.is_set()
+
+    def listen_up(self) -> None:
+        """Forget what commands have asked for: it is looked at now."""
+        self._asked.clear()
+
+    async def wait_until_asked(self, seconds: float) -> None:
+        """Wait until a command asks for something, at most ``seconds``.
+
+        Raises:
+            DatabaseError: the connection was lost.
+
+        """
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._asked.wait()
+        self.check()
+
     async def probe(self) -> bool:
         """Tell whether a notification comes through; also finds a connection that is half open.
 
@@ -126,6 +152,7 @@ class WakeUp:
     def interrupt(self) -> None:
         """End a wait now."""
         self._hint.set()
+        self._asked.set()
 
     def check(self) -> None:
         """Raise if the connection is lost, and with it the leader lock.

@@ -246,6 +246,19 @@ create table pgoutbox.relay_error (
 
 comment on table pgoutbox.relay_error is 'Why a relay publishes nothing now.';
 
+-- Relays that are to publish nothing until somebody resumes them. Beside the progress, too, and not
+-- tied to a leader: it holds across restarts.
+create table pgoutbox.relay_pause (
+    relay text primary key,
+    reason text,
+    paused_by text not null,
+    since timestamptz not null default pg_catalog.clock_timestamp()
+);
+
+comment on table pgoutbox.relay_pause is 'Relays that publish nothing until they are resumed.';
+comment on column pgoutbox.relay_pause.paused_by is
+    'Who paused it, in words: the role, and the operating system''s user and host.';
+
 -- How long each slot of the ring has been as it is; see pgoutbox.resting_slots().
 create table pgoutbox.slot_rest (
     slot integer primary key,

@@ -14,7 +14,8 @@ begin
     execute pg_catalog.format('grant select, insert, update on pgoutbox.progress to %s', role);
     execute pg_catalog.format('grant select, insert, delete on pgoutbox.parked to %s', role);
     execute pg_catalog.format(
-        'grant select, insert, update, delete on pgoutbox.relay_error to %s', role);
+        'grant select, insert, update, delete on pgoutbox.relay_error, pgoutbox.relay_pause
+             to %s', role);
     execute pg_catalog.format('grant select, insert on pgoutbox.shard_key to %s', role);
     execute pg_catalog.format('grant usage on sequence pgoutbox.leadership_seq to %s', role);
     execute pg_catalog.format('grant select on sequence pgoutbox.position_seq to %s', role);

@@ -15,6 +15,7 @@ from pgoutbox.database.sessions import Whereabouts
 from pgoutbox.database.status.model import (
     Holder,
     Leader,
+    PauseStatus,
     RelayStatus,
     SchemaStatus,
     SlotStatus,
@@ -146,7 +147,9 @@ select
     (select count(*) from pgoutbox.parked k where k.relay = r.relay) as parked,
     extract(epoch from pg_catalog.clock_timestamp() - r.started_at)::float8 as leading_s,
     r.share, e.error,
-    extract(epoch from pg_catalog.clock_timestamp() - e.since)::float8 as error_s
+    extract(epoch from pg_catalog.clock_timestamp() - e.since)::float8 as error_s,
+    s.paused_by, s.reason as pause_reason,
+    extract(epoch from pg_catalog.clock_timestamp() - s.since)::float8 as paused_s
 from (
     select p.relay, p.high, p.gap_first, p.gap_last, p.method, p.started_at, p.share
     from pgoutbox.progress p
@@ -155,6 +158,7 @@ from (
 ) r
 cross join lateral pgoutbox.backlog(r.relay) b
 left join pgoutbox.relay_error e on e.relay = r.relay
+left join pgoutbox.relay_pause s on s.relay = r.relay
 order by r.relay
 """
 
@@ -189,9 +193,16 @@ async def _relays(conn: Connection) -> tuple[RelayStatus, ...]:
                 share=row["share"],
                 error=row["error"],
                 error_s=row["error_s"],
+                pause=_pause(row),
             )
         )
     return tuple(found)
+
+
+def _pause(row: asyncpg.Record) -> PauseStatus | None:
+    if row["paused_by"] is None:
+        return None
+    return PauseStatus(row["paused_s"], row["paused_by"], row["pause_reason"])
 
 
 def _leader(lock: asyncpg.Record, row: asyncpg.Record) -> Leader:

@@ -51,6 +51,15 @@ class Leader:
 
 
 @dataclass(frozen=True, slots=True)
+class PauseStatus:
+    """Since when, by whom and why a relay is paused."""
+
+    paused_s: float
+    by: str
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class RelayStatus:
     """What one relay has to do, and who does it."""
 
@@ -65,6 +74,7 @@ class RelayStatus:
     share: str  # what it publishes, as flags; empty where that is everything
     error: str | None = None  # why it publishes nothing
     error_s: float | None = None  # how long ago it said so
+    pause: PauseStatus | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,7 +44,11 @@ def _relay_problems(relay: RelayStatus, relays: Sequence[RelayStatus]) -> Iterat
         yield f"nobody publishes the unsent events of relay {name}; {what}"
     elif relay.leader and not relay.error and (relay.oldest_unsent_s or 0) > _PATIENCE:
         unsent = age(relay.oldest_unsent_s or 0)
-        yield f"relay {name} is behind: its oldest unsent event is {unsent} old"
+        if relay.pause:
+            resume = f"run: pgoutbox resume {printable(shlex.quote(relay.relay))}"
+            yield f"relay {name} is paused, and its oldest unsent event is {unsent} old; {resume}"
+        else:
+            yield f"relay {name} is behind: its oldest unsent event is {unsent} old"
     if relay.parked:
         events, are = ("events", "are") if relay.parked > 1 else ("event", "is")
         yield f"{relay.parked:,} {events} of relay {name} {are} parked; see pgoutbox.parked"

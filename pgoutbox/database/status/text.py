@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from pgoutbox.database.status.model import (
+    PauseStatus,
     RelayStatus,
     SchemaStatus,
     SlotStatus,
@@ -46,7 +47,14 @@ def _relay_lines(relays: Sequence[RelayStatus]) -> list[str]:
     header = ("relay", "backlog", "oldest unsent", "gaps", "parked", "leader")
     lines = _columns([header, *(_relay_row(relay, relays) for relay in relays)])
     lines += [f"{one.relay} publishes {one.share}" for one in relays if one.share and one.leader]
+    lines += [_pause_line(relay.relay, relay.pause) for relay in relays if relay.pause]
     return lines
+
+
+def _pause_line(relay: str, pause: PauseStatus) -> str:
+    why = f": {printable(pause.reason)}" if pause.reason else ""
+    name = printable(relay)
+    return f"{name} is paused for {age(pause.paused_s)}, by {printable(pause.by)}{why}"
 
 
 def _relay_row(relay: RelayStatus, relays: Sequence[RelayStatus]) -> tuple[str, ...]:
