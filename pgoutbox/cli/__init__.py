@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from pgoutbox import __version__
-from pgoutbox.cli import demo, install, pause, relay, status, uninstall
+from pgoutbox.cli import demo, install, pause, relay, status, tail, uninstall
 from pgoutbox.cli.common import Cli, where_options
 
 _EXIT_CODES = """\b
@@ -53,6 +53,7 @@ for command in (
     pause.pause,
     pause.resume,
     status.status,
+    tail.tail,
     demo.demo,
 ):
     main.add_command(command)

@@ -15,7 +15,8 @@ import click
 from pgoutbox.config import load
 from pgoutbox.config.declare import Setting
 from pgoutbox.config.settings import Config, flags_of
-from pgoutbox.errors import PgoutboxError
+from pgoutbox.config.values import InvalidValue, parse_moment
+from pgoutbox.errors import ConfigError, PgoutboxError
 
 Result = TypeVar("Result")
 
@@ -129,6 +130,28 @@ table_option = click.option(
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+def parsed(flag: str, parse: Callable[[object], Any], value: object) -> Any:
+    """Return a flag's value as ``parse`` has it.
+
+    Raises:
+        ConfigError: it isn't one.
+    """
+    try:
+        return parse(value)
+    except InvalidValue as error:
+        raise ConfigError(f"{flag} {error}") from error
+
+
+def moment_option(flag: str, meaning: str) -> Callable[[Command], Command]:
+    """Add an option for a moment; see :func:`pgoutbox.config.values.parse_moment`."""
+    return click.option(
+        flag,
+        metavar="TIME",
+        callback=lambda _, __, value: value and parsed(flag, parse_moment, value),
+        help=f"{meaning} A time such as 2026-01-31T14:00Z, or how long ago: 10m, 2d.",
+    )
 
 
 def settings_of(ctx: click.Context, **flags: Any) -> Config:

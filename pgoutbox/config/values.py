@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlsplit
@@ -136,6 +137,27 @@ def show_duration(seconds: float) -> str:
         return f"{seconds * 1000:g}ms"
     unit = next((unit for unit in ("h", "m") if seconds and seconds % _SECONDS[unit] == 0), "s")
     return f"{seconds / _SECONDS[unit]:g}{unit}"
+
+
+def parse_moment(value: object) -> datetime:
+    """Parse a moment: a time of ISO 8601, in UTC unless it says otherwise, or how long ago it was.
+
+    A duration is as :func:`duration` has it, with days (``2d``) beside.
+    """
+    written = parse_text(value).strip()
+    days = re.fullmatch(r"(\d+)d", written, re.ASCII)
+    try:
+        ago = float(days[1]) * 86_400 if days else duration(0, 3_650 * 86_400).parse(written)
+        return datetime.now(UTC) - timedelta(seconds=cast(float, ago))
+    except (ValueError, OverflowError):
+        pass
+    try:
+        moment = datetime.fromisoformat(written)
+    except ValueError as error:
+        raise InvalidValue(
+            "must be a time such as 2026-01-31T14:00Z, or how long ago, such as 10m or 2d"
+        ) from error
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 _BYTES = {"": 1, "b": 1, "kib": 1024, "kb": 1024, "mib": 1024**2, "mb": 1024**2}

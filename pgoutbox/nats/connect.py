@@ -111,7 +111,7 @@ async def connect(
     Raises:
         PublishError: no server answers, none accepts us, or there is no stream.
     """
-    client = await _open(nats)
+    client = await open_client(nats)
     client.failed.add_done_callback(lambda _: on_lost())
     try:
         yield await _publisher(client, stream, messages, verify, on_wait, tenure)
@@ -119,7 +119,7 @@ async def connect(
         await client.end()
 
 
-async def _open(config: NatsConfig) -> NatsClient:
+async def open_client(config: NatsConfig) -> NatsClient:
     """Connect to the first server in ``config`` that accepts us, trying them in random order.
 
     Raises:

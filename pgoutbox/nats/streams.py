@@ -92,6 +92,26 @@ async def ensure(client: NatsClient, target: Target) -> StreamInfo:
     Raises:
         Interrupted: there is none and none can be created, or there are several.
     """
+    found = await _existing(client, target)
+    return found or await _create(client, target, target.config.name or target.topic)
+
+
+async def existing(client: NatsClient, target: Target) -> StreamInfo:
+    """Return the stream that :func:`ensure` would, and create none.
+
+    Raises:
+        Interrupted: there is none, or there are several.
+    """
+    found = await _existing(client, target)
+    if found is None:
+        raise Interrupted(
+            f"no stream has the subjects {_listed(target.subjects)}",
+            hint="The relay creates one when it first connects; --stream names another.",
+        )
+    return found
+
+
+async def _existing(client: NatsClient, target: Target) -> StreamInfo | None:
     name = target.config.name or target.topic
     found = await find(client, target, name)
     if found and (target.config.name or _has_any(found.subjects, target)):
@@ -106,7 +126,7 @@ async def ensure(client: NatsClient, target: Target) -> StreamInfo:
             f" not {_listed(target.subjects)}",
             hint="Add the missing subjects to it, or name another stream with --stream.",
         )
-    return await _create(client, target, name)
+    return None
 
 
 async def find(client: NatsClient, target: Target, name: str) -> StreamInfo | None:
@@ -170,6 +190,11 @@ def subjects(config: MessageConfig) -> list[str]:
         if not any(_overlap(subject, known) for known in found):
             found.append(subject)
     return found
+
+
+def are_ours(subject: str, target: Target) -> bool:
+    """Tell whether a relay with this target publishes on ``subject``."""
+    return any(_overlap(subject, pattern) for pattern in target.subjects)
 
 
 def _overlap(one: str, other: str) -> bool:

@@ -331,6 +331,7 @@ async def test_status_counts_backlog_gaps_and_parked(
         "share": "",
         "error": None,
         "error_s": None,
+        "pause": None,
     }
     text = pgoutbox("status", "--dsn", database.dsn).stdout
     assert "nobody; run: pgoutbox relay --name mine\n" in text

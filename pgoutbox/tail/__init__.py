@@ -1,0 +1,1 @@
+"""Showing events as they are captured, and messages as they are published."""
