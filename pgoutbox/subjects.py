@@ -175,6 +175,10 @@ class Subjects:
             parts[index] = placeholder.value(self._naming, origin)
         return "".join(parts)
 
+    def below(self, subject: str) -> str:
+        """Return the subject of an emitted event: topic and prefix before the given one."""
+        return f"{self._naming.topic}.{self._naming.prefix}{subject}"
+
     def _fill(self, *table: str) -> list[str]:
         """Return what is the same in all such events of a table, in one piece where that is all."""
         origin = Origin(*table)

@@ -37,6 +37,13 @@ from pgoutbox.errors import ConfigError
     callback=utf8,
     help="Role to give the rights that a relay needs, and no others. May be repeated.",
 )
+@click.option(
+    "--grant-emit",
+    multiple=True,
+    metavar="ROLE",
+    callback=utf8,
+    help="Role to let emit events of its own with pgoutbox.emit(). May be repeated.",
+)
 @click.option("--print-sql", is_flag=True, help="Print the SQL instead of running it.")
 @click.option(
     "--tables-only",
@@ -51,6 +58,7 @@ def install(
     tables: Sequence[str],
     actions: str | None,
     grant_relay: Sequence[str],
+    grant_emit: Sequence[str],
     print_sql: bool,
     tables_only: bool,
     **flags: Any,
@@ -66,12 +74,12 @@ def install(
     pgoutbox install --print-sql --table users | psql "$DATABASE_URL" -v ON_ERROR_STOP=1
     pgoutbox install --print-sql --tables-only --table users >> migrations/0042.sql
     """
-    if tables_only and (grant_relay or not print_sql):
-        raise click.UsageError("--tables-only goes with --print-sql, without --grant-relay.")
+    if tables_only and (grant_relay or grant_emit or not print_sql):
+        raise click.UsageError("--tables-only goes with --print-sql, without --grant-….")
     settings = settings_of(ctx, **flags)
     wanted = _read_actions(actions)
     if print_sql:
-        script = _script(settings, tables, wanted, grant_relay, tables_only)
+        script = _script(settings, tables, wanted, grant_relay, grant_emit, tables_only)
         click.echo(script.encode(), nl=False)
         return
 
@@ -84,7 +92,13 @@ def install(
 
         async with connection.session(settings.database, purpose="install", say=say) as conn:
             await installing.install(
-                conn, tables, settings.install, say, actions=wanted, grant_relay=grant_relay
+                conn,
+                tables,
+                settings.install,
+                say,
+                actions=wanted,
+                grant_relay=grant_relay,
+                grant_emit=grant_emit,
             )
 
     run(work())
@@ -95,6 +109,7 @@ def _script(
     tables: Sequence[str],
     actions: tuple[str, ...] | None,
     grant_relay: Sequence[str],
+    grant_emit: Sequence[str],
     tables_only: bool,
 ) -> str:
     from pgoutbox.database import print_sql
@@ -108,6 +123,7 @@ def _script(
         wanted,
         old_values,
         grant_relay,
+        grant_emit,
         filtered=filtered,
         lock_timeout=settings.install.lock_timeout,
     )

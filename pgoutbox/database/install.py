@@ -54,6 +54,7 @@ async def install(
     *,
     actions: Sequence[str] | None = None,
     grant_relay: Sequence[str] = (),
+    grant_emit: Sequence[str] = (),
     warn: Say | None = None,
 ) -> None:
     """Bring the schema up to date and capture ``tables``, or else those of the filter.
@@ -68,8 +69,17 @@ async def install(
     warn = warn or say
     warnings: list[str] = []
 
-    async def find() -> tuple[dict[Table, Sequence[str] | None], list[tuple[str, int]]]:
-        roles = [await _role(conn, name) for name in grant_relay]
+    grants = (
+        ("grant_relay", "may run the relay", grant_relay),
+        ("grant_emit", "may emit events", grant_emit),
+    )
+
+    async def find() -> tuple[dict[Table, Sequence[str] | None], list[tuple[str, str, str, int]]]:
+        roles = [
+            (function, right, *await _role(conn, name))
+            for function, right, names in grants
+            for name in names
+        ]
         if tables:
             return dict.fromkeys(await resolve(conn, tables), actions), roles
         warnings.clear()
@@ -92,9 +102,9 @@ async def install(
             "check listener.filter" if settings.tables else "run: pgoutbox install --table NAME"
         )
         warn(f"no table is captured; {remedy}")
-    for name, oid in roles:
-        await conn.execute("select pgoutbox.grant_relay($1::oid::regrole)", oid)
-        say(f"role {name}: may run the relay")
+    for function, right, name, oid in roles:
+        await conn.execute(f"select pgoutbox.{function}($1::oid::regrole)", oid)
+        say(f"role {name}: {right}")
 
 
 @_as_owner()

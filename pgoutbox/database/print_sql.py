@@ -16,6 +16,7 @@ def print_sql(
     tables: Mapping[str, Actions],
     old_values: str | None = None,
     grant_relay: Sequence[str] = (),
+    grant_emit: Sequence[str] = (),
     *,
     filtered: Mapping[str, Sequence[str]] | None = None,
     lock_timeout: float = 2.0,
@@ -36,8 +37,9 @@ def print_sql(
         _RESTORE_PATH,
         *(f"    perform {call};\n" for call in _captures(tables, old_values, filtered)),
         *(
-            f"    perform pgoutbox.grant_relay({literal(quoted(role))}::pg_catalog.regrole);\n"
-            for role in grant_relay
+            f"    perform pgoutbox.{grant}({literal(quoted(role))}::pg_catalog.regrole);\n"
+            for grant, roles in (("grant_relay", grant_relay), ("grant_emit", grant_emit))
+            for role in roles
         ),
         _RESTORE,
     ]

@@ -21,7 +21,9 @@ from pgoutbox.sql_files import sql_root
 _BREAKING = "-- breaking:"
 _RUN_INSTALL = "Run: pgoutbox install"
 # Views come last: they are bound to the functions that they call when they are made.
-_FUNCTION_FOLDERS = ("writer", "slow_path", "rendering", "capture", "slots", "relay", "views")
+_FUNCTION_FOLDERS = (
+    "writer", "slow_path", "application", "rendering", "capture", "slots", "relay", "views",
+)  # fmt: skip
 
 # Not to_regclass(): a session remembers that there was no such schema, and doesn't learn of the
 # one that was made while it waited for the lock until it reads a table.

@@ -7,7 +7,7 @@ import re
 from functools import lru_cache
 from urllib.parse import quote
 
-from pgoutbox.messages.event import Event, Headers
+from pgoutbox.messages.event import Emitted, Event, Headers
 from pgoutbox.messages.headers import header_value
 from pgoutbox.subjects import bounded, percent_encoded
 
@@ -28,7 +28,10 @@ class CloudEvents:
     def envelope(self, event: Event) -> bytes:
         """Return attributes and payload in CloudEvents' JSON format: structured mode."""
         attributes = json.dumps(self._attributes(event), separators=(",", ":"))
-        return b'%b,"data":%b}' % (attributes[:-1].encode(), event.payload)
+        data = event.payload
+        if event.emitted is not None and not _is_json(data):
+            data = json.dumps(data.decode()).encode()
+        return b'%b,"data":%b}' % (attributes[:-1].encode(), data)
 
     def _attributes(self, event: Event) -> dict[str, str]:
         """Return the attributes of CloudEvents 1.0 and of its extension for tracing."""
@@ -47,7 +50,35 @@ class CloudEvents:
             attributes["subject"] = subject
         if event.transaction.traceparent:
             attributes["traceparent"] = event.transaction.traceparent
+        if event.emitted is not None:
+            attributes |= self._of_emitted(event.emitted)
         return attributes
+
+    def _of_emitted(self, emitted: Emitted) -> dict[str, str]:
+        """Return what is different for an event of the application's own."""
+        is_json = _is_json(emitted.payload)
+        given = {name.lower(): value for name, value in emitted.headers}
+        traceparent = given.get("traceparent")
+        return {
+            "source": self._source,
+            "type": percent_encoded(emitted.subject, _UNSAFE_IN_ATTRIBUTE),
+            "datacontenttype": given.get(
+                "content-type", "application/json" if is_json else "text/plain"
+            ),
+            **({"traceparent": traceparent} if traceparent else {}),
+        }
+
+
+def _is_json(payload: bytes) -> bool:
+    try:
+        json.loads(payload, parse_constant=_refuse)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(constant)
 
 
 # What a String of CloudEvents can't have: control characters and what isn't a character.

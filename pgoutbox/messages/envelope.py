@@ -9,9 +9,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 from uuid import UUID
 
+from pgoutbox.messages.event import EMIT, Emitted
+
 
 class Enveloped(NamedTuple):
-    """An event with wal-listener's JSON around its rows."""
+    """An event with wal-listener's JSON around its rows; an emitted one with its own payload."""
 
     id: str
     payload: bytes
@@ -19,6 +21,7 @@ class Enveloped(NamedTuple):
     schema: str
     table: str
     action: str
+    emitted: Emitted | None = None
 
 
 class Envelope:
@@ -47,6 +50,10 @@ class Envelope:
                 f"{digits[:8]}-{digits[8:12]}-8{digits[13:16]}"
                 f"-{_VARIANTS[digits[16]]}{digits[17:20]}-{digits[20:32]}"
             )
+            if action == EMIT:
+                emitted = Emitted.of(new_row)
+                yield Enveloped(event_id, emitted.payload, time, schema, table, action, emitted)
+                continue
             names = self._names.get((schema, table, action)) or self._named(schema, table, action)
             payload = b"".join((
                 b'{"id":"', event_id.encode(), names, new_row or b"{}",

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-Headers = tuple[tuple[str, str], ...]  # names and values, both in visible ASCII
+Headers = tuple[tuple[str, str], ...]  # names and values; visible ASCII, but for emitted events
 
 
 class Message(NamedTuple):
     """What is published for one event; ``id`` is the event's.
 
     ``headers`` are those beside ``Nats-Msg-Id``. ``table`` is the bare name of the event's table.
+    The subject of an emitted event is the application's, and the stream may not have it.
     """
 
     subject: str
@@ -20,6 +22,30 @@ class Message(NamedTuple):
     payload: bytes
     headers: Headers = ()
     table: str = ""
+    is_emitted: bool = False
+
+
+EMIT = "EMIT"  # the action of an event that the application emits
+
+
+class Emitted(NamedTuple):
+    """An event of the application's own: what it gave to ``pgoutbox.emit``."""
+
+    subject: str  # below the topic
+    key: str | None
+    headers: Headers
+    payload: bytes
+
+    @classmethod
+    def of(cls, content: bytes) -> Emitted:
+        """Return what ``sql/application/emit.sql`` puts into the outbox as an event's new row."""
+        fields = json.loads(content)
+        return cls(
+            fields["subject"],
+            fields.get("key"),
+            tuple(fields.get("headers", {}).items()),
+            fields["payload"].encode(),
+        )
 
 
 class EventNumber(NamedTuple):
@@ -52,9 +78,10 @@ class Event(NamedTuple):
     table: str
     action: str
     key: Sequence[str] | None  # values of the key's columns; None if no key is known
-    payload: bytes  # wal-listener's JSON
+    payload: bytes  # wal-listener's JSON, or the application's own
     transaction: Transaction
     number: int  # in its transaction, from 1; 0 if no header needs it
+    emitted: Emitted | None = None
 
 
 # Version 00 of W3C Trace Context (section 3.2.2), in which neither id is all zeros.

@@ -9,8 +9,8 @@ from typing import Any, Protocol
 from pgoutbox.config.settings import MessageConfig
 from pgoutbox.messages.cloudevents import STRUCTURED_HEADERS, CloudEvents
 from pgoutbox.messages.envelope import Envelope
-from pgoutbox.messages.event import Event, EventNumber, Headers, Message, Transaction
-from pgoutbox.messages.headers import transaction_headers
+from pgoutbox.messages.event import Emitted, Event, EventNumber, Headers, Message, Transaction
+from pgoutbox.messages.headers import transaction_headers, without
 from pgoutbox.subjects import Naming, Subjects
 
 Rows = Sequence[Iterable[Any]]
@@ -57,7 +57,15 @@ class PlainFormat:
         subject_of = self._subjects.of
         return [
             Message(subject_of(schema, table, action), event_id, payload, (), table)
-            for event_id, payload, _, schema, table, action in envelope.around(rows)
+            if emitted is None
+            else Message(
+                self._subjects.below(emitted.subject),
+                event_id,
+                payload,
+                emitted.headers,
+                is_emitted=True,
+            )
+            for event_id, payload, _, schema, table, action, emitted in envelope.around(rows)
         ]
 
 
@@ -87,6 +95,8 @@ class DescribedFormat:
 
     def message(self, event: Event) -> Message:
         """Return ``event`` as it is published."""
+        if event.emitted is not None:
+            return self._emitted(event, event.emitted)
         return Message(
             self._subjects.of(event.schema, event.table, event.action, event.key),
             event.id,
@@ -95,13 +105,31 @@ class DescribedFormat:
             event.table,
         )
 
+    def _emitted(self, event: Event, emitted: Emitted) -> Message:
+        """Return an emitted event as it is published.
+
+        Its own headers replace ours, but for what says that the payload is an envelope.
+        """
+        ours = [header for headers_of in self._headers for header in headers_of(event)]
+        fixed = STRUCTURED_HEADERS if STRUCTURED_HEADERS[0] in ours else ()
+        given = without(emitted.headers, fixed)
+        return Message(
+            self._subjects.below(emitted.subject),
+            event.id,
+            self._payload(event),
+            (*without(ours, given), *given),
+            is_emitted=True,
+        )
+
 
 def _events(rows: Rows, envelope: Envelope, numbers: Sequence[EventNumber]) -> Iterator[Event]:
     """Yield the event of each row of ``pgoutbox.next_batch_described``."""
     transaction = Transaction(0, 0, "", None)
     each = zip(rows, envelope.around(rows), numbers or repeat(EventNumber(0, 0)), strict=False)
-    for row, (event_id, payload, time, schema, table, action), number in each:
+    for row, (event_id, payload, time, schema, table, action, emitted), number in each:
         position, *_, traceparent, key = row
         if position != transaction.position:
             transaction = Transaction.of(position, number.size, time, traceparent)
-        yield Event(event_id, schema, table, action, key, payload, transaction, number.number)
+        yield Event(
+            event_id, schema, table, action, key, payload, transaction, number.number, emitted
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from pgoutbox.messages.event import Event, Headers
 from pgoutbox.subjects import percent_encoded
@@ -11,9 +12,12 @@ from pgoutbox.subjects import percent_encoded
 def transaction_headers(event: Event) -> Headers:
     """Return the headers of ``--headers``: table, action, transaction and trace."""
     transaction = event.transaction
-    headers = (
+    table = (
         ("Pgoutbox-Schema", header_value(event.schema)),
         ("Pgoutbox-Table", header_value(event.table)),
+    )
+    headers = (
+        *(table if event.emitted is None else ()),
         ("Pgoutbox-Action", event.action),
         ("Pgoutbox-Transaction", str(transaction.position)),
         ("Pgoutbox-Transaction-Event", str(event.number)),
@@ -23,6 +27,12 @@ def transaction_headers(event: Event) -> Headers:
     if transaction.traceparent:
         return (*headers, ("traceparent", transaction.traceparent))
     return headers
+
+
+def without(headers: Iterable[tuple[str, str]], others: Headers) -> Headers:
+    """Return ``headers`` but for those whose names are also in ``others``, in whatever case."""
+    names = {name.lower() for name, _ in others}
+    return tuple(header for header in headers if header[0].lower() not in names)
 
 
 # CloudEvents' NATS protocol binding, section 3.1.3.2: good for any header.

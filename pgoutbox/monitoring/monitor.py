@@ -19,7 +19,8 @@ STUCK_AFTER = 300.0
 LATENCY_BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 7200)
 
 
-_SUBJECT_AND_TABLE = attrgetter("subject", "table")
+_SUBJECT_AND_TABLE = attrgetter("subject", "table", "is_emitted")
+_EMITTED = "emitted"  # for the subjects of such events
 
 
 class Role(Enum):
@@ -74,7 +75,8 @@ class Monitor:
     """Is told what happens, counts it, and judges whether the relay is alive and ready.
 
     Messages are counted by subject and table. Where the ``template`` of subjects has a row's key
-    in it, the template stands for all of them, for nobody wants a time series for each row.
+    in it, the template stands for all of them, for nobody wants a time series for each row; nor for
+    each subject that an application emits: these are counted together.
     """
 
     def __init__(
@@ -166,8 +168,9 @@ class Monitor:
             self.latency.observe(max(0.0, time.time() - oldest), len(messages))
         if self._counts_subjects:
             counts = Counter(map(_SUBJECT_AND_TABLE, messages))
-            for (subject, table), count in counts.items():
-                self.published[self._subject or subject, table] += count
+            for (subject, table, is_emitted), count in counts.items():
+                shown = _EMITTED if is_emitted else self._subject or subject
+                self.published[shown, table] += count
 
     def set_aside(self) -> None:
         """Note that an event is parked."""

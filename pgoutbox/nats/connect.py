@@ -94,6 +94,7 @@ async def connect(
     verify: Callable[[], Awaitable[None]] = _nothing,
     on_wait: Callable[[float], None] = lambda _: None,
     tenure: Tenure | None = None,
+    emits: bool = False,
 ) -> AsyncIterator[Connected]:
     """Connect to NATS, find or create the stream, and yield a publisher while the connection lasts.
 
@@ -101,7 +102,7 @@ async def connect(
     this relay no longer leads. The publisher ends when the connection is lost or the server denies
     something; ``on_lost`` is then called. ``on_wait`` is called before each wait for the server,
     with its longest duration in seconds. ``tenure`` is what a leader keeps from one connection to
-    the next.
+    the next. With ``emits``, a stream that has to be created takes whatever applications emit.
 
     A failure that the operators of NATS can fix is worth retrying: servers that are down or
     reject our credentials or certificate, missing permissions, a stream that is missing or has
@@ -114,7 +115,14 @@ async def connect(
     client = await open_client(nats)
     client.failed.add_done_callback(lambda _: on_lost())
     try:
-        yield await _publisher(client, stream, messages, verify, on_wait, tenure)
+        if not stream.jetstream:
+            yield CorePublisher(client, stream, on_wait)
+            return
+        target = streams.Target.of(stream, messages, emits=emits)
+        found = await streams.ensure(client, target)
+        publisher = JetStreamPublisher(client, target, found, verify, on_wait, tenure)
+        await publisher.start()
+        yield publisher
     finally:
         await client.end()
 
@@ -148,20 +156,3 @@ async def open_client(config: NatsConfig) -> NatsClient:
 def _address(url: str) -> str:
     """Return host and port of a URL, which may also hold a password."""
     return urlsplit(url).netloc.rpartition("@")[2]
-
-
-async def _publisher(
-    client: NatsClient,
-    config: StreamConfig,
-    messages: MessageConfig,
-    verify: Callable[[], Awaitable[None]],
-    on_wait: Callable[[float], None],
-    tenure: Tenure | None,
-) -> Connected:
-    if not config.jetstream:
-        return CorePublisher(client, config, on_wait)
-    target = streams.Target.of(config, messages)
-    stream = await streams.ensure(client, target)
-    publisher = JetStreamPublisher(client, target, stream, verify, on_wait, tenure)
-    await publisher.start()
-    return publisher

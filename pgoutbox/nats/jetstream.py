@@ -122,6 +122,7 @@ class JetStreamPublisher:
             ack_timeout=self._config.ack_timeout,
             on_wait=self._on_wait,
             is_over=lambda: self._is_check_due,
+            takes=self._stream.takes,
         )
         return self._stretch
 
@@ -135,7 +136,7 @@ class JetStreamPublisher:
         if self._stretch is not None:
             self._window = Window(self._stretch.end, self._stream.confirmations, ())
             self._stretch = None
-        if self._is_check_due:
+        if self._is_check_due or any(map(self._is_stray, messages)):
             await self._check_stream()
         done = 0
         while done < len(messages):
@@ -162,13 +163,17 @@ class JetStreamPublisher:
                 self._tenure.has_stored = window.has_stored
                 self._chain.learn(window, following)
 
+    def _is_stray(self, message: Message) -> bool:
+        """Return True if the stream doesn't have an emitted event's subject, as far as we know."""
+        return message.is_emitted and not self._stream.takes(message.subject)
+
     def _next(self, messages: Sequence[Message], done: int) -> Sequence[Message]:
         """Return those of the messages after the first ``done`` that the next window holds."""
         count = self._chain.limit(len(messages) - done)
         following = messages[done : done + count]
         if self._chain.in_batches:
             room = self._client.max_payload - self._chain.header_room
-            following = following[: wire.fitting(following, room)]
+            following = following[: wire.fitting(following, room, self._stream.takes)]
         if not following:
             self._chain.go_alone()
             following = messages[done : done + 1]
@@ -199,7 +204,7 @@ class JetStreamPublisher:
             if window.is_broken:
                 return
             chunk = messages[first : first + size]
-            count = wire.fitting(chunk, self._client.max_payload)
+            count = wire.fitting(chunk, self._client.max_payload, self._stream.takes)
             end = first + count
             replies = self._replies(window, messages, first, end)
             expectations = self._chain.expectations(messages, first, end)
@@ -209,7 +214,12 @@ class JetStreamPublisher:
                 await self._settle(window, len(window))
                 if window.is_broken:
                     return
-                raise wire.too_large(chunk[count], self._client.max_payload)
+                raise self._unfit(chunk[count])
+
+    def _unfit(self, message: Message) -> Refused:
+        if wire.fitting([message], self._client.max_payload):
+            return streams.not_taken(message, self._stream)
+        return wire.too_large(message, self._client.max_payload)
 
     def _replies(
         self, window: Window, messages: Sequence[Message], first: int, end: int

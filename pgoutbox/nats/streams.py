@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import nats.errors
 
 from pgoutbox.config.settings import MessageConfig, StreamConfig
-from pgoutbox.errors import Interrupted
+from pgoutbox.errors import Interrupted, Refused
 from pgoutbox.messages.event import Message
 from pgoutbox.messages.headers import header_lines
 from pgoutbox.nats.client import NatsClient
@@ -44,6 +44,10 @@ class StreamInfo(NamedTuple):
     domain: str | None  # as in its acknowledgements
     takes_batches: bool = False  # fast-ingest ones (allow_batched)
     takes_atomic: bool = False  # atomic ones (allow_atomic)
+
+    def takes(self, subject: str) -> bool:
+        """Return True if it stores messages of that subject."""
+        return any(_overlap(subject, own) for own in self.subjects)
 
     @property
     def confirmations(self) -> tuple[bytes, ...]:
@@ -76,11 +80,20 @@ class Target(NamedTuple):
     config: StreamConfig
     topic: str  # the name of a stream that the settings don't name
     subjects: list[str]  # that it must have
+    emits: bool = False  # applications emit events of their own, of any subject below the topic
 
     @classmethod
-    def of(cls, config: StreamConfig, messages: MessageConfig) -> Target:
+    def of(cls, config: StreamConfig, messages: MessageConfig, *, emits: bool = False) -> Target:
         """Return which stream a relay with these settings needs."""
-        return cls(config, messages.topic, subjects(messages))
+        return cls(config, messages.topic, subjects(messages), emits)
+
+    @property
+    def new_subjects(self) -> list[str]:
+        """The subjects of a stream that has to be created."""
+        if not self.emits:
+            return self.subjects
+        below = f"{self.topic}.>"
+        return [below, *(subject for subject in self.subjects if not _overlap(subject, below))]
 
 
 async def ensure(client: NatsClient, target: Target) -> StreamInfo:
@@ -209,6 +222,15 @@ def _overlap(one: str, other: str) -> bool:
     return True
 
 
+def not_taken(message: Message, stream: StreamInfo) -> Refused:
+    """Return the error for an emitted event of which the stream doesn't have the subject."""
+    return Refused(
+        f"the stream {stream.name!r} doesn't have this subject; it has {_listed(stream.subjects)}",
+        hint="Add the subject to the stream; see docs/emitting.md.",
+        subject=message.subject,
+    )
+
+
 def _has_any(taken: list[str], target: Target) -> bool:
     return any(_overlap(subject, other) for subject in target.subjects for other in taken)
 
@@ -229,7 +251,7 @@ async def _only_stream_with_our_subjects(client: NatsClient, target: Target) -> 
 
 async def _create(client: NatsClient, target: Target, name: str) -> StreamInfo:
     config = target.config
-    wanted = {"name": name, "subjects": target.subjects, "num_replicas": config.replicas}
+    wanted = {"name": name, "subjects": target.new_subjects, "num_replicas": config.replicas}
     # Only batches keep the order in a replicated stream at full speed.
     accepts_batches = config.replicas > 1 and client.api_level >= _API_LEVEL_OF_BATCHES
     if config.mode == "fast" or accepts_batches:

@@ -39,6 +39,7 @@ class Stretch:
         ack_timeout: float,
         on_wait: Callable[[float], None],
         is_over: Callable[[], bool],
+        takes: Callable[[str], bool],
     ) -> None:
         self._client = client
         self._chain = chain
@@ -48,6 +49,7 @@ class Stretch:
         self._ack_timeout = ack_timeout
         self._on_wait = on_wait
         self._is_over = is_over
+        self._takes = takes
         self._previous, sequence = chain.begun()
         self._offset = sequence - start  # between our numbers and the stream's sequences
         self.confirmed = start  # all messages with lower numbers are stored
@@ -66,13 +68,14 @@ class Stretch:
     def send(self, messages: Sequence[Message]) -> int | None:
         """Send ``messages``; return the number after the last one.
 
-        Sends nothing and returns None if one of them is too large for the server.
+        Sends nothing and returns None if one of them is too large for the server, or emitted with
+        a subject that the stream doesn't have.
 
         Raises:
             Interrupted: the connection has failed.
         """
         self._client.check()
-        if wire.fitting(messages, self._client.max_payload) < len(messages):
+        if wire.fitting(messages, self._client.max_payload, self._takes) < len(messages):
             return None
         first = self.end
         for begin in range(0, len(messages), _WRITE_SIZE):

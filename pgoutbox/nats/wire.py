@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from itertools import repeat
 
@@ -39,7 +39,7 @@ def hpubs(
     are the header lines that say what each must follow, possibly empty.
     """
     parts: list[bytes] = []
-    for (subject, event_id, payload, further, _), reply, expectation in zip(
+    for (subject, event_id, payload, further, _, _), reply, expectation in zip(
         messages, replies, expectations, strict=False
     ):
         name = f"{event_id}.{_hash(subject)}"
@@ -51,11 +51,21 @@ def hpubs(
     return b"".join(parts)
 
 
-def fitting(messages: Sequence[Message], max_payload: int) -> int:
-    """Return how many of ``messages``, from the first, don't exceed ``max_payload`` bytes."""
+def fitting(
+    messages: Sequence[Message],
+    max_payload: int,
+    takes: Callable[[str], bool] = lambda _: True,
+) -> int:
+    """Return how many of ``messages``, from the first, can be published.
+
+    They don't exceed ``max_payload`` bytes, and where they are emitted, the stream ``takes`` their
+    subjects.
+    """
     room = max_payload - _HEADER_ROOM
-    for index, (_, _, payload, headers, _) in enumerate(messages):
+    for index, (subject, _, payload, headers, _, is_emitted) in enumerate(messages):
         if len(payload) + (len(header_lines(headers).encode()) if headers else 0) > room:
+            return index
+        if is_emitted and not takes(subject):
             return index
     return len(messages)
 

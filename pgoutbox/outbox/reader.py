@@ -179,6 +179,10 @@ class Outbox:
         self._row_tid = None
         return row["share"] if row and row["high"] else None
 
+    async def emits(self) -> bool:
+        """Return True if a role may emit events of its own."""
+        return bool(await self._connection.fetchval("select emits from pgoutbox.installation"))
+
     async def note_method(self, method: str) -> None:
         """Note how this relay publishes, for people who look at its status."""
         await self._connection.execute(

@@ -10,11 +10,12 @@ import asyncpg
 
 from pgoutbox.config.settings import RelayConfig
 from pgoutbox.errors import ConfigError
+from pgoutbox.messages.event import EMIT
 from pgoutbox.names import Shard, TableName, suggest
 
 
 class Filter:
-    """wal-listener's filter: a relay that has one passes over what it doesn't name.
+    """wal-listener's filter: a relay that has one passes over the tables that it doesn't name.
 
     ``actions`` are those wanted of each table, by its bare name; events that are passed over are
     counted in ``skipped``, by table.
@@ -31,7 +32,7 @@ class Filter:
 
     def passes(self, table: str, action: str) -> bool:
         """Tell whether an event is wanted, and count it if it isn't."""
-        if action in self._actions.get(table, ()):
+        if action == EMIT or action in self._actions.get(table, ()):
             return True
         self._skipped[table] += 1
         return False
@@ -88,7 +89,7 @@ class Share:
         self._arguments = (json.dumps(self._known), *self._shard)
 
     def has(self, schema: str, table: str) -> bool:
-        """Tell whether the share has any of a table's rows."""
+        """Tell whether the share has any of a table's rows; emitted events have empty names."""
         names = (TableName(schema, table), TableName(None, table))
         if self._tables:
             return any(name in self._tables for name in names)

@@ -282,6 +282,7 @@ class Daemon:
                     verify=wake_up.verify,
                     on_wait=self._monitor.step,
                     tenure=tenure,
+                    emits=await outbox.emits(),
                 ) as connected:
                     self._monitor.nats.connections += 1
                     self._say_connected(connected.description)

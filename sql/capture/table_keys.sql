@@ -1,5 +1,6 @@
 -- The keys that a row of the table of that name may have had, the likeliest first: as it is now,
--- and as it was before. Events carry the names that their table and its columns had.
+-- and as it was before. Events carry the names that their table and its columns had. Emitted ones
+-- have neither schema nor table, and their key stands beside their payload (emit.sql).
 create or replace function pgoutbox.table_keys(schema_name text, table_name text)
     returns table (place bigint, columns text[])
     language sql
@@ -21,6 +22,8 @@ as $$
         union all
         select 0, pgoutbox.key_columns(n.relation, 'full') from named n
         where not exists (select from captured)
+        union all
+        select 0, '{key}' where schema_name = '' and table_name = ''
         union all
         select k.age, array(select jsonb_array_elements_text(k.columns))
         from captured c

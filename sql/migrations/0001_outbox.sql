@@ -24,13 +24,16 @@ comment on column pgoutbox.migration.breaking is
 create table pgoutbox.installation (
     is_only_row boolean primary key default true check (is_only_row),
     id uuid not null default pg_catalog.gen_random_uuid(),
-    functions_version text not null default ''
+    functions_version text not null default '',
+    emits boolean not null default false
 );
 
 insert into pgoutbox.installation default values;
 
 comment on table pgoutbox.installation is
     'Identity of this outbox and version of its functions; one row.';
+comment on column pgoutbox.installation.emits is
+    'Whether a role may emit events of its own, so that new streams take subjects of any length.';
 
 -- One row a captured table. A regclass is dumped by name, so a restored database still
 -- knows its tables; the name stands beside it for tables that were dropped since.
@@ -105,7 +108,8 @@ create table pgoutbox.event (
 comment on table pgoutbox.event is
     'One row a captured change; never updated after its COMMIT, removed by TRUNCATE of its slot.';
 comment on column pgoutbox.event.new_row is
-    'JSON object of the row after the change, as pgoutbox.as_published() reads it.';
+    'JSON object of the row after the change, as pgoutbox.as_published() reads it; of an emitted '
+    'event, of its subject, key, headers and payload.';
 comment on column pgoutbox.event.old_row is 'JSON object of the row before the change.';
 
 create table pgoutbox.transaction (

@@ -11,6 +11,7 @@
 -- the SHA-256 of the names of schema and table and the values of the key's columns, with commas
 -- between them; of that the first two bytes, modulo `shards`. Where the event doesn't have all
 -- of these columns the names alone count. An UPDATE of a key goes by the new one, as {key} does.
+-- Emitted events have no names, and their key goes by "key".
 create or replace function pgoutbox.next_share(
     high bigint, gap_first bigint[], gap_last bigint[],
     partial_position bigint, partial_seq bigint,

@@ -58,6 +58,7 @@ class Scene:
             ack_timeout=ack_timeout,
             on_wait=lambda _: None,
             is_over=lambda: False,
+            takes=STREAM.takes,
         )
 
     def send(self, *names: str) -> int:
@@ -184,6 +185,13 @@ async def test_no_more_than_the_window_is_unconfirmed(scene: Scene) -> None:
 
 async def test_nothing_of_a_batch_is_sent_that_has_an_oversized_message(scene: Scene) -> None:
     batch = [*messages("m1"), Message("t.a", "m2", b"x" * 2_000)]
+
+    assert scene.stretch.send(batch) is None
+    assert scene.client.lines == b""
+
+
+async def test_nothing_of_a_batch_is_sent_that_the_stream_does_not_take(scene: Scene) -> None:
+    batch = [*messages("m1"), Message("t.a.b", "m2", b"x", is_emitted=True)]
 
     assert scene.stretch.send(batch) is None
     assert scene.client.lines == b""
