@@ -23,7 +23,6 @@ from pgoutbox.database.tables import (
     tables_of_filter,
 )
 from pgoutbox.errors import InstallError, one_a_line
-from pgoutbox.locks import leader_lock
 from pgoutbox.names import suggest
 
 if TYPE_CHECKING:
@@ -122,7 +121,7 @@ async def uninstall(
 async def forget_relay(conn: Connection, relay: str, say: Say) -> None:
     """Remove what is known of a relay that no longer runs, so that nothing is kept for it.
 
-    Refuses while it leads; holding its lock keeps it from starting meanwhile.
+    Refuses while it leads; nobody takes the lead meanwhile.
 
     Raises:
         InstallError: it is running, or nothing is known of a relay of this name.
@@ -132,9 +131,8 @@ async def forget_relay(conn: Connection, relay: str, say: Say) -> None:
         say(_NO_SCHEMA)
         return
     async with conn.transaction():
-        if not await conn.fetchval(
-            "select pg_catalog.pg_try_advisory_xact_lock($1, $2)", *leader_lock(relay)
-        ):
+        await conn.execute("select from pgoutbox.progress p where p.relay = $1 for update", relay)
+        if await conn.fetchval(_IS_LED, relay):
             raise InstallError(
                 f"relay {printable(relay)} is running",
                 hint="Stop it first, then run this again.",
@@ -150,6 +148,9 @@ async def forget_relay(conn: Connection, relay: str, say: Say) -> None:
             raise await _unknown_relay(conn, relay)
     what = f"forgotten, with {_count(len(parked), 'parked event')}" if parked else "forgotten"
     say(f"relay {printable(relay)}: {what}")
+
+
+_IS_LED = "select pgoutbox.is_led(p) from pgoutbox.progress p where p.relay = $1"
 
 
 async def _unknown_relay(conn: Connection, relay: str) -> InstallError:

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pgoutbox import __version__
 from pgoutbox.database import schema
 from pgoutbox.database.schema import literal
-from pgoutbox.locks import INSTALL_LOCK
 
 Actions = Sequence[str] | None  # None: as installed
 
@@ -31,8 +30,10 @@ def print_sql(
     """
     steps = [
         _SET.format(lock_timeout=f"{max(1, round(lock_timeout * 1000))}ms"),
+        _TAKE_TURNS.format(make=_migrate(schema.migrations()[0]), is_there=schema.IS_THERE),
+        f"    {schema.LOCK};\n",
         _refuse_newer(),
-        *(_migrate(migration) for migration in schema.migrations()),
+        *(_migrate(migration) for migration in schema.migrations()[1:]),
         *(_execute(statement) for statement in schema.function_statements()),
         _RESTORE_PATH,
         *(f"    perform {call};\n" for call in _captures(tables, old_values, filtered)),
@@ -118,15 +119,29 @@ declare
     installed pg_catalog.text;
 """
 
-_SET = f"""\
+_SET = """\
     for n in 1 .. pg_catalog.cardinality(names) loop
         before[n] := pg_catalog.current_setting(names[n]);
     end loop;
     perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
-    perform pg_catalog.set_config('lock_timeout', '{{lock_timeout}}', true);
+    perform pg_catalog.set_config('lock_timeout', '{lock_timeout}', true);
     perform pg_catalog.set_config('client_min_messages', 'warning', true);
     perform pg_catalog.set_config('standard_conforming_strings', 'on', true);
-    perform pg_catalog.pg_advisory_xact_lock{INSTALL_LOCK};
+"""
+
+# There is nothing yet that could be locked when the schema is made for the first time.
+_TAKE_TURNS = """\
+    loop
+        begin
+{make}
+            exit;
+        exception
+            when duplicate_schema or duplicate_table or duplicate_object or unique_violation then
+                if not {is_there} then
+                    raise;
+                end if;
+        end;
+    end loop;
 """
 
 _RESTORE_PATH = """\

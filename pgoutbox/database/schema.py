@@ -15,7 +15,6 @@ import asyncpg
 
 from pgoutbox import __version__
 from pgoutbox.errors import SchemaError, SchemaMissing
-from pgoutbox.locks import INSTALL_LOCK
 from pgoutbox.sql_files import sql_root
 
 _BREAKING = "-- breaking:"
@@ -31,6 +30,11 @@ IS_THERE = """exists (
     select from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
     where n.nspname = 'pgoutbox' and c.relname = 'migration'
 )"""
+
+
+# Changes of the schema take turns by this lock, which keeps neither writers nor relays waiting, and
+# needs rights on the table.
+LOCK = "lock table only pgoutbox.event in share row exclusive mode"
 
 
 # How many migrations the structure has, where its rows weren't copied: its comment tells.
@@ -194,21 +198,46 @@ async def apply(conn: asyncpg.Connection[Any]) -> bool:
 
     Any number of these at once agree: they take turns, and the first does the work.
     """
-    async with conn.transaction():
-        await conn.execute("select pg_catalog.pg_advisory_xact_lock($1, $2)", *INSTALL_LOCK)
-        found = await state(conn)
-        if found.is_newer:
-            raise SchemaError(
-                f"the schema pgoutbox ({_said_release(found)}) is newer than this pgoutbox"
-                f" ({__version__})",
-                hint=f"Use pgoutbox {_said_release(found)} or later.",
-            )
-        for migration in migrations():
-            if migration.number in found.missing:
-                await _migrate(conn, migration)
-        if found.is_older:
-            await _apply_functions(conn)
-        return found.is_older
+    while (found := await _not_newer(conn)).is_older:
+        try:
+            async with conn.transaction():
+                return await _bring_up_to_date(conn, is_new=found.functions_version is None)
+        except _MADE_BY_ANOTHER:
+            if not await conn.fetchval(f"select {IS_THERE}"):
+                raise
+    return False
+
+
+# There is nothing yet that could be locked when a schema is made for the first time.
+_MADE_BY_ANOTHER = (
+    asyncpg.DuplicateSchemaError,
+    asyncpg.DuplicateTableError,
+    asyncpg.DuplicateObjectError,
+    asyncpg.UniqueViolationError,
+)
+
+
+async def _bring_up_to_date(conn: asyncpg.Connection[Any], *, is_new: bool) -> bool:
+    if not is_new:
+        await conn.execute(LOCK)
+    found = await _not_newer(conn)
+    for migration in migrations():
+        if migration.number in found.missing:
+            await _migrate(conn, migration)
+    if found.is_older:
+        await _apply_functions(conn)
+    return found.is_older
+
+
+async def _not_newer(conn: asyncpg.Connection[Any]) -> SchemaState:
+    found = await state(conn)
+    if found.is_newer:
+        raise SchemaError(
+            f"the schema pgoutbox ({_said_release(found)}) is newer than this pgoutbox"
+            f" ({__version__})",
+            hint=f"Use pgoutbox {_said_release(found)} or later.",
+        )
+    return found
 
 
 async def _migrate(conn: asyncpg.Connection[Any], migration: Migration) -> None:

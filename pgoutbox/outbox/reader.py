@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property, partial
 from typing import Any
+from uuid import UUID
 
 import asyncpg
 
 from pgoutbox.database import pauses
 from pgoutbox.database.pauses import Pause
 from pgoutbox.errors import ConfigError, LeadershipLost
-from pgoutbox.locks import leader_lock
 from pgoutbox.messages.envelope import Envelope, commit_time
 from pgoutbox.messages.event import EventNumber, Message
 from pgoutbox.messages.formats import MessageFormat
@@ -107,7 +107,7 @@ class Outbox:
         # Events that are passed over hardly cost memory, and few of them make a small batch.
         self._batch_events = min(batch_events * (share.parts if share else 1), _MOST_EVENTS)
         self._batch_bytes = batch_bytes
-        self._leadership = 0
+        self._leadership: UUID | None = None
         self._envelope: Envelope
         self._noted_error: str | None = ""  # not known, from the leader before
         self._row_tid: object = None  # of the progress row; every update changes it
@@ -117,16 +117,25 @@ class Outbox:
         self._replay: tuple[Progress, ...] = ()
         self._saved: dict[str, Any] = {}  # progress, as it is in the database
 
-    async def lead(self) -> Progress:
-        """Take over the relay's progress and return it; the caller holds its leader lock.
+    async def take_over(self, leadership: UUID) -> Progress:
+        """Take over the relay's progress, and return it.
+
+        ``leadership`` is what ``pgoutbox.lead`` has returned to another session of this relay.
 
         Raises:
-            ConfigError: it goes beyond the last position to read, or that one beyond the outbox.
+            LeadershipLost: it is over already.
+            ConfigError: the progress goes beyond the last position to read, or that one beyond the
+                outbox.
 
         """
-        row = await self._connection.fetchrow("select * from pgoutbox.lead($1)", self._relay)
-        assert row is not None  # noqa: S101 - lead() returns one row
-        self._leadership = row["leadership"]
+        row = await self._connection.fetchrow(
+            "select * from pgoutbox.progress p where p.relay = $1 and p.leadership = $2",
+            self._relay,
+            leadership,
+        )
+        if row is None:
+            raise self._lost()
+        self._leadership = leadership
         self._envelope = Envelope(
             await self._connection.fetchval("select id from pgoutbox.installation")
         )
@@ -208,17 +217,6 @@ class Outbox:
     async def pause(self) -> Pause | None:
         """Return what is known of this relay's pause; None where it isn't paused."""
         return await pauses.find(self._connection, self._relay)
-
-    async def begin_after(self, others: Sequence[str], share: str) -> str | None:
-        """Begin where others have ended, unless there is progress; return what is in the way."""
-        problem: str | None = await self._connection.fetchval(
-            "select pgoutbox.begin_after($1, $2, $3, $4)",
-            self._relay,
-            others,
-            [leader_lock(other)[1] for other in others],
-            share,
-        )
-        return problem
 
     async def next_batch(self, before: Progress) -> Batch:
         """Return what comes after ``before``, which is this relay's progress or will be.
@@ -365,10 +363,13 @@ class Outbox:
             json.dumps([cut.to_json() for cut in plan] or None),
         )
         if row_tid is None:
-            raise LeadershipLost(f"another relay named {self._relay!r} has taken over")
+            raise self._lost()
         self._row_tid = row_tid
         self._plan = plan
         self._saved = wanted
+
+    def _lost(self) -> LeadershipLost:
+        return LeadershipLost(f"another relay named {self._relay!r} has taken over")
 
     async def park(self, key: Key, message: Message, reason: str) -> None:
         """Set an event aside that can never be published."""
@@ -424,12 +425,21 @@ class Outbox:
 
     async def is_led(self, relay: str) -> bool:
         """Tell whether a relay has a leader."""
-        classid, objid = leader_lock(relay)
         return bool(
             await self._connection.fetchval(
-                _IS_LED, classid, objid % 2**32, timeout=_GLANCE_TIMEOUT
+                "select pgoutbox.is_led(p) from pgoutbox.progress p where p.relay = $1",
+                relay,
+                timeout=_GLANCE_TIMEOUT,
             )
         )
+
+    async def strangers(self) -> dict[int, str]:
+        """Return who holds the sleep lock without leading a relay: names of sessions, by pid."""
+        rows = await self._connection.fetch(
+            "select pid, application from pgoutbox.sleep_lock_holders() where not leads",
+            timeout=_GLANCE_TIMEOUT,
+        )
+        return {row["pid"]: row["application"] for row in rows}
 
     async def bytes_on_disk(self) -> int:
         """Return what the outbox takes on PostgreSQL's disk."""
@@ -467,17 +477,6 @@ left join lateral pgoutbox.unsent(
     p.high, p.gap_first, p.gap_last, p.partial_position, p.partial_seq, 1, 9223372036854775807
 ) u on true
 where p.relay <> $1
-"""
-
-# pg_locks has the keys as unsigned numbers.
-_IS_LED = """
-select exists (
-    select from pg_catalog.pg_locks l
-    where l.locktype = 'advisory' and l.objsubid = 2 and l.granted
-      and l.classid::bigint = $1::bigint and l.objid::bigint = $2::bigint
-      and l.database = (
-          select d.oid from pg_catalog.pg_database d
-          where d.datname = pg_catalog.current_database()))
 """
 
 _READ = "select * from pgoutbox.next_batch($1, $2, $3, $4, $5, $6, $7)"

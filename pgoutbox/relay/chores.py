@@ -22,6 +22,7 @@ _DRIFT_INTERVAL = 15.0
 _ROTATE_INTERVAL = 30.0
 _PROBE_INTERVAL = 30.0
 _OTHERS_INTERVAL = 60.0
+_STRANGERS_INTERVAL = 30.0
 _ABANDONED_AFTER = 900.0
 _CHORE_RETRY = 60.0
 
@@ -35,8 +36,8 @@ class Chores:
     """The leader's background tasks, done between two passes when they are due.
 
     They refresh capture functions after drift, look for slots that ``empty`` is to empty, check
-    that notifications arrive, and say which other relays nobody runs, since the outbox keeps
-    events until these have sent them.
+    that notifications arrive, name who else holds the sleep lock, and say which other relays nobody
+    runs, since the outbox keeps events until these have sent them.
     ``found`` is called where a table exists and isn't captured that has a name in ``find``, or that
     of a captured table; None looks for neither.
     """
@@ -68,12 +69,17 @@ class Chores:
             self._look_at_others: Outage(
                 "look at other relays failed; retrying", "look at other relays succeeded"
             ),
+            self._look_for_strangers: Outage(
+                "look at the sleep lock failed; retrying", "look at the sleep lock succeeded"
+            ),
         }
         self._due = dict.fromkeys(self._outages, 0.0)
         self._problems: set[tuple[str, str]] = set()
         self._renamed: dict[str, str] = {}
         self._is_deaf = False
         self._abandoned: set[str] = set()
+        self._suspects: set[int] = set()  # pids of who held the sleep lock when last looked
+        self._strangers: set[int] = set()
 
     async def do(self, progress: Progress, pause: float = 0.0) -> None:
         """Do what is due; ``progress`` is the relay's, which then waits ``pause`` seconds."""
@@ -151,6 +157,22 @@ class Chores:
             else:
                 log.info("notifications are arriving again")
         return _PROBE_INTERVAL
+
+    async def _look_for_strangers(self, _: Progress) -> float:
+        """Name who holds the sleep lock at two looks: a writer does so for a moment only."""
+        holders = await self._outbox.strangers()
+        strangers = {pid for pid in holders if pid in self._suspects}
+        for pid in strangers - self._strangers:
+            log.warning(
+                "somebody else holds the sleep lock; events wait for the next poll",
+                extra={
+                    "pid": pid,
+                    "application": holders[pid],
+                    "hint": f"End it: select pg_terminate_backend({pid})",
+                },
+            )
+        self._suspects, self._strangers = set(holders), strangers
+        return _STRANGERS_INTERVAL
 
     async def _look_at_others(self, _: Progress) -> float:
         rows = await self._outbox.others()

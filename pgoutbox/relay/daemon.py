@@ -122,7 +122,6 @@ class Daemon:
             wanted=self._wanted,
             draining=drain,
             until=until,
-            pause=self._pause,
         )
 
     async def serve(self) -> None:
@@ -244,10 +243,7 @@ class Daemon:
 
     async def _relay_on(self, outbox: Outbox, wake_up: WakeUp) -> None:
         """Keep a connection to NATS, and relay until told to stop or drained."""
-        progress = await self._leadership.take_over(outbox)
-        if progress is None:
-            return
-        self._progress = progress
+        self._progress = await self._leadership.take_over(outbox)
         rotation = Rotation(self._leadership.aside)
         async with AsyncExitStack() as stack:
             stack.push_async_callback(rotation.stop)

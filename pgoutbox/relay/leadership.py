@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING
+from uuid import UUID
 
 import asyncpg
 
@@ -60,8 +61,7 @@ where pid = {} and backend_start::text = '{}'
 class Leadership:
     """Opens the relay's sessions in PostgreSQL, and waits in them until this relay leads.
 
-    A relay that is ``draining`` doesn't wait for another one to end. ``pause`` sleeps for some
-    seconds, and returns True at once when the relay is to stop.
+    A relay that is ``draining`` doesn't wait for another one to end.
     """
 
     def __init__(
@@ -73,7 +73,6 @@ class Leadership:
         wanted: Filter | None,
         draining: bool,
         until: int | None,
-        pause: Callable[[float], Awaitable[bool]],
     ) -> None:
         self._config = config
         self._monitor = monitor
@@ -81,8 +80,8 @@ class Leadership:
         self._wanted = wanted
         self._is_draining = draining
         self._until = until
-        self._pause = pause
         self._is_standing_by = False
+        self._leadership: UUID | None = None
         self._whereabouts: Whereabouts | None = None
         self._listener: tuple[int, str] | None = None  # pid and start of the listening session
 
@@ -92,9 +91,11 @@ class Leadership:
 
         Raises:
             SchemaError: the database lacks the schema, or has another version of it.
-            AlreadyRunning: another relay leads, and this one is draining.
+            AlreadyRunning: another relay leads, or one that is to end first, and this one is
+                draining.
             Paused: somebody has paused it, and it is draining.
-            ConfigError: its share names tables that aren't captured.
+            ConfigError: its share names tables that aren't captured, or the relays named by
+                ``--begin-after`` have ended at different positions.
         """
         config = self._config
         async with AsyncExitStack() as stack:
@@ -109,6 +110,9 @@ class Leadership:
             wake_up = WakeUp(listening, config.relay.name)
             await wake_up.start()
             stack.callback(self._monitor.start_over)
+            share = await self._share(listening)
+            if config.relay.begin_after:
+                await self._begin_after(listening, wake_up)
             await self._lead(wake_up)
             working = await self._connect(stack, "relay", is_proven=True)
             await working.execute(_PLANNER)
@@ -122,7 +126,7 @@ class Leadership:
                 batch_events=config.relay.batch_events,
                 batch_bytes=config.relay.batch_bytes,
                 wanted=self._wanted,
-                share=await self._share(working),
+                share=share,
                 until=self._until,
                 query_timeout=config.relay.query_timeout,
             )
@@ -134,7 +138,7 @@ class Leadership:
         if pause is not None:
             raise pauses.refusal(name, pause)
 
-    async def _share(self, working: Connection) -> Share | None:
+    async def _share(self, listening: Connection) -> Share | None:
         """Return this relay's share of the outbox.
 
         Raises:
@@ -142,11 +146,11 @@ class Leadership:
         """
         config = self._config.relay
         share = share_of(config)
-        noted = await working.fetchval(
+        noted = await listening.fetchval(
             "select p.share from pgoutbox.progress p where p.relay = $1", config.name
         )
         if share is not None and noted != config.share:
-            await share.check(working)
+            await share.check(listening)
         return share
 
     async def _connect(
@@ -188,10 +192,28 @@ class Leadership:
         assert row is not None  # noqa: S101 - a session sees itself
         self._listener = (int(row["pid"]), row["began"])
 
+    async def _begin_after(self, listening: Connection, wake_up: WakeUp) -> None:
+        """Begin where the relays named by ``--begin-after`` have ended, once they have."""
+        config = self._config.relay
+        said = ""
+        while problem := await listening.fetchval(
+            "select pgoutbox.begin_after($1, $2, $3)",
+            config.name,
+            config.begin_after,
+            config.share,
+        ):
+            kind, _, what = problem.partition(" ")
+            if kind != "running" or self._is_draining:
+                raise _cannot_begin(kind, what)
+            if what != said:
+                log.info("waiting for another relay to stop", extra={"relay": what})
+                said = what
+            await self._stand_by(wake_up)
+
     async def _lead(self, wake_up: WakeUp) -> None:
-        """Return once this relay holds the leader lock."""
+        """Return once this relay leads."""
         name = self._config.relay.name
-        while not await wake_up.try_lead():
+        while (leadership := await wake_up.try_lead()) is None:
             if self._is_draining:
                 raise AlreadyRunning(
                     f"a relay named {name!r} is already running",
@@ -201,25 +223,28 @@ class Leadership:
             if not self._is_standing_by:
                 log.info("another relay leads; standing by", extra={"relay": name})
                 self._is_standing_by = True
-            self._outage.end()
-            self._monitor.stand_by()
-            self._monitor.step()
-            wake_up.check()
-            await asyncio.sleep(_STANDBY_INTERVAL)
+            await self._stand_by(wake_up)
         self._is_standing_by = False
+        self._leadership = leadership
 
-    async def take_over(self, outbox: Outbox) -> Progress | None:
-        """Become the leader, and return the relay's progress; None where it is to stop.
+    async def _stand_by(self, wake_up: WakeUp) -> None:
+        """Wait until it is time to look again whether another relay has ended."""
+        self._outage.end()
+        self._monitor.stand_by()
+        self._monitor.step()
+        wake_up.check()
+        await asyncio.sleep(_STANDBY_INTERVAL)
+
+    async def take_over(self, outbox: Outbox) -> Progress:
+        """Become the leader, and return the relay's progress.
 
         Raises:
-            ConfigError: the relays named by ``--begin-after`` haven't all ended at the same
-                position, or the progress is beyond ``--until``.
-            AlreadyRunning: one of them still runs, and this one is draining.
+            LeadershipLost: another relay has taken over meanwhile.
+            ConfigError: the progress is beyond ``--until``.
         """
         config = self._config.relay
-        if config.begin_after and not await self._begin_after(outbox):
-            return None
-        progress = await outbox.lead()
+        assert self._leadership is not None  # noqa: S101 - the session has begun
+        progress = await outbox.take_over(self._leadership)
         before = await outbox.take_share(config.share)
         self._monitor.take_lead()
         share = {"share": config.share} if config.share else {}
@@ -230,26 +255,6 @@ class Leadership:
                 extra={"before": before or "everything", "now": config.share or "everything"},
             )
         return progress
-
-    async def _begin_after(self, outbox: Outbox) -> bool:
-        """Begin where the relays named by ``--begin-after`` have ended, once they have.
-
-        Returns False where the relay is to stop meanwhile.
-        """
-        config = self._config.relay
-        is_waiting = False
-        while problem := await outbox.begin_after(config.begin_after, config.share):
-            kind, _, what = problem.partition(" ")
-            if kind != "running" or self._is_draining:
-                raise _cannot_begin(kind, what)
-            if not is_waiting:
-                log.info("waiting for another relay to stop", extra={"relay": what})
-                is_waiting = True
-            self._outage.end()
-            self._monitor.stand_by()
-            if await self._pause(_STANDBY_INTERVAL):
-                return False
-        return True
 
 
 def _cannot_begin(kind: str, what: str) -> PgoutboxError:

@@ -6,11 +6,12 @@ import asyncio
 import secrets
 import time
 from contextlib import suppress
+from uuid import UUID
 
 import asyncpg
 
 from pgoutbox.errors import DatabaseError
-from pgoutbox.locks import SLEEP_LOCK, leader_lock
+from pgoutbox.locks import SLEEP_LOCK
 
 CHANNEL = "pgoutbox"
 ASKED = "asked"  # what a command notifies with once it has asked a relay for something
@@ -27,7 +28,7 @@ class WakeUp:
 
     def __init__(self, connection: asyncpg.Connection[asyncpg.Record], relay: str) -> None:
         self._connection = connection
-        self._leader_lock = leader_lock(relay)
+        self._relay = relay
         self._hint = asyncio.Event()
         self._asked = asyncio.Event()
         self._token = secrets.token_hex(8)
@@ -54,13 +55,12 @@ class WakeUp:
         self._is_lost = True
         self.interrupt()
 
-    async def try_lead(self) -> bool:
-        """Take the relay's leader lock if it is free; it is kept until the connection ends."""
-        return bool(
-            await self._connection.fetchval(
-                "select pg_try_advisory_lock($1, $2)", *self._leader_lock, timeout=_PROBE_TIMEOUT
-            )
+    async def try_lead(self) -> UUID | None:
+        """Take the lead, for as long as the connection lasts; None where another relay has it."""
+        leadership: UUID | None = await self._connection.fetchval(
+            "select pgoutbox.lead($1)", self._relay, timeout=_PROBE_TIMEOUT
         )
+        return leadership
 
     @property
     def is_asleep(self) -> bool:
@@ -155,7 +155,7 @@ class WakeUp:
         self._asked.set()
 
     def check(self) -> None:
-        """Raise if the connection is lost, and with it the leader lock.
+        """Raise if the connection is lost, and with it the lead.
 
         Raises:
             DatabaseError: it is.
@@ -165,13 +165,13 @@ class WakeUp:
             raise DatabaseError("the connection to PostgreSQL was lost")
 
     async def verify(self) -> None:
-        """Make sure that the leader lock is still held; asks the server now and then.
+        """Make sure that this relay still leads; asks the server now and then.
 
         A process that was frozen doesn't know yet what happened meanwhile, but it sees that time
         has passed since it last asked.
 
         Raises:
-            DatabaseError: the connection is lost, and with it the lock.
+            DatabaseError: the connection is lost, and with it the lead.
 
         """
         self.check()

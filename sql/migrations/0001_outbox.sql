@@ -69,9 +69,6 @@ create sequence pgoutbox.event_seq as bigint cache 64;
 -- Not cached: positions must follow the order in which transactions reach their commit stage.
 create sequence pgoutbox.position_seq as bigint cache 1;
 
--- Draws a number for each leadership of a relay.
-create sequence pgoutbox.leadership_seq as bigint cache 1;
-
 -- What an event is about, and what tells when its row changed. A composite type, since each
 -- column of an INSERT costs the writer more than a field does; fields can be added.
 create type pgoutbox.event_facts as (
@@ -217,10 +214,12 @@ alter table pgoutbox.transaction_4 replica identity full;
 
 -- One row a relay. Sent is every position up to `high` outside the gaps, and of the
 -- transaction at `partial_position` every event up to `partial_seq`. Gaps are ranges:
--- gap_first[i] to gap_last[i].
+-- gap_first[i] to gap_last[i]. Leadership, pid and role tell who leads it; see pgoutbox.is_led().
 create table pgoutbox.progress (
     relay text primary key,
-    leadership bigint not null,
+    leadership uuid,
+    leader_pid integer,
+    leader_role oid,
     high bigint not null default 0,
     gap_first bigint[] not null default '{}',
     gap_last bigint[] not null default '{}',
@@ -233,6 +232,8 @@ create table pgoutbox.progress (
 ) with (fillfactor = 10);
 
 comment on table pgoutbox.progress is 'What each relay has sent.';
+comment on column pgoutbox.progress.leadership is
+    'A uuid, new each time; leader_pid and leader_role say which session holds its lock.';
 comment on column pgoutbox.progress.plan is
     'Progress as it will be after each batch now being published, or null: a relay that was '
     'killed in the middle of them goes on in the same order.';

@@ -4,7 +4,7 @@
 -- Found by its tid first: under a snapshot that is held for a day the index
 -- would lead through every earlier version of the row.
 create or replace function pgoutbox.advance(
-    row_tid tid, relay text, leadership bigint, high bigint, gap_first bigint[], gap_last bigint[],
+    row_tid tid, relay text, leadership uuid, high bigint, gap_first bigint[], gap_last bigint[],
     partial_position bigint, partial_seq bigint, plan jsonb
 ) returns tid
     language plpgsql

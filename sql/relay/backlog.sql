@@ -10,7 +10,8 @@ as $$
     from (
         select p.* from pgoutbox.progress p where p.relay = backlog.relay
         union all
-        select backlog.relay, 0, 0, '{}', '{}', null, null, 'null', null, now(), ''
+        select
+            backlog.relay, null, null, null, 0, '{}', '{}', null, null, 'null', null, now(), ''
         where not exists (select from pgoutbox.progress p where p.relay = backlog.relay)
     ) p
     cross join lateral (

@@ -17,7 +17,6 @@ begin
         'grant select, insert, update, delete on pgoutbox.relay_error, pgoutbox.relay_pause
              to %s', role);
     execute pg_catalog.format('grant select, insert on pgoutbox.shard_key to %s', role);
-    execute pg_catalog.format('grant usage on sequence pgoutbox.leadership_seq to %s', role);
     execute pg_catalog.format('grant select on sequence pgoutbox.position_seq to %s', role);
     execute pg_catalog.format(
         'grant execute on function
@@ -32,9 +31,11 @@ begin
              pgoutbox.table_keys(text, text), pgoutbox.key_columns(regclass, text),
              pgoutbox.event_id(uuid, xid8, bigint, timestamptz, bigint),
              pgoutbox.positions_behind(), pgoutbox.gap_holders(), pgoutbox.lead(text),
-             pgoutbox.begin_after(text, text[], integer[], text), pgoutbox.backlog(text),
+             pgoutbox.is_led(pgoutbox.progress), pgoutbox.leader_lock(uuid),
+             pgoutbox.sleep_lock_holders(),
+             pgoutbox.begin_after(text, text[], text), pgoutbox.backlog(text),
              pgoutbox.shard_key_of(text, text, text),
-             pgoutbox.advance(tid, text, bigint, bigint, bigint[], bigint[], bigint, bigint, jsonb),
+             pgoutbox.advance(tid, text, uuid, bigint, bigint[], bigint[], bigint, bigint, jsonb),
              pgoutbox.is_sent(pgoutbox.progress, bigint, bigint),
              pgoutbox.rotate(integer), pgoutbox.resting_slots(interval), pgoutbox.outbox_bytes(),
              pgoutbox.slot(timestamptz), pgoutbox.ring(), pgoutbox.mend_drift(),

@@ -18,9 +18,6 @@ begin
     perform setval('pgoutbox.event_seq', greatest(
         pg_sequence_last_value('pgoutbox.event_seq'), 1,
         (select max(t.last_seq) from pgoutbox.transaction t)));
-    perform setval('pgoutbox.leadership_seq', greatest(
-        pg_sequence_last_value('pgoutbox.leadership_seq'), 1,
-        (select max(p.leadership) from pgoutbox.progress p)));
     for moved in
         select t.tableoid::regclass as slot, t.ctid as place
         from pgoutbox.transaction t

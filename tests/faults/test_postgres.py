@@ -19,6 +19,7 @@ from pgoutbox.outbox.reader import Outbox
 from tests.conftest import Connect, Servers
 from tests.support import ledger
 from tests.support.cluster import ADMIN
+from tests.support.leading import lead
 from tests.support.nursery import Nursery
 from tests.support.proxy import port_of, proxy, through
 from tests.support.scene import Scene
@@ -119,14 +120,15 @@ async def test_crash_takes_back_no_plan_that_order_depends_on(own: Scene) -> Non
 async def leading(scene: Scene) -> Outbox:
     """Return the outbox of a relay that has just taken the lead, in small batches."""
     message_format = format_of(MessageConfig(), "app")
+    connection = await scene.database.connect()
     outbox = Outbox(
-        await scene.database.connect(),
+        connection,
         message_format,
         relay="default",
         batch_events=3,
         batch_bytes=2**20,
     )
-    await outbox.lead()
+    await lead(outbox, connection)
     return outbox
 
 

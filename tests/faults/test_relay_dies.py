@@ -14,7 +14,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from tests.conftest import Connect
-from tests.support.cluster import ADMIN
+from tests.support.cluster import ADMIN, WRITER
 from tests.support.nursery import Relay
 from tests.support.proxy import port_of, proxy, through
 from tests.support.scene import Scene, Watcher
@@ -135,8 +135,11 @@ async def test_second_signal_ends_it_at_once_and_nothing_is_lost(scene: Scene) -
     await scene.check()
 
 
-async def test_second_relay_takes_over_when_the_leader_is_killed(scene: Scene) -> None:
-    """Again and again; there is never more than one that leads."""
+async def test_second_relay_takes_over_when_the_leader_is_killed(
+    scene: Scene, connect: Connect
+) -> None:
+    """Again and again, though a stranger queues for its lock; there is never more than one."""
+    owner, stranger = await connect(), await connect(WRITER)
     async with scene.load():
         leader = await scene.relay()
         await leader.line("leading")
@@ -145,8 +148,14 @@ async def test_second_relay_takes_over_when_the_leader_is_killed(scene: Scene) -
             await standby.line("another relay leads; standing by")
             await scene.pause(0.05, 0.4)
             assert not [line for line in standby.lines if " leading " in line]
+            number = await owner.fetchval(
+                "select pgoutbox.leader_lock(p.leadership) from pgoutbox.progress p"
+            )
+            queueing = asyncio.create_task(stranger.execute(f"select pg_advisory_lock({number})"))
+            await asyncio.wait({queueing}, timeout=0.05)
             await leader.kill()
             await standby.line(" leading ", timeout=5)
+            await queueing
             leader = standby
     await scene.all_sent()
 
@@ -157,7 +166,7 @@ async def test_second_relay_takes_over_when_the_leader_is_killed(scene: Scene) -
 async def test_frozen_leader_publishes_nothing_after_another_took_over(
     scene: Scene, connect: Connect
 ) -> None:
-    """Its lock connection is gone when it wakes up, and what it had in hand is refused."""
+    """Its session is gone when it wakes up, and what it had in hand is refused."""
     admin = await connect(ADMIN)
     async with scene.load():
         frozen = await scene.relay()
@@ -180,16 +189,40 @@ async def test_frozen_leader_publishes_nothing_after_another_took_over(
     await scene.check()
 
 
+async def test_leader_that_is_cut_off_from_postgres_stands_by_for_the_next(
+    scene: Scene, connect: Connect
+) -> None:
+    """Its connections are half open, until the server misses it; NATS it could still reach."""
+    admin = await connect(ADMIN)
+    async with proxy(port_of(scene.database.dsn)) as network:
+        scene.dsn = through(scene.database.dsn, network)
+        cut_off = await scene.relay()
+        scene.dsn = None
+        await cut_off.line("leading")
+        async with scene.load():
+            other = await scene.relay()
+            await other.line("standing by")
+            network.stall()
+            await scene.pause(0.3, 0.6)
+            await eventually(partial(_is_ended, admin, cut_off, scene), timeout=10, pause=0.05)
+            await other.line(" leading ", timeout=10)
+            await scene.pause(0.1, 0.5)
+            network.flow()
+            await cut_off.line("standing by", timeout=30)
+        await scene.all_sent()
+        assert await cut_off.stop() == 0, cut_off.output
+
+    await scene.check()
+
+
 async def _is_so_far(scene: Scene, least: int) -> bool:
     return await scene.stream.count() >= least
 
 
 async def _is_ended(admin: asyncpg.Connection, frozen: Relay, scene: Scene) -> bool:
-    """End the session that holds the leader lock, as a server does that misses its client."""
+    """End the session that leads, as a server does that misses its client."""
     ended = await admin.fetch(
-        "select pg_terminate_backend(pid) from pg_locks"
-        " where locktype = 'advisory' and classid = 1885826915 and granted"
-        " and database = (select oid from pg_database where datname = current_database())"
+        "select pg_terminate_backend(leader_pid) from pgoutbox.progress p where pgoutbox.is_led(p)"
     )
     return bool(ended)
 

@@ -17,10 +17,10 @@ from nats.js.api import DiscardPolicy, StreamConfig
 import pgoutbox as package
 from pgoutbox.config.settings import SETTINGS
 from pgoutbox.database.status import Holder, SchemaStatus, Status, problems
-from pgoutbox.locks import leader_lock
 from tests.conftest import StartDaemon
 from tests.support.cluster import ADMIN, WRITER, Database
 from tests.support.commands import ROOT, clean_environment, pgoutbox
+from tests.support.leading import led_once
 from tests.support.streams import Stream
 from tests.support.waiting import eventually
 
@@ -307,7 +307,7 @@ async def test_status_counts_backlog_gaps_and_parked(
     database: Database, owner: asyncpg.Connection
 ) -> None:
     await owner.execute("select pgoutbox.capture_table('users')")
-    await owner.execute("select pgoutbox.lead('mine')")
+    await led_once(owner, "mine")
     await owner.execute("insert into users values (1), (2), (3)")
     await owner.execute(
         "update pgoutbox.progress set high = 40, gap_first = '{1,20}', gap_last = '{10,20}';"
@@ -342,7 +342,7 @@ async def test_status_says_how_to_forget_a_relay_that_no_longer_runs(
     database: Database, owner: asyncpg.Connection
 ) -> None:
     """With one relay alone, it is rather one that wasn't started yet."""
-    await owner.execute("select pgoutbox.lead('mine'), pgoutbox.lead('retired relay')")
+    await led_once(owner, "mine", "retired relay")
 
     text = pgoutbox("status", "--dsn", database.dsn).stdout
 
@@ -522,7 +522,8 @@ async def test_commands_say_where_they_work_and_where_that_was_chosen(
 async def test_a_check_fails_where_something_needs_attention(
     database: Database, owner: asyncpg.Connection, wrong: str, said: str | None
 ) -> None:
-    await owner.execute("select pgoutbox.capture_table('users'), pgoutbox.lead('default')")
+    await owner.execute("select pgoutbox.capture_table('users')")
+    await led_once(owner, "default")
     if wrong:
         await owner.execute(wrong)
 
@@ -562,18 +563,6 @@ async def test_status_says_why_nothing_goes_out(
     full.max_msgs = 10
     await stream.jetstream.update_stream(full)
     await eventually(lambda: check().returncode == 0, timeout=30)
-
-
-async def test_status_works_where_the_leader_has_lost_its_progress(
-    database: Database, owner: asyncpg.Connection
-) -> None:
-    """After a schema was made anew beneath a relay that runs."""
-    await owner.execute("select pg_advisory_lock($1, $2)", *leader_lock("default"))
-
-    done = pgoutbox("status", "--check", "--dsn", database.dsn)
-
-    assert (done.returncode, done.stderr) == (7, "")
-    assert "leads relay default, which has no progress here" in done.stdout
 
 
 async def test_status_names_transactions_that_hold_positions(

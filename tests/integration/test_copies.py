@@ -131,7 +131,7 @@ async def test_sequences_that_were_left_behind_are_noticed_and_caught_up(
     await owner.execute(
         "truncate pgoutbox.event, pgoutbox.transaction;"
         "select setval(s, 1, false) from unnest(array['pgoutbox.position_seq',"
-        "'pgoutbox.event_seq', 'pgoutbox.leadership_seq']::regclass[]) s"
+        "'pgoutbox.event_seq']::regclass[]) s"
     )
     await owner.execute("insert into users values (101, 'at the copy')")
     await owner.execute("insert into users values (102, 'at the copy')")

@@ -18,8 +18,8 @@ from pgoutbox.database.install import forget_relay, install, uninstall, uninstal
 from pgoutbox.database.print_sql import quoted
 from pgoutbox.database.tables import resolve
 from pgoutbox.errors import InstallError
-from pgoutbox.locks import leader_lock
 from tests.support.cluster import ADMIN, WRITER, Database
+from tests.support.leading import led_once
 from tests.support.waiting import eventually
 
 Session = asyncpg.Connection
@@ -484,7 +484,7 @@ async def test_a_relay_is_forgotten_with_what_it_parked(
     conn: Session, owner: Session, said: list[str]
 ) -> None:
     await install(conn, ["users"], HASTY, said.append)
-    await owner.execute("select pgoutbox.lead('mine'), pgoutbox.lead('retired')")
+    await led_once(owner, "mine", "retired")
     await owner.execute(
         "insert into pgoutbox.parked (relay, event_id, position, subject, reason, payload)"
         " select r, gen_random_uuid(), 1, 's', 'too large', '{}'"
@@ -503,7 +503,7 @@ async def test_a_relay_of_another_name_is_not_taken_for_forgotten(
     conn: Session, owner: Session, said: list[str]
 ) -> None:
     """It would go on keeping every event."""
-    await owner.execute("select pgoutbox.lead('mine'), pgoutbox.lead('retired')")
+    await led_once(owner, "mine", "retired")
 
     with pytest.raises(InstallError) as refused:
         await forget_relay(conn, "retierd", said.append)
@@ -518,9 +518,8 @@ async def test_a_relay_of_another_name_is_not_taken_for_forgotten(
 async def test_a_relay_that_leads_is_not_forgotten(
     conn: Session, owner: Session, database: Database, said: list[str]
 ) -> None:
-    await owner.execute("select pgoutbox.lead('mine')")
     relay = await database.connect()
-    await relay.execute("select pg_advisory_lock($1, $2)", *leader_lock("mine"))
+    await relay.execute("select pgoutbox.lead('mine')")
 
     with pytest.raises(InstallError, match="relay mine is running"):
         await forget_relay(conn, "mine", said.append)
@@ -556,7 +555,7 @@ async def test_uninstall_all_refuses_while_events_are_unsent(
 ) -> None:
     await install(conn, ["users"], HASTY, said.append)
     if has_relay:
-        await owner.execute("select pgoutbox.lead('mine')")
+        await led_once(owner, "mine")
     await owner.execute("insert into users values (1), (2)")
 
     with pytest.raises(InstallError) as caught:
@@ -576,8 +575,7 @@ async def test_uninstall_all_names_each_relay_that_has_unsent_events(
     conn: Session, owner: Session, said: list[str]
 ) -> None:
     await install(conn, ["users"], HASTY, said.append)
-    for relay in ("default", "retired relay", "done"):
-        await owner.execute("select pgoutbox.lead($1)", relay)
+    await led_once(owner, "default", "retired relay", "done")
     await owner.execute("insert into users values (1), (2)")
     await owner.execute(
         "update pgoutbox.progress set high = 100 where relay = 'done';"

@@ -23,6 +23,7 @@ from pgoutbox.outbox.reader import Outbox
 from tests.conftest import Servers
 from tests.support.cluster import WRITER, Database
 from tests.support.commands import pgoutbox
+from tests.support.leading import lead
 from tests.support.streams import Stream, event_id
 from tests.support.waiting import unique
 
@@ -279,19 +280,21 @@ async def read(
     database: Database, progress: Progress, count: int
 ) -> tuple[list[Message], Progress]:
     """Read batches as a relay that has just started does."""
+    connection = await database.connect()
     outbox = Outbox(
-        await database.connect(),
+        connection,
         format_of(MessageConfig(headers=True), "db"),
         relay="r",
         batch_events=5,
         batch_bytes=2**20,
     )
-    await outbox.lead()
+    await lead(outbox, connection, "r")
     messages: list[Message] = []
     for _ in range(count):
         batch = await outbox.next_batch(progress)
         messages += batch.messages
         progress = batch.after
+    await connection.execute("select pg_advisory_unlock_all()")
     return messages, progress
 
 
@@ -318,14 +321,15 @@ async def test_a_batch_that_is_read_again_numbers_its_events_the_same(
     database: Database, owner: asyncpg.Connection
 ) -> None:
     await owner.execute("insert into users select n, 'x' from generate_series(1, 23) n")
+    connection = await database.connect()
     outbox = Outbox(
-        await database.connect(),
+        connection,
         format_of(MessageConfig(headers=True), "db"),
         relay="r",
         batch_events=5,
         batch_bytes=2**20,
     )
-    await outbox.lead()
+    await lead(outbox, connection, "r")
     first = await outbox.next_batch(Progress())
     second = await outbox.next_batch(first.after)
     again = await outbox.next_batch(first.upto(3))

@@ -8,7 +8,6 @@ import asyncpg
 import pytest
 
 from pgoutbox.config.settings import MessageConfig
-from pgoutbox.locks import leader_lock
 from pgoutbox.messages.formats import format_of
 from pgoutbox.monitoring.monitor import Monitor
 from pgoutbox.outbox.progress import Progress
@@ -20,6 +19,7 @@ from tests.conftest import StartDaemon
 from tests.integration.test_monitoring import watched
 from tests.support.cluster import Database
 from tests.support.commands import pgoutbox
+from tests.support.leading import led_once
 from tests.support.streams import Stream
 from tests.support.waiting import eventually
 
@@ -71,7 +71,7 @@ async def test_relay_is_abandoned_with_unsent_events_and_no_leader_for_a_quarter
     work = await chores_of(working, listening, monitor)
     await owner.execute("create table notes (id int primary key)")
     await owner.execute("select pgoutbox.capture_table('notes')")
-    await owner.execute("select pgoutbox.lead('mine'), pgoutbox.lead('other')")
+    await led_once(owner, "mine", "other")
 
     async def look() -> int:
         await work.do(Progress())
@@ -84,18 +84,18 @@ async def test_relay_is_abandoned_with_unsent_events_and_no_leader_for_a_quarter
     assert await look() == 0, "its oldest event is new"
 
     await owner.execute(AN_HOUR_AGO)
-    await owner.execute("select pgoutbox.lead('other')")
+    await led_once(owner, "other")
     assert await look() == 0, "it had a leader just now"
 
+    await leader.execute("select pgoutbox.lead('other')")
     await owner.execute(AN_HOUR_AGO)
-    await leader.execute("select pg_advisory_lock($1, $2)", *leader_lock("other"))
     assert await look() == 0, "it has a leader"
 
     await leader.close()
     await eventually(lambda: _is(look, 1))
     assert await look() == 1, "it says so once"
 
-    await owner.execute("select pgoutbox.lead('other')")
+    await led_once(owner, "other")
     assert await look() == 1
     await owner.execute(AN_HOUR_AGO)
     assert await look() == 2, "it is abandoned again"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from uuid import uuid4
 
 import asyncpg
 import pytest
@@ -17,6 +18,7 @@ from pgoutbox.outbox.progress import Key, Progress
 from pgoutbox.outbox.reader import Batch, Outbox
 from tests.conftest import StartDaemon
 from tests.support.cluster import Database
+from tests.support.leading import lead
 from tests.support.proxy import Proxy, port_of, proxy, through
 from tests.support.streams import Stream
 from tests.support.waiting import eventually
@@ -26,10 +28,9 @@ BATCH = Batch(before=BEFORE, after=AFTER, has_long_transaction=True)
 
 # What asks something, by name; each new method of the outbox belongs here.
 QUESTIONS: dict[str, Callable[[Outbox], Awaitable[object]]] = {
-    "lead": lambda outbox: outbox.lead(),
+    "take_over": lambda outbox: outbox.take_over(uuid4()),
     "take_share": lambda outbox: outbox.take_share("--tables t"),
     "note_method": lambda outbox: outbox.note_method("pipelined"),
-    "begin_after": lambda outbox: outbox.begin_after(["other"], ""),
     "note_error": lambda outbox: outbox.note_error("lost"),
     "next_batch": lambda outbox: outbox.next_batch(BEFORE),
     "begin": lambda outbox: outbox.begin(BATCH, BEFORE, []),
@@ -42,6 +43,8 @@ QUESTIONS: dict[str, Callable[[Outbox], Awaitable[object]]] = {
     "misses": lambda outbox: outbox.misses(["t"]),
     "others": lambda outbox: outbox.others(),
     "is_led": lambda outbox: outbox.is_led("other"),
+    "pause": lambda outbox: outbox.pause(),
+    "strangers": lambda outbox: outbox.strangers(),
     "bytes_on_disk": lambda outbox: outbox.bytes_on_disk(),
     "resting_slots": lambda outbox: outbox.resting_slots(900.0),
 }
@@ -62,7 +65,7 @@ async def stalled(database: Database) -> AsyncIterator[tuple[Outbox, Proxy]]:
             batch_bytes=1024,
             query_timeout=0.2,
         )
-        await outbox.lead()
+        await lead(outbox, connection, "r")
         network.stall()
         yield outbox, network
         connection.terminate()

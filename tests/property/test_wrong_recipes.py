@@ -20,6 +20,7 @@ from pgoutbox.outbox.reader import Outbox
 from tests.conftest import Connect
 from tests.support import ledger
 from tests.support.cluster import Database
+from tests.support.leading import lead
 
 Connections = list[asyncpg.Connection]
 Look = Callable[[], Awaitable[None]]
@@ -110,7 +111,7 @@ class Right(Reader):
             batch_events=self.batch_events,
             batch_bytes=2**20,
         )
-        await outbox.lead()
+        await lead(outbox, self.connection, "right")
         while batch := await outbox.next_batch(self.progress):
             self.progress = batch.after
             for message in batch.messages:

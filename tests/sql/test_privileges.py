@@ -12,6 +12,7 @@ from pgoutbox.messages.formats import format_of
 from pgoutbox.outbox.reader import Outbox
 from tests.conftest import Connect
 from tests.support.cluster import ADMIN, Database
+from tests.support.leading import lead
 
 from .conftest import Capture
 
@@ -47,7 +48,7 @@ async def test_a_relay_can_do_its_work(
         batch_events=10,
         batch_bytes=1_000_000,
     )
-    progress = await outbox.lead()
+    progress = await lead(outbox, relay, "r")
     batch = await outbox.next_batch(progress)
     await outbox.begin(batch, batch.before, [])
     await outbox.park(batch.keys[0], batch.messages[0], "too large")

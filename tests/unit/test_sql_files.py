@@ -8,7 +8,7 @@ from importlib.resources.abc import Traversable
 import pytest
 
 from pgoutbox.config.settings import LONGEST_RETENTION
-from pgoutbox.locks import LEADER_LOCK_CLASS, SLEEP_LOCK
+from pgoutbox.locks import SLEEP_LOCK
 from pgoutbox.sql_files import ring, sql_root
 
 FILES = [
@@ -56,4 +56,6 @@ def test_advisory_locks_have_the_numbers_that_python_has() -> None:
         for number in re.findall(r"advisory_xact_lock\w*\((\d+),", file.read_text())
     }
 
-    assert taken == {SLEEP_LOCK[0], LEADER_LOCK_CLASS}
+    assert taken == {SLEEP_LOCK[0]}
+    [holders] = [file for file in FILES if file.name == "sleep_lock_holders.sql"]
+    assert "l.classid = {} and l.objid = {}".format(*SLEEP_LOCK) in holders.read_text()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import asyncpg
@@ -24,7 +24,6 @@ from pgoutbox.database.status.model import (
     TableStatus,
 )
 from pgoutbox.database.status.problems import session_name
-from pgoutbox.locks import LEADER_LOCK_CLASS, SLEEP_LOCK, leader_lock
 from pgoutbox.names import ACTIONS
 from pgoutbox.sql_files import ring
 
@@ -146,57 +145,48 @@ select
     ), 0)::bigint as gaps,
     (select count(*) from pgoutbox.parked k where k.relay = r.relay) as parked,
     extract(epoch from pg_catalog.clock_timestamp() - r.started_at)::float8 as leading_s,
-    r.share, e.error,
+    r.share, r.pid, a.application_name as application, e.error,
     extract(epoch from pg_catalog.clock_timestamp() - e.since)::float8 as error_s,
     s.paused_by, s.reason as pause_reason,
     extract(epoch from pg_catalog.clock_timestamp() - s.since)::float8 as paused_s
 from (
-    select p.relay, p.high, p.gap_first, p.gap_last, p.method, p.started_at, p.share
+    select
+        p.relay, p.high, p.gap_first, p.gap_last, p.method, p.started_at, p.share,
+        case when pgoutbox.is_led(p) then p.leader_pid end
     from pgoutbox.progress p
     union all
-    select 'default', 0, '{}', '{}', null, null, '' where not exists (select from pgoutbox.progress)
-) r
+    select 'default', 0, '{}', '{}', null, null, '', null
+    where not exists (select from pgoutbox.progress)
+) r (relay, high, gap_first, gap_last, method, started_at, share, pid)
+left join pg_catalog.pg_stat_activity a on a.pid = r.pid
 cross join lateral pgoutbox.backlog(r.relay) b
 left join pgoutbox.relay_error e on e.relay = r.relay
 left join pgoutbox.relay_pause s on s.relay = r.relay
 order by r.relay
 """
 
-_LOCKS = """
-select l.classid::bigint, l.objid::bigint, l.mode, l.pid, a.application_name as application
-from pg_catalog.pg_locks l left join pg_catalog.pg_stat_activity a on a.pid = l.pid
-where l.locktype = 'advisory' and l.objsubid = 2 and l.granted and l.pid is not null
-  and l.database = (
-      select d.oid from pg_catalog.pg_database d where d.datname = pg_catalog.current_database())
-order by l.pid
-"""
+_SLEEP_LOCK = "select * from pgoutbox.sleep_lock_holders()"
 
 
 async def _relays(conn: Connection) -> tuple[RelayStatus, ...]:
-    locks = await conn.fetch(_LOCKS)
-    idle = {lock["pid"] for lock in locks if _is_sleep_lock(lock)}
-    found = []
-    for row in await conn.fetch(_RELAYS):
-        classid, objid = leader_lock(row["relay"])
-        lock = _find(locks, classid, objid)
-        leader = _leader(lock, row) if lock else None
-        found.append(
-            RelayStatus(
-                relay=row["relay"],
-                backlog=row["backlog"],
-                oldest_unsent_s=row["oldest_unsent_s"],
-                gaps=row["gaps"],
-                parked=row["parked"],
-                high=row["high"],
-                leader=leader,
-                is_idle=bool(leader and leader.pid in idle),
-                share=row["share"],
-                error=row["error"],
-                error_s=row["error_s"],
-                pause=_pause(row),
-            )
+    idle = {row["pid"] for row in await conn.fetch(_SLEEP_LOCK)}
+    return tuple(
+        RelayStatus(
+            relay=row["relay"],
+            backlog=row["backlog"],
+            oldest_unsent_s=row["oldest_unsent_s"],
+            gaps=row["gaps"],
+            parked=row["parked"],
+            high=row["high"],
+            leader=_leader(row),
+            is_idle=row["pid"] in idle,
+            share=row["share"],
+            error=row["error"],
+            error_s=row["error_s"],
+            pause=_pause(row),
         )
-    return tuple(found)
+        for row in await conn.fetch(_RELAYS)
+    )
 
 
 def _pause(row: asyncpg.Record) -> PauseStatus | None:
@@ -205,36 +195,26 @@ def _pause(row: asyncpg.Record) -> PauseStatus | None:
     return PauseStatus(row["paused_s"], row["paused_by"], row["pause_reason"])
 
 
-def _leader(lock: asyncpg.Record, row: asyncpg.Record) -> Leader:
-    return Leader(lock["pid"], lock["application"] or "", row["leading_s"], row["method"])
-
-
-def _find(locks: Iterable[asyncpg.Record], classid: int, objid: int) -> asyncpg.Record | None:
-    # pg_locks has the keys as unsigned numbers.
-    keys = (classid, objid % 2**32)
-    return next((lock for lock in locks if (lock["classid"], lock["objid"]) == keys), None)
-
-
-def _is_sleep_lock(lock: asyncpg.Record) -> bool:
-    return (lock["classid"], lock["objid"]) == SLEEP_LOCK
+def _leader(row: asyncpg.Record) -> Leader | None:
+    if row["pid"] is None:
+        return None
+    return Leader(row["pid"], row["application"] or "", row["leading_s"], row["method"])
 
 
 async def _strangers(conn: Connection) -> tuple[Stranger, ...]:
     """Return who keeps the sleep lock without being a relay, or a writer about to commit."""
-    first = await _sleep_lock_holders(conn)
+    first = await _without_a_lead(conn)
     if not first:
         return ()
     await asyncio.sleep(_SECOND_LOOK)
-    return tuple(first[pid] for pid in first.keys() & (await _sleep_lock_holders(conn)).keys())
+    return tuple(first[pid] for pid in first.keys() & (await _without_a_lead(conn)).keys())
 
 
-async def _sleep_lock_holders(conn: Connection) -> dict[int, Stranger]:
-    locks = await conn.fetch(_LOCKS)
-    leaders = {lock["pid"] for lock in locks if lock["classid"] == LEADER_LOCK_CLASS}
+async def _without_a_lead(conn: Connection) -> dict[int, Stranger]:
     return {
-        lock["pid"]: Stranger(lock["pid"], lock["application"] or "", lock["mode"])
-        for lock in locks
-        if _is_sleep_lock(lock) and lock["pid"] not in leaders
+        row["pid"]: Stranger(row["pid"], row["application"], row["mode"])
+        for row in await conn.fetch(_SLEEP_LOCK)
+        if not row["leads"]
     }
 
 

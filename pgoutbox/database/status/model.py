@@ -46,7 +46,7 @@ class Leader:
 
     pid: int
     application: str
-    leading_s: float | None  # None where what it leads was dropped beneath it
+    leading_s: float
     method: str | None  # how it publishes, in words
 
 

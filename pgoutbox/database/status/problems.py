@@ -52,11 +52,6 @@ def _relay_problems(relay: RelayStatus, relays: Sequence[RelayStatus]) -> Iterat
     if relay.parked:
         events, are = ("events", "are") if relay.parked > 1 else ("event", "is")
         yield f"{relay.parked:,} {events} of relay {name} {are} parked; see pgoutbox.parked"
-    if relay.leader and relay.leader.leading_s is None:
-        yield (
-            f"pid {relay.leader.pid} leads relay {name}, which has no progress here: the schema was"
-            " created anew while it ran; restart it"
-        )
 
 
 def _table_problems(table: TableStatus) -> Iterator[str]:

@@ -63,8 +63,7 @@ def _relay_row(relay: RelayStatus, relays: Sequence[RelayStatus]) -> tuple[str, 
     if relay.leader:
         doing = ", idle" if relay.is_idle else ""
         method = f"; {relay.leader.method}" if relay.leader.method else ""
-        since = "" if relay.leader.leading_s is None else f" for {age(relay.leader.leading_s)}"
-        leader = f"pid {relay.leader.pid}{since}{doing}{method}"
+        leader = f"pid {relay.leader.pid} for {age(relay.leader.leading_s)}{doing}{method}"
     return (
         relay.relay,
         f"{relay.backlog:,}",
