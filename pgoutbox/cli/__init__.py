@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from pgoutbox import __version__
-from pgoutbox.cli import demo, install, pause, relay, status, tail, uninstall
+from pgoutbox.cli import demo, doctor, install, pause, relay, status, tail, uninstall
 from pgoutbox.cli.common import Cli, where_options
 
 _EXIT_CODES = """\b
@@ -19,7 +19,7 @@ Exit codes:
   4    PostgreSQL unavailable, or it rejected something
   5    NATS unavailable, or it stored nothing
   6    a table can't be captured or released, or a relay forgotten
-  7    something needs attention (status --check)
+  7    something needs attention (status --check, doctor)
   130  interrupted"""
 
 
@@ -54,6 +54,7 @@ for command in (
     pause.resume,
     status.status,
     tail.tail,
+    doctor.doctor,
     demo.demo,
 ):
     main.add_command(command)

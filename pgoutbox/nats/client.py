@@ -157,6 +157,12 @@ class NatsClient(Client):
         return f"{address} ({name})" if has_name else address
 
     @property
+    def has_tls(self) -> bool:
+        """Whether the connection is encrypted."""
+        writer = self._tcp._io_writer
+        return writer is not None and writer.get_extra_info("ssl_object") is not None
+
+    @property
     def version(self) -> tuple[int, ...]:
         """The server's release, such as ``(2, 15, 1)``."""
         version = self.connected_server_version

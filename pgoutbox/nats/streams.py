@@ -47,7 +47,7 @@ class StreamInfo(NamedTuple):
 
     def takes(self, subject: str) -> bool:
         """Return True if it stores messages of that subject."""
-        return any(_overlap(subject, own) for own in self.subjects)
+        return any(overlap(subject, own) for own in self.subjects)
 
     @property
     def confirmations(self) -> tuple[bytes, ...]:
@@ -93,7 +93,7 @@ class Target(NamedTuple):
         if not self.emits:
             return self.subjects
         below = f"{self.topic}.>"
-        return [below, *(subject for subject in self.subjects if not _overlap(subject, below))]
+        return [below, *(subject for subject in self.subjects if not overlap(subject, below))]
 
 
 async def ensure(client: NatsClient, target: Target) -> StreamInfo:
@@ -122,6 +122,26 @@ async def existing(client: NatsClient, target: Target) -> StreamInfo:
             hint="The relay creates one when it first connects; --stream names another.",
         )
     return found
+
+
+async def name_of_existing(client: NatsClient, target: Target) -> str | None:
+    """Return the name of the stream that :func:`ensure` would return; None if it would make one.
+
+    Raises:
+        Interrupted: there are several, or the one that there is can't be used.
+    """
+    found = await _existing(client, target)
+    return found.name if found else None
+
+
+async def ask(client: NatsClient, target: Target, subject: str) -> dict[str, Any] | None:
+    """Return JetStream's answer to a question; None if what it is about doesn't exist.
+
+    Raises:
+        Denied: the user may not ask.
+        Interrupted: JetStream doesn't answer, or says no.
+    """
+    return await _request(client, target, subject, {}, is_optional=True)
 
 
 async def _existing(client: NatsClient, target: Target) -> StreamInfo | None:
@@ -200,17 +220,17 @@ def subjects(config: MessageConfig) -> list[str]:
     naming = Naming(config.topic, config.topic_prefix, config.topics_map)
     found: list[str] = []
     for subject in Template(config.subject).patterns(naming):
-        if not any(_overlap(subject, known) for known in found):
+        if not any(overlap(subject, known) for known in found):
             found.append(subject)
     return found
 
 
 def are_ours(subject: str, target: Target) -> bool:
     """Tell whether a relay with this target publishes on ``subject``."""
-    return any(_overlap(subject, pattern) for pattern in target.subjects)
+    return any(overlap(subject, pattern) for pattern in target.subjects)
 
 
-def _overlap(one: str, other: str) -> bool:
+def overlap(one: str, other: str) -> bool:
     """Return True if some subject matches both."""
     for part, counterpart in zip_longest(one.split("."), other.split(".")):
         if part is None or counterpart is None:
@@ -232,7 +252,7 @@ def not_taken(message: Message, stream: StreamInfo) -> Refused:
 
 
 def _has_any(taken: list[str], target: Target) -> bool:
-    return any(_overlap(subject, other) for subject in target.subjects for other in taken)
+    return any(overlap(subject, other) for subject in target.subjects for other in taken)
 
 
 async def _only_stream_with_our_subjects(client: NatsClient, target: Target) -> str | None:

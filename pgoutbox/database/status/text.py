@@ -90,8 +90,8 @@ def _table_lines(tables: Sequence[TableStatus]) -> list[str]:
 
 
 def _outbox_line(size: int, slots: Sequence[SlotStatus]) -> str:
-    sizes = (f"{_size(slot.bytes)}{'*' if slot.is_written else ''}" for slot in slots)
-    return f"outbox   {_size(size)} on disk; slots: {'  '.join(sizes)}   (* is being written)"
+    sizes = (f"{size_of(slot.bytes)}{'*' if slot.is_written else ''}" for slot in slots)
+    return f"outbox   {size_of(size)} on disk; slots: {'  '.join(sizes)}   (* is being written)"
 
 
 def _columns(rows: Sequence[tuple[str, ...]]) -> list[str]:
@@ -102,7 +102,8 @@ def _columns(rows: Sequence[tuple[str, ...]]) -> list[str]:
     ]
 
 
-def _size(count: float) -> str:
+def size_of(count: float) -> str:
+    """Return a size in bytes for people, such as "3 MiB"."""
     for unit in ("B", "KiB", "MiB"):
         if count < 1024:
             return f"{count:.0f} {unit}"
