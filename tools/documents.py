@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 
+import click
 from click.testing import CliRunner
 
 from benchmarks import plots
@@ -51,7 +52,7 @@ _TABLE = r"(?<=<!-- {0}: begin -->\n).*?(?=<!-- {0}: end -->)"
 def commands() -> str:
     """Return docs/commands.md as it should be."""
     parts = ["# Commands\n", "What `--help` says; `make docs` writes it here.\n"]
-    for name in ("", *main.commands):
+    for name in ("", *_command_names()):
         parts.append(f"## {f'pgoutbox {name}'.strip()}\n\n```\n{_help(name)}```\n")
     return "\n".join(parts)
 
@@ -178,8 +179,15 @@ def program(name: str) -> str | None:
     return shutil.which(name, path=folders)
 
 
+def _command_names() -> Iterator[str]:
+    for name, command in main.commands.items():
+        yield name
+        if isinstance(command, click.Group):
+            yield from (f"{name} {step}" for step in command.commands)
+
+
 def _help(name: str) -> str:
-    arguments = [name, "--help"] if name else ["--help"]
+    arguments = [*name.split(), "--help"]
     printed = CliRunner().invoke(main, arguments, prog_name="pgoutbox", terminal_width=_WIDTH)
     return "".join(f"{line.rstrip()}\n" for line in printed.stdout.splitlines())
 

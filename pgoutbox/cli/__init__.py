@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from pgoutbox import __version__
-from pgoutbox.cli import demo, doctor, install, pause, relay, status, tail, uninstall
+from pgoutbox.cli import demo, doctor, install, pause, relay, snapshot, status, tail, uninstall
 from pgoutbox.cli.common import Cli, where_options
 
 _EXIT_CODES = """\b
@@ -18,7 +18,7 @@ Exit codes:
   3    schema pgoutbox missing, or of another version
   4    PostgreSQL unavailable, or it rejected something
   5    NATS unavailable, or it stored nothing
-  6    a table can't be captured or released, or a relay forgotten
+  6    a table can't be captured, released or read, or a relay forgotten
   7    something needs attention (status --check, doctor)
   130  interrupted"""
 
@@ -52,6 +52,7 @@ for command in (
     relay.relay,
     pause.pause,
     pause.resume,
+    snapshot.snapshot,
     status.status,
     tail.tail,
     doctor.doctor,

@@ -21,7 +21,8 @@ _BREAKING = "-- breaking:"
 _RUN_INSTALL = "Run: pgoutbox install"
 # Views come last: they are bound to the functions that they call when they are made.
 _FUNCTION_FOLDERS = (
-    "writer", "slow_path", "application", "rendering", "capture", "slots", "relay", "views",
+    "writer", "slow_path", "application", "rendering", "capture", "slots", "snapshots", "relay",
+    "views",
 )  # fmt: skip
 
 # Not to_regclass(): a session remembers that there was no such schema, and doesn't learn of the

@@ -61,6 +61,13 @@ class Envelope:
             ))  # fmt: skip
             yield Enveloped(event_id, payload, time, schema, table, action)
 
+    def of_row(self, event_id: str, names: tuple[str, str, str], row: bytes, time: str) -> bytes:
+        """Return the payload for a row without an event; ``names`` are schema, table, action."""
+        named = self._names.get(names) or self._named(*names)
+        return b'{"id":"%b%b%b,"dataOld":{},"commitTime":"%b"}' % (
+            event_id.encode(), named, row, time.encode(),
+        )  # fmt: skip
+
     def _named(self, *names: str) -> bytes:
         texts = (json.dumps(name, ensure_ascii=False) for name in names)
         named = '","schema":{},"table":{},"action":{},"data":'.format(*texts).encode()
@@ -86,6 +93,12 @@ def commit_time(source: bytes) -> float:
 _VARIANTS = dict(zip("0123456789abcdef", "89ab" * 4, strict=True))  # RFC 9562, section 4.1
 
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)  # PostgreSQL's
+
+
+def rfc3339(moment: datetime) -> str:
+    """Return a time as the payload has it: in UTC, without trailing zeros."""
+    text = f"{moment.astimezone(UTC):%Y-%m-%dT%H:%M:%S.%f}"
+    return text.rstrip("0").rstrip(".") + "Z"
 
 
 def _microseconds(source: bytes) -> int:

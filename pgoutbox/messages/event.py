@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 Headers = tuple[tuple[str, str], ...]  # names and values; visible ASCII, but for emitted events
 
+SNAPSHOT_HEADER = "Pgoutbox-Snapshot"  # of a row that a snapshot has read
+
 
 class Message(NamedTuple):
     """What is published for one event; ``id`` is the event's.
@@ -80,7 +82,7 @@ class Event(NamedTuple):
     key: Sequence[str] | None  # values of the key's columns; None if no key is known
     payload: bytes  # wal-listener's JSON, or the application's own
     transaction: Transaction
-    number: int  # in its transaction, from 1; 0 if no header needs it
+    number: int  # in its transaction, from 1; 0 if no header needs it, or there is none
     emitted: Emitted | None = None
 
 

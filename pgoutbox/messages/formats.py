@@ -31,6 +31,9 @@ class MessageFormat(Protocol):
     ) -> list[Message]:
         """Return a message for each of ``rows``; ``numbers`` are theirs, if needed."""
 
+    def message(self, event: Event) -> Message:
+        """Return ``event`` as it is published."""
+
 
 def format_of(config: MessageConfig, database: str) -> MessageFormat:
     """Return the format that the settings ask for, for events of the named database."""
@@ -67,6 +70,11 @@ class PlainFormat:
             )
             for event_id, payload, _, schema, table, action, emitted in envelope.around(rows)
         ]
+
+    def message(self, event: Event) -> Message:
+        """Return ``event`` as it is published."""
+        subject = self._subjects.of(event.schema, event.table, event.action)
+        return Message(subject, event.id, event.payload, (), event.table)
 
 
 class DescribedFormat:

@@ -16,12 +16,15 @@ def transaction_headers(event: Event) -> Headers:
         ("Pgoutbox-Schema", header_value(event.schema)),
         ("Pgoutbox-Table", header_value(event.table)),
     )
-    headers = (
-        *(table if event.emitted is None else ()),
-        ("Pgoutbox-Action", event.action),
+    of_transaction = (
         ("Pgoutbox-Transaction", str(transaction.position)),
         ("Pgoutbox-Transaction-Event", str(event.number)),
         ("Pgoutbox-Transaction-Size", str(transaction.size)),
+    )
+    headers = (
+        *(table if event.emitted is None else ()),
+        ("Pgoutbox-Action", event.action),
+        *(of_transaction if event.number else ()),  # a snapshot's row belongs to none
         ("Pgoutbox-Commit-Time", transaction.time),
     )
     if transaction.traceparent:

@@ -149,6 +149,16 @@ METRICS = (
         "Time since the oldest unsent event of another relay was committed; 0 when all are sent",
         lambda lead: {relay: _age(oldest) for relay, oldest in lead.others_oldest.items()},
     ),
+    Metric(
+        "pgoutbox_snapshot_rows",
+        "gauge",
+        "Rows that the table's snapshot has sent; of one that has ended until the next begins",
+        ("relay", "table"),
+        lambda monitor: [
+            ((monitor.relay, table), rows)
+            for table, rows in (monitor.lead.snapshot_rows if monitor.lead else {}).items()
+        ],
+    ),
     _one(
         "pgoutbox_events_published_total",
         "Events that the stream has confirmed",

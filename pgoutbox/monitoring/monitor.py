@@ -69,6 +69,7 @@ class Lead:
     outbox_bytes: int | None = None
     others_oldest: Mapping[str, float | None] = field(default_factory=dict)  # as ``oldest``
     others_backlog: Mapping[str, int] = field(default_factory=dict)
+    snapshot_rows: dict[str, int] = field(default_factory=dict)  # of each table's last snapshot
 
 
 class Monitor:
@@ -171,6 +172,11 @@ class Monitor:
             for (subject, table, is_emitted), count in counts.items():
                 shown = _EMITTED if is_emitted else self._subject or subject
                 self.published[shown, table] += count
+
+    def read_rows(self, table: str, rows: int) -> None:
+        """Note how many rows a snapshot of a table has sent."""
+        if self.lead is not None:
+            self.lead.snapshot_rows[table] = rows
 
     def set_aside(self) -> None:
         """Note that an event is parked."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
+from uuid import UUID
 
 
 class Gap(NamedTuple):
@@ -28,17 +29,32 @@ class Key(NamedTuple):
     seq: int
 
 
+class Place(NamedTuple):
+    """How far a relay is with a snapshot: behind the chunks that it has sent.
+
+    ``at`` is what ``pgoutbox.read_chunk`` goes on from, as JSON; None at the beginning.
+    """
+
+    snapshot: UUID
+    at: str | None = None
+    chunk: int = 0  # chunks with rows
+    rows: int = 0
+    is_end: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class Progress:
     """What a relay has sent: every position up to ``high`` outside the gaps.
 
     Of the transaction at ``partial.position``, which is above ``high`` or in a gap, it has sent
-    the events up to ``partial.seq``.
+    the events up to ``partial.seq``. ``place`` is where it is in the snapshot that it has sent
+    something of last.
     """
 
     high: int = 0
     gaps: tuple[Gap, ...] = ()
     partial: Key | None = None
+    place: Place | None = None
 
     @property
     def has_gap(self) -> bool:
@@ -76,7 +92,7 @@ class Progress:
             if position > high + 1:
                 gaps = (*gaps, Gap(high + 1, position - 1))
             high = position
-        return Progress(high, gaps, partial)
+        return replace(self, high=high, gaps=gaps, partial=partial)
 
     def towards(self, plan: Progress) -> tuple[Gap, ...]:
         """Return the positions that ``plan`` has sent and this progress hasn't.
@@ -120,7 +136,7 @@ class Progress:
         return replace(self, gaps=tuple(gaps))
 
     def to_json(self) -> dict[str, Any]:
-        """Return a value that :meth:`from_json` reads; ``holders`` are left out."""
+        """Return a value that :meth:`from_json` reads; without holders and ``place``."""
         return {
             "high": self.high,
             "gaps": [[gap.first, gap.last] for gap in self.gaps],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import cached_property, partial
 from typing import Any
@@ -21,8 +21,9 @@ from pgoutbox.messages.event import EventNumber, Message
 from pgoutbox.messages.formats import MessageFormat
 from pgoutbox.messages.headers import header_lines
 from pgoutbox.outbox.numbering import Numbering
-from pgoutbox.outbox.progress import Gap, Key, Progress
+from pgoutbox.outbox.progress import Gap, Key, Place, Progress
 from pgoutbox.outbox.selection import Filter, Share
+from pgoutbox.outbox.snapshots import Chunk, Snapshots
 
 _GLANCE_TIMEOUT = 1.0  # seconds, for what is looked at between two batches and can wait
 
@@ -33,6 +34,7 @@ _MOST_EVENTS = 100_000  # in a batch, those that are passed over included
 class Batch:
     """What one read of the outbox returned, and the progress at its end.
 
+    Behind its events comes the ``chunk`` of a snapshot that was read in the same transaction.
     Its messages are composed when they are first asked for: meanwhile PostgreSQL may read on.
     """
 
@@ -46,22 +48,38 @@ class Batch:
     has_lazy_commit: bool = False  # visible, but perhaps not on disk yet
     oldest: float | None = None  # commit time of the first event, seconds since the epoch
     passed: Sequence[Key] = ()  # of all events read, including those that are passed over
+    chunk: Chunk | None = None
 
     @cached_property
     def messages(self) -> Sequence[Message]:
         """What is published, in order."""
-        return self.compose()
+        return [*self.compose(), *self.chunk.compose()] if self.chunk else self.compose()
 
     def __len__(self) -> int:
-        return len(self.keys)
+        return len(self.keys) + (self.chunk.size if self.chunk else 0)
 
     def __bool__(self) -> bool:
-        return bool(self.passed)
+        return bool(self.passed) or self.chunk is not None
+
+    def with_chunk(self, chunk: Chunk) -> Batch:
+        """Return the batch with a snapshot's chunk behind its events.
+
+        What the chunk shows may not be on PostgreSQL's disk yet.
+        """
+        after = replace(self.after, place=chunk.place)
+        has_lazy_commit = self.has_lazy_commit or chunk.size > 0
+        return replace(self, chunk=chunk, after=after, has_lazy_commit=has_lazy_commit)
+
+    def key_of(self, index: int) -> Key:
+        """Return where a message's event stands; of a snapshot's row, what it comes behind."""
+        return self.keys[index] if index < len(self.keys) else Key(self.after.high, 0)
 
     def upto(self, count: int) -> Progress:
-        """Return the progress when only the first ``count`` events are sent."""
-        if count == len(self.keys):
+        """Return the progress when only the first ``count`` messages are sent."""
+        if count == len(self):
             return self.after
+        if count >= len(self.keys):  # a part of a chunk is read again
+            return replace(self.after, place=self.before.place)
         end = self.passed.index(self.keys[count])
         keys = self.passed[:end]
         if not keys:
@@ -89,8 +107,11 @@ class Outbox:
         share: Share | None = None,
         until: int | None = None,
         query_timeout: float = 60.0,
+        snapshots: Snapshots | None = None,
     ) -> None:
         self._connection = connection
+        self._snapshots = snapshots
+        self._was_full = False  # the last batch
         self._format = message_format
         self._wanted = wanted
         self._share = share
@@ -116,6 +137,7 @@ class Outbox:
         self._plan: tuple[Progress, ...] = ()
         self._replay: tuple[Progress, ...] = ()
         self._saved: dict[str, Any] = {}  # progress, as it is in the database
+        self._saved_place: Place | None = None
 
     async def take_over(self, leadership: UUID) -> Progress:
         """Take over the relay's progress, and return it.
@@ -148,6 +170,9 @@ class Outbox:
             None if partial is None else Key(partial, row["partial_seq"]),
         )
         self._saved = progress.to_json()
+        self._saved_place = None
+        if self._snapshots is not None:
+            self._snapshots.begin(self._envelope)
         self._check_end(progress)
         await self._check_until()
         return progress
@@ -235,7 +260,30 @@ class Outbox:
         if self._until is not None:
             rest = Gap(before.high + 1, self._until)
             return await self._read(before, _NOTHING_ABOVE, (*before.gaps, rest))
-        return await self._read(before, before.high, before.gaps)
+        found: Batch | None = None
+        if self._snapshots and self._snapshots.is_due(before.place) and not self._was_full:
+            found = await self._with_chunk(before, self._snapshots)
+        if found is None:
+            found = await self._read(before, before.high, before.gaps)
+        self._was_full = found.is_full
+        return found
+
+    async def _with_chunk(self, before: Progress, snapshots: Snapshots) -> Batch | None:
+        """Read with one snapshot of the database what is unsent, and a chunk if that is all of it.
+
+        Then all that the chunk shows is sent before it, and everything else comes behind it. None
+        where another transaction was in the way.
+        """
+        try:
+            async with self._connection.transaction(isolation="repeatable_read"):
+                await self._connection.execute(_BRIEFLY)
+                batch = await self._read(before, before.high, before.gaps)
+                chunk = None if batch.is_full else await snapshots.read(before.place)
+        except (asyncpg.SerializationError, asyncpg.QueryCanceledError):
+            # A share was decided by somebody else, or it took too long.
+            snapshots.postpone()
+            return None
+        return batch if chunk is None else batch.with_chunk(chunk)
 
     async def _rows(self, before: Progress, high: int, gaps: Sequence[Gap]) -> list[asyncpg.Record]:
         """Read; again where there is a table of which it is yet to be decided who publishes it."""
@@ -309,6 +357,21 @@ class Outbox:
         holders = await self._connection.fetchval("select pgoutbox.gap_holders()")
         return frozenset(holders)
 
+    @property
+    def snapshot_pause(self) -> float | None:
+        """For how many seconds no chunk of a snapshot is due; None where no snapshot runs."""
+        return self._snapshots.pause if self._snapshots is not None else None
+
+    async def look_for_snapshots(self) -> None:
+        """Look now and then for snapshots to begin with; all that is sent has been recorded."""
+        if self._snapshots is not None and self._until is None:
+            await self._snapshots.look()
+
+    def fail_snapshot(self, reason: str) -> None:
+        """Give up the snapshot of which a chunk was read last."""
+        if self._snapshots is not None:
+            self._snapshots.fail(reason)
+
     async def begin(self, batch: Batch, progress: Progress, in_flight: Sequence[Batch]) -> None:
         """Make sure that ``batch`` can be published behind those ``in_flight``.
 
@@ -346,12 +409,13 @@ class Outbox:
         return tuple(batch.after for batch in in_flight[: torn[-1] if torn else 0])
 
     async def _write(self, progress: Progress, plan: tuple[Progress, ...], *, flush: bool) -> None:
-        wanted = progress.to_json()
-        if not flush and (wanted, plan) == (self._saved, self._plan):
+        wanted, place = progress.to_json(), progress.place
+        is_new = place is not None and place != self._saved_place
+        if not flush and not is_new and (wanted, plan) == (self._saved, self._plan):
             return
         # A commit that waits for the disk takes everything before it along.
-        row_tid = await self._connection.fetchval(
-            _ADVANCE,
+        row = await self._connection.fetchrow(
+            _ADVANCE_BOTH if is_new else _ADVANCE,
             "local" if flush else "off",
             self._row_tid,
             self._relay,
@@ -361,12 +425,15 @@ class Outbox:
             [gap.last for gap in progress.gaps],
             *(progress.partial or (None, None)),
             json.dumps([cut.to_json() for cut in plan] or None),
+            *(place if is_new and place else ()),
         )
-        if row_tid is None:
+        if row is None or row["row_tid"] is None:
             raise self._lost()
-        self._row_tid = row_tid
+        self._row_tid = row["row_tid"]
         self._plan = plan
-        self._saved = wanted
+        self._saved, self._saved_place = wanted, place
+        if is_new and row["state"] != "running" and self._snapshots is not None:
+            self._snapshots.leave()
 
     def _lost(self) -> LeadershipLost:
         return LeadershipLost(f"another relay named {self._relay!r} has taken over")
@@ -486,6 +553,23 @@ select * from pgoutbox.next_batch_described($1, $2, $3, $4, $5, $6, $7, $8, $9, 
 """
 
 _ADVANCE = """
-select pgoutbox.advance($2, $3, $4, $5, $6, $7, $8, $9, $10)
+select pgoutbox.advance($2, $3, $4, $5, $6, $7, $8, $9, $10) as row_tid, null as state
 from (select pg_catalog.set_config('synchronous_commit', $1, true)) setting
+"""
+
+# A snapshot's place with it, under the same leadership.
+_ADVANCE_BOTH = """
+select a.row_tid, case when a.row_tid is not null then
+    pgoutbox.note_chunk($11, $3, $12, $13, $14, $15) end as state
+from (
+    select pgoutbox.advance($2, $3, $4, $5, $6, $7, $8, $9, $10) as row_tid
+    from (select pg_catalog.set_config('synchronous_commit', $1, true)) setting
+    offset 0
+) a
+"""
+
+# A relay that is frozen meanwhile would hold up vacuum, and the slots' locks; a condition that
+# takes for ever, the events.
+_BRIEFLY = """
+set local idle_in_transaction_session_timeout = '10s'; set local statement_timeout = '5s'
 """

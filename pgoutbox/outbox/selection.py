@@ -32,10 +32,14 @@ class Filter:
 
     def passes(self, table: str, action: str) -> bool:
         """Tell whether an event is wanted, and count it if it isn't."""
-        if action == EMIT or action in self._actions.get(table, ()):
+        if action == EMIT or self.has(table, action):
             return True
         self._skipped[table] += 1
         return False
+
+    def has(self, table: str, action: str) -> bool:
+        """Tell whether it names a table's action."""
+        return action in self._actions.get(table, ())
 
 
 _CAPTURED = """
@@ -68,6 +72,11 @@ class Share:
         return self._arguments
 
     @property
+    def shard(self) -> Shard:
+        """Which part of the rows it is, of those that are divided."""
+        return self._shard
+
+    @property
     def parts(self) -> int:
         """Into how many parts the rows are divided."""
         return self._shard.of
@@ -87,6 +96,14 @@ class Share:
                 )
             self._known.setdefault(schema, {})[table] = wanted
         self._arguments = (json.dumps(self._known), *self._shard)
+
+    async def key_of(
+        self, connection: asyncpg.Connection[asyncpg.Record], schema: str, table: str
+    ) -> list[str] | None:
+        """Return the columns by which a table's rows are divided; None where they aren't."""
+        await self.decide(connection, [(schema, table)])
+        known = self._known[schema][table]
+        return known if isinstance(known, list) else None
 
     def has(self, schema: str, table: str) -> bool:
         """Tell whether the share has any of a table's rows; emitted events have empty names."""

@@ -6,7 +6,8 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from functools import cache
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -17,11 +18,12 @@ from pgoutbox.database import connection as database
 from pgoutbox.database import pauses, schema
 from pgoutbox.database.sessions import Session, Whereabouts
 from pgoutbox.errors import AlreadyRunning, ConfigError, PgoutboxError
-from pgoutbox.messages.formats import format_of
+from pgoutbox.messages.formats import MessageFormat, format_of
 from pgoutbox.monitoring.monitor import Monitor
 from pgoutbox.outbox.progress import Progress
 from pgoutbox.outbox.reader import Outbox
 from pgoutbox.outbox.selection import Filter, Share, share_of
+from pgoutbox.outbox.snapshots import Snapshots
 from pgoutbox.relay.outage import Outage
 from pgoutbox.relay.wakeup import WakeUp
 
@@ -116,21 +118,32 @@ class Leadership:
             await self._lead(wake_up)
             working = await self._connect(stack, "relay", is_proven=True)
             await working.execute(_PLANNER)
-            outbox = Outbox(
-                working,
-                format_of(
-                    config.messages,
-                    await working.fetchval("select pg_catalog.current_database()"),
-                ),
-                relay=config.relay.name,
-                batch_events=config.relay.batch_events,
-                batch_bytes=config.relay.batch_bytes,
-                wanted=self._wanted,
-                share=share,
-                until=self._until,
-                query_timeout=config.relay.query_timeout,
-            )
-            yield outbox, wake_up
+            yield await self._outbox(working, share), wake_up
+
+    async def _outbox(self, working: Connection, share: Share | None) -> Outbox:
+        config = self._config
+        name = await working.fetchval("select pg_catalog.current_database()")
+
+        @cache
+        def format_with(subject: str | None) -> MessageFormat:
+            template = config.messages.subject if subject is None else subject
+            return format_of(replace(config.messages, subject=template), name)
+
+        snapshots = Snapshots(
+            working, format_with, relay=config.relay.name, wanted=self._wanted, share=share
+        )
+        return Outbox(
+            working,
+            format_with(None),
+            relay=config.relay.name,
+            batch_events=config.relay.batch_events,
+            batch_bytes=config.relay.batch_bytes,
+            wanted=self._wanted,
+            share=share,
+            until=self._until,
+            query_timeout=config.relay.query_timeout,
+            snapshots=snapshots,
+        )
 
     async def _refuse_to_drain_if_paused(self, listening: Connection) -> None:
         name = self._config.relay.name

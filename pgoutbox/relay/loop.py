@@ -46,6 +46,16 @@ class OutboxLike(Protocol):
     async def park(self, key: Key, message: Message, reason: str) -> None:
         """Set an event aside."""
 
+    @property
+    def snapshot_pause(self) -> float | None:
+        """For how many seconds no chunk of a snapshot is due; None where no snapshot runs."""
+
+    async def look_for_snapshots(self) -> None:
+        """Look now and then for snapshots to begin with."""
+
+    def fail_snapshot(self, reason: str) -> None:
+        """Give up the snapshot of which a chunk was read last."""
+
 
 class WakeUpLike(Protocol):
     """What the relay needs of :class:`pgoutbox.relay.wakeup.WakeUp`."""
@@ -87,6 +97,16 @@ class Flight:
         """The messages that aren't stored."""
         return self.batch.messages[self.stored :]
 
+    def fails_by_snapshot(self, interruption: Interrupted) -> bool:
+        """Tell whether it failed because of a subject that a snapshot alone has."""
+        chunk = self.batch.chunk
+        return (
+            chunk is not None
+            and chunk.has_own_subject
+            and self.stored >= len(self.batch.keys)
+            and interruption.subject is not None
+        )
+
 
 class Relay:
     """Moves events from the outbox to the stream: in commit order, each at least once.
@@ -126,6 +146,7 @@ class Relay:
         self._front = progress  # once all that is sent is stored
         self._read = 0  # events, those included that it passes over
         self._unrecorded = 0  # events, the same, that the recorded progress lacks
+        self._has_unrecorded_chunk = False
         self._unrecorded_since = 0.0  # the first of them; of the monotonic clock
         self._next_oldest: float | None = None  # commit time of what comes behind the flights
         self.progress = progress
@@ -174,13 +195,18 @@ class Relay:
                 backoff.reset()
             if self._wake_up.is_asleep:
                 # The look just now came after writers had begun to notify.
-                await self._rest(self._poll_interval)
+                pause = self._outbox.snapshot_pause
+                rest = self._poll_interval
+                await self._rest(rest if pause is None else min(rest, pause))
             elif not await self._wake_up.fall_asleep():
                 await self._rest(backoff.next())
         await self._catch_up()
 
     async def _drain(self) -> None:
         await self._publish_all()
+        while not self._is_stopping and (pause := self._outbox.snapshot_pause) is not None:
+            await self._rest(pause)
+            await self._publish_all()
         await self._catch_up()
 
     async def _rest(self, seconds: float) -> None:
@@ -206,6 +232,7 @@ class Relay:
             await self._confirm()
         await self._record_if_due()
         await self._chores(self.progress)
+        await self._outbox.look_for_snapshots()
 
     async def _next_batch(self) -> Batch:
         """Read what comes behind all that is in flight."""
@@ -251,7 +278,7 @@ class Relay:
         if self._stays_asleep(batch):
             await self._launch(flight, alone=goes_alone)
             return Batch(before=batch.after, after=batch.after)
-        if not batch.is_full:  # that was all, so let some more come together
+        if not batch.is_full and batch.chunk is None:  # all, so let some more come together
             await self._launch(flight, alone=goes_alone)
             await self._wake_up.get_up()
             await asyncio.sleep(_PAUSE)
@@ -283,7 +310,7 @@ class Relay:
         They have notified since before ``batch`` was read, so nothing is missed. It costs a few
         writers a NOTIFY, and spares the relay most of its questions to the database.
         """
-        is_settled = not batch.after.gaps and not batch.is_full
+        is_settled = not batch.after.gaps and not batch.is_full and batch.chunk is None
         return self._wake_up.is_asleep and is_settled and len(batch.passed) <= _FEW
 
     async def _confirm(self) -> None:
@@ -323,6 +350,8 @@ class Relay:
                 await self._park(flight, str(refusal))
             except Interrupted as interruption:
                 self._count(flight, interruption.confirmed)
+                if flight.fails_by_snapshot(interruption):
+                    self._outbox.fail_snapshot(str(interruption))
                 raise
 
     async def _published(self, flight: Flight) -> None:
@@ -335,7 +364,7 @@ class Relay:
 
     async def _park(self, flight: Flight, reason: str) -> None:
         message = flight.rest[0]
-        await self._outbox.park(flight.batch.keys[flight.stored], message, reason)
+        await self._outbox.park(flight.batch.key_of(flight.stored), message, reason)
         flight.stored += 1
         self._monitor.set_aside()
         log.error(
@@ -367,6 +396,9 @@ class Relay:
         if not self._unrecorded:
             self._unrecorded_since = time.monotonic()
         self._unrecorded += len(batch.passed)
+        if batch.chunk is not None:
+            self._has_unrecorded_chunk = True
+            self._monitor.read_rows(batch.chunk.table, batch.chunk.place.rows)
         self._move(self._flights[0].batch.before if self._flights else self._front)
         lag = time.time() - batch.oldest if batch.oldest else None
         log.debug("batch published", extra={"events": len(batch), "lag_s": lag and round(lag, 4)})
@@ -380,12 +412,14 @@ class Relay:
 
     async def _record_if_due(self) -> None:
         waited = time.monotonic() - self._unrecorded_since
-        if not 0 < self._unrecorded < _UNRECORDED or waited >= self._record_interval:
+        is_due = not 0 < self._unrecorded < _UNRECORDED or waited >= self._record_interval
+        if is_due or self._has_unrecorded_chunk:
             await self._record()
 
     async def _record(self) -> None:
         await self._outbox.advance(self.progress, self._in_flight)
         self._unrecorded = 0
+        self._has_unrecorded_chunk = False
 
     async def _catch_up(self) -> None:
         while self._flights:

@@ -306,3 +306,34 @@ create table pgoutbox.parked (
 comment on table pgoutbox.parked is 'Events a relay could never publish, with the reason.';
 comment on column pgoutbox.parked.headers is
     'Headers beside Nats-Msg-Id, as lines of the protocol.';
+
+-- A snapshot of one table: what was asked for, and how far each relay has come with it. Whoever may
+-- write here has a condition run with the rights of the schema's owner; so nobody else may, but
+-- for what a relay notes of its own progress.
+create table pgoutbox.snapshot (
+    id uuid not null,
+    relay text not null,
+    relation regclass not null,
+    table_name text not null,
+    condition text,
+    action text not null default 'READ' check (action in ('READ', 'INSERT')),
+    subject text,
+    rate integer check (rate > 0),
+    asked_at timestamptz not null default pg_catalog.clock_timestamp(),
+    state text not null default 'waiting'
+        check (state in ('waiting', 'running', 'paused', 'done', 'cancelled', 'failed')),
+    place jsonb,
+    chunk integer not null default 0,
+    rows bigint not null default 0,
+    error text,
+    ended_at timestamptz,
+    primary key (id, relay)
+) with (fillfactor = 50);
+
+comment on table pgoutbox.snapshot is 'Snapshots of tables: what was asked for, and how far it is.';
+comment on column pgoutbox.snapshot.table_name is
+    'The table''s name when it was asked for, quoted.';
+comment on column pgoutbox.snapshot.condition is
+    'Which rows; runs with the rights of the schema''s owner.';
+comment on column pgoutbox.snapshot.place is
+    'How far it is, as pgoutbox.read_chunk() has it; null before the first chunk.';

@@ -17,6 +17,10 @@ begin
         'grant select, insert, update, delete on pgoutbox.relay_error, pgoutbox.relay_pause
              to %s', role);
     execute pg_catalog.format('grant select, insert on pgoutbox.shard_key to %s', role);
+    -- Not to ask for one: the condition runs with the rights of the schema's owner.
+    execute pg_catalog.format(
+        'grant select, update (state, place, chunk, rows, error, ended_at)
+             on pgoutbox.snapshot to %s', role);
     execute pg_catalog.format('grant select on sequence pgoutbox.position_seq to %s', role);
     execute pg_catalog.format(
         'grant execute on function
@@ -37,6 +41,9 @@ begin
              pgoutbox.shard_key_of(text, text, text),
              pgoutbox.advance(tid, text, uuid, bigint, bigint[], bigint[], bigint, bigint, jsonb),
              pgoutbox.is_sent(pgoutbox.progress, bigint, bigint),
+             pgoutbox.read_chunk(uuid, text, jsonb, integer, bigint, boolean, boolean, text[],
+                 integer, integer),
+             pgoutbox.note_chunk(uuid, text, jsonb, integer, bigint, boolean),
              pgoutbox.rotate(integer), pgoutbox.resting_slots(interval), pgoutbox.outbox_bytes(),
              pgoutbox.slot(timestamptz), pgoutbox.ring(), pgoutbox.mend_drift(),
              pgoutbox.table_shape(regclass, text), pgoutbox.identity_columns(regclass),

@@ -16,6 +16,7 @@ from pgoutbox.messages.event import Message
 from pgoutbox.messages.formats import format_of
 from pgoutbox.outbox.progress import Key, Progress
 from pgoutbox.outbox.reader import Batch, Outbox
+from pgoutbox.outbox.snapshots import Snapshots
 from tests.conftest import StartDaemon
 from tests.support.cluster import Database
 from tests.support.leading import lead
@@ -23,6 +24,7 @@ from tests.support.proxy import Proxy, port_of, proxy, through
 from tests.support.streams import Stream
 from tests.support.waiting import eventually
 
+PLAIN = format_of(MessageConfig(), "db")
 BEFORE, AFTER = Progress(1), Progress(2, partial=Key(3, 4))
 BATCH = Batch(before=BEFORE, after=AFTER, has_long_transaction=True)
 
@@ -32,6 +34,7 @@ QUESTIONS: dict[str, Callable[[Outbox], Awaitable[object]]] = {
     "take_share": lambda outbox: outbox.take_share("--tables t"),
     "note_method": lambda outbox: outbox.note_method("pipelined"),
     "note_error": lambda outbox: outbox.note_error("lost"),
+    "look_for_snapshots": lambda outbox: outbox.look_for_snapshots(),
     "next_batch": lambda outbox: outbox.next_batch(BEFORE),
     "begin": lambda outbox: outbox.begin(BATCH, BEFORE, []),
     "advance": lambda outbox: outbox.advance(BEFORE),
@@ -59,11 +62,12 @@ async def stalled(database: Database) -> AsyncIterator[tuple[Outbox, Proxy]]:
         )
         outbox = Outbox(
             connection,
-            format_of(MessageConfig(), "db"),
+            PLAIN,
             relay="r",
             batch_events=10,
             batch_bytes=1024,
             query_timeout=0.2,
+            snapshots=Snapshots(connection, lambda _: PLAIN, relay="r"),
         )
         await lead(outbox, connection, "r")
         network.stall()

@@ -40,6 +40,7 @@ class Outbox:
     log: list[str] = field(default_factory=list)  # what happened, beside reading
     replay: tuple[Progress, ...] = ()
     fails: Callable[[], None] = lambda: None
+    snapshot_pause: float | None = None
 
     async def next_batch(self, before: Progress) -> Batch:
         await asyncio.sleep(0)
@@ -101,6 +102,12 @@ class Outbox:
 
     async def park(self, key: Key, message: Message, reason: str) -> None:
         self.parked.append(self.text(key))
+
+    async def look_for_snapshots(self) -> None:
+        pass
+
+    def fail_snapshot(self, reason: str) -> None:
+        raise AssertionError(reason)
 
 
 class Stream:

@@ -1,0 +1,649 @@
+"""Chunks of snapshots as the relay reads them, step by step, and what a consumer makes of them.
+
+``between`` happens after the events of a batch were read and before the chunk.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import asyncpg
+import pytest
+
+from pgoutbox.config.settings import MessageConfig, RelayConfig
+from pgoutbox.messages.formats import MessageFormat, format_of
+from pgoutbox.names import Shard
+from pgoutbox.outbox import snapshots
+from pgoutbox.outbox.progress import Progress
+from pgoutbox.outbox.reader import Batch, Outbox
+from pgoutbox.outbox.selection import Share
+from pgoutbox.outbox.snapshots import Snapshots
+from tests.conftest import Connect
+from tests.support.cluster import ADMIN, WRITER
+from tests.support.leading import lead
+
+ROWS = 3  # of a chunk, here
+
+
+@dataclass
+class Reading:
+    """A relay's outbox, read batch by batch, and the table as a consumer has it."""
+
+    outbox: Outbox
+    snapshots: Snapshots
+    connection: asyncpg.Connection
+    key: tuple[str, ...] = ("id",)
+    progress: Progress = field(default_factory=Progress)
+    copy: dict[tuple[Any, ...], dict[str, Any]] = field(default_factory=dict)
+    read: list[tuple[Any, ...]] = field(default_factory=list)  # keys of all READs
+    ids: list[str] = field(default_factory=list)
+    between: Callable[[], Awaitable[object]] | None = None
+
+    async def step(self) -> Batch:
+        """Read what comes next, apply it, and move the progress."""
+        batch = await self.outbox.next_batch(self.progress)
+        for message in batch.messages:
+            self._apply(json.loads(message.payload))
+        await self.outbox.begin(batch, self.progress, [])
+        self.progress = batch.after
+        await self.outbox.advance(self.progress)
+        await self.look()
+        return batch
+
+    async def look(self) -> None:
+        self.snapshots._look_due = self.snapshots._chunk_due = 0.0
+        await self.outbox.look_for_snapshots()
+
+    async def to_the_end(self) -> None:
+        """Read until nothing is left; not for ever."""
+        for _ in range(200):
+            if not await self.step() and self.outbox.snapshot_pause is None:
+                return
+        raise AssertionError("no end")
+
+    def _apply(self, message: dict[str, Any]) -> None:
+        old = tuple(message["dataOld"].get(name) for name in self.key)
+        if message["action"] == "TRUNCATE":
+            self.copy.clear()
+        if message["action"] in ("UPDATE", "DELETE"):
+            self.copy.pop(old, None)
+        if message["data"]:
+            new = tuple(message["data"][name] for name in self.key)
+            self.copy[new] = message["data"]
+            if message["action"] == "READ":
+                self.read.append(new)
+                self.ids.append(message["id"])
+
+
+@pytest.fixture(autouse=True)
+def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(snapshots, "_CHUNK_ROWS", ROWS)
+
+
+Open = Callable[..., Awaitable[Reading]]
+
+
+@pytest.fixture
+async def reading(connect: Connect) -> Open:
+    """Lead a relay; ``key`` has the names of the table's key."""
+    opened: list[asyncpg.Connection] = []
+
+    async def open_one(
+        *key: str, relay: str = "default", role: str | None = None, share: Share | None = None,
+        batch_events: int = 100, messages: MessageConfig | None = None,
+    ) -> Reading:  # fmt: skip
+        def format_with(subject: str | None) -> MessageFormat:
+            config = messages or MessageConfig()
+            return format_of(replace(config, subject=subject or config.subject), "app")
+
+        connection = await (connect(role) if role else connect())
+        for setting in ("enable_seqscan", "enable_bitmapscan", "enable_hashjoin"):  # a relay's
+            await connection.execute(f"set {setting} = off")
+        reader = Snapshots(connection, format_with, relay=relay, share=share)
+        outbox = Outbox(
+            connection, format_with(None), relay=relay, batch_events=batch_events,
+            batch_bytes=2**20, share=share, snapshots=reader,
+        )  # fmt: skip
+        found = Reading(outbox, reader, connection, key or ("id",))
+        read = reader.read
+
+        async def read_later(place: Any) -> Any:
+            if found.between is not None:
+                await found.between()
+            return await read(place)
+
+        reader.read = read_later  # type: ignore[method-assign]
+        for former in opened:
+            await former.execute("select pg_advisory_unlock_all()")
+        opened.append(connection)
+        found.progress = await lead(outbox, connection, relay)
+        await found.look()
+        return found
+
+    return open_one
+
+
+async def _ask(
+    connection: asyncpg.Connection, table: str, relay: str = "default", **more: object
+) -> None:
+    names = ["relation", "table_name", "relay", *more]
+    values = [table, table, relay, *more.values()]
+    places = ", ".join(["$1::text::regclass", *(f"${n}" for n in range(2, len(values) + 1))])
+    await connection.execute(
+        f"insert into pgoutbox.snapshot (id, {', '.join(names)})"
+        f" values (gen_random_uuid(), {places})",
+        *values,
+    )
+
+
+async def _table(
+    connection: asyncpg.Connection, rows: int = 10, columns: str = "id int primary key, v text"
+) -> None:
+    await connection.execute(f"create table t ({columns})")
+    if rows:
+        await connection.execute(
+            f"insert into t select n, 'v' || n from generate_series(1, {rows}) n"
+        )
+    await _capture(connection, "t")
+
+
+async def _capture(connection: asyncpg.Connection, table: str) -> None:
+    await connection.execute(
+        f"set client_min_messages = warning; select pgoutbox.capture_table('{table}')"
+    )
+
+
+async def _rows(connection: asyncpg.Connection, table: str = "t") -> list[dict[str, Any]]:
+    rows = await connection.fetch(f"select row_to_json(t) as row from {table} t")
+    return sorted((json.loads(row["row"]) for row in rows), key=str)
+
+
+def _sorted(reading: Reading) -> list[dict[str, Any]]:
+    return sorted(reading.copy.values(), key=str)
+
+
+async def test_what_commits_after_the_batch_isnt_in_the_chunk(
+    connection: asyncpg.Connection, reading: Open
+) -> None:
+    """Chunk and batch are of one snapshot: what changes a row later comes as an event later."""
+    await _table(connection)
+    await _ask(connection, "t")
+    relay = await reading()
+    relay.between = lambda: connection.execute(
+        "update t set v = 'new' where id = 1; delete from t where id = 2;"
+        "insert into t values (0, 'early')"
+    )
+
+    batch = await relay.step()
+
+    assert batch.chunk is not None
+    assert relay.read == [(1,), (2,), (3,)]
+    assert relay.copy[1,] == {"id": 1, "v": "v1"}
+    relay.between = None
+    await relay.to_the_end()
+    assert _sorted(relay) == await _rows(connection)
+
+
+async def test_events_come_before_the_chunk_that_shows_them(
+    connection: asyncpg.Connection, reading: Open
+) -> None:
+    await _table(connection)
+    await _ask(connection, "t")
+    relay = await reading()
+    await connection.execute("update t set v = 'new' where id = 1")
+
+    batch = await relay.step()
+
+    actions = [json.loads(message.payload)["action"] for message in batch.messages]
+    assert actions == ["UPDATE", "READ", "READ", "READ"]
+
+
+async def test_behind_a_full_batch_there_is_no_chunk(
+    connection: asyncpg.Connection, reading: Open
+) -> None:
+    """What is unread of the events would come behind rows that show it already."""
+    await _table(connection)
+    await _ask(connection, "t")
+    relay = await reading(batch_events=2)
+    await connection.execute("update t set v = 'new'")
+
+    chunks = [(await relay.step()).chunk for _ in range(5)]
+
+    assert chunks == [None] * 5
+    await relay.to_the_end()
+    assert relay.read == [(n,) for n in range(1, 11)]
+
+
+async def test_behind_a_replayed_batch_there_is_no_chunk(
+    connection: asyncpg.Connection, reading: Open
+) -> None:
+    """Of the events only those are read then that were planned, and the chunk shows others."""
+    await _table(connection)
+    relay = await reading()
+    await connection.execute("begin; update t set v = 'one' where id < 3; commit")
+    planned = await relay.outbox.next_batch(relay.progress)
+    await relay.outbox.begin(planned, relay.progress, [])
+    await connection.execute("update t set v = 'two' where id = 1")
+    await _ask(connection, "t")
+
+    successor = await reading()
+    first = await successor.step()
+
+    assert first.is_replay
+    assert first.chunk is None
+    assert len(first.messages) == 2
+    assert (await successor.step()).chunk is not None
+    await successor.to_the_end()
+    assert _sorted(successor) == await _rows(connection)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "alter table t alter column v type varchar(100) using v || 'x'",
+        "alter table t add column w timestamptz default clock_timestamp()",
+        "alter table t rename column v to x; alter table t rename column w to v",
+        "vacuum full t",
+        "truncate t",
+    ],
+)  # fmt: skip
+async def test_a_table_that_was_altered_since_the_snapshot_is_read_again(
+    connection: asyncpg.Connection, reading: Open, change: str
+) -> None:
+    """A rewritten table looks empty to an older snapshot, and a name can mean another column."""
+    await _table(connection, 10)
+    if "rename" in change:
+        await connection.execute("alter table t add column w text default 'w'")
+    await _ask(connection, "t")
+    relay = await reading()
+
+    async def alter() -> None:
+        relay.between = None
+        for statement in change.split("; "):
+            await connection.execute(statement)
+
+    relay.between = alter
+    batch = await relay.step()
+
+    assert batch.chunk is None
+    await relay.outbox.mend_drift()
+    await relay.to_the_end()
+    assert len(relay.copy) == len(await _rows(connection))
+    assert [row["v"] for row in _sorted(relay)] == [row["v"] for row in await _rows(connection)]
+
+
+async def test_what_a_chunk_shows_is_on_disk_before_it_is_published(
+    connection: asyncpg.Connection, reading: Open
+) -> None:
+    """Of a change that isn't captured there is no event that would wait for the disk."""
+    await _table(connection, 10)
+    await connection.execute("select pgoutbox.capture_table('t', '{INSERT}')")
+    await _ask(connection, "t")
+    relay = await reading()
+    await connection.execute("set synchronous_commit = off; update t set v = 'lazy'")
+    written = await connection.fetchval("select pg_current_wal_insert_lsn()::text")
+
+    batch = await relay.outbox.next_batch(relay.progress)
+    await relay.outbox.begin(batch, relay.progress, [])
+
+    assert batch.chunk is not None
+    assert await connection.fetchval(
+        "select pg_current_wal_flush_lsn() >= $1::text::pg_lsn", written
+    )
+
+
+async def test_a_restart_goes_on_behind_the_last_key_that_was_recorded(
+    connection: asyncpg.Connection, reading: Open
+) -> None:
+    """What was read once more has the ids of the first time."""
+    await _table(connection)
+    await _ask(connection, "t")
+    relay = await reading()
+    await relay.step()
+    lost = await relay.outbox.next_batch(relay.progress)  # published, and not recorded
+    await connection.execute("update t set v = 'new'")
+
+    successor = await reading()
+    await successor.to_the_end()
+
+    assert successor.read == [(n,) for n in range(4, 11)]
+    assert [json.loads(m.payload)["id"] for m in lost.messages] == successor.ids[:3]
+    relay.copy.update(successor.copy)
+    assert _sorted(relay) == await _rows(connection)
+
+
+async def test_a_locked_table_holds_up_nothing(
+    connection: asyncpg.Connection, connect: Connect, reading: Open
+) -> None:
+    await _table(connection)
+    await connection.execute("create table other (id int primary key)")
+    await connection.execute("select pgoutbox.capture_table('other')")
+    await _ask(connection, "t")
+    relay = await reading()
+    locker = await connect()
+    await locker.execute("begin; lock table t in access exclusive mode")
+    await connection.execute("insert into other values (1)")
+
+    batch = await relay.step()
+
+    assert (len(batch.messages), batch.chunk) == (1, None)
+    await locker.execute("rollback")
+    await relay.to_the_end()
+    assert len(relay.read) == 10
+
+
+KEYS = {
+    "int, text": ("a int, b text", "select n % 3, 'x' || n", ("a", "b")),
+    "collation": ('a text collate "und-x-icu"', "select substr('aBc', n % 3 + 1, 1) || n", ("a",)),
+    "no case": ("a text collate nocase, b int", "select substr('aAb', n % 3 + 1), n", ("a", "b")),
+    "citext": ("a other.citext, b int", "select substr('aAbB', n % 4 + 1, 1), n", ("a", "b")),
+    "bpchar": ("a char(5)", "select n::text", ("a",)),
+    "numeric": ("a numeric", "select n / 7.0", ("a",)),
+    "float": ("a float8", "select case n when 1 then 'NaN' else n / 7.0 end::float8", ("a",)),
+    "timestamptz": (
+        "a timestamptz",
+        "select '2026-03-29 00:59:59+01'::timestamptz + n * interval '7.000001 minutes'",
+        ("a",),
+    ),
+    "interval": ("a interval", "select n * interval '1 month 3 days 4.5 seconds'", ("a",)),
+    "bytea": ("a bytea", "select decode(lpad(to_hex(n * 37 % 256), 2, '0'), 'hex')", ("a",)),
+    "char": ('a "char", b bool', """select chr(n + 40)::"char", n % 2 = 0""", ("a", "b")),
+    "bit": ("a bit(8)", "select n::bit(8)", ("a",)),
+    "inet": ("a inet", "select '10.0.0.0/8'::inet + n * 300", ("a",)),
+    "enum": ("a mood, b int", "select (enum_range(null::mood))[n % 3 + 1], n", ("a", "b")),
+    "array": ("a int[]", "select array[n % 4, -n]", ("a",)),
+    "range": ("a int4range", "select int4range(n % 5, n % 5 + n)", ("a",)),
+    "domain": ("a odd", "select (2 * n + 1)::odd", ("a",)),
+    "composite": ("a pair", "select (n % 3, 'x' || n)::pair", ("a",)),
+    "uuid": ("a uuid", "select md5(n::text)::uuid", ("a",)),
+    "quotes": (
+        """a text, "b'\\ c%s" text""",
+        "select repeat(chr(39), n % 3) || chr(92), chr(34) || chr(92) || n",
+        ("a", "b'\\ c%s"),
+    ),
+}  # fmt: skip
+
+
+_NEEDS = {
+    "nocase": "create collation nocase"
+    " (provider = icu, locale = 'und-u-ks-level2', deterministic = false)",
+    "x-icu": """create table of_icu (a text collate "und-x-icu")""",
+    "citext": "create schema other; create extension citext schema other",
+}
+
+
+async def _has(connection: asyncpg.Connection, columns: str) -> bool:
+    """Make a collation or an extension that the columns name; False where that isn't there."""
+    for name, statement in _NEEDS.items():
+        if name in columns:
+            try:
+                await connection.execute(statement)
+            except asyncpg.PostgresError as error:
+                print(f"left out: {error}")
+                return False
+    return True
+
+
+async def test_each_row_is_read_once_in_the_order_of_the_key(
+    connection: asyncpg.Connection, reading: Open
+) -> None:
+    await connection.execute(
+        "create type mood as enum ('sad', 'ok', 'happy'); create type pair as (x int, y text);"
+        "create domain odd as int check (value % 2 = 1)"
+    )
+    for columns, made, key in KEYS.values():
+        if not await _has(connection, columns):
+            continue
+        quoted = ", ".join(f'"{name}"' for name in key)
+        await connection.execute(
+            f"create table t ({columns}, primary key ({quoted}));"
+            f"insert into t {made} from generate_series(1, 20) n;"
+            "set client_min_messages = warning; select pgoutbox.capture_table('t')"
+        )
+        await _ask(connection, "t")
+        relay = await reading(*key)
+
+        await relay.to_the_end()
+
+        expression = await connection.fetchval("select pgoutbox.row_expression('t', 't')")
+        rows = await connection.fetch(f"select {expression} as row from t order by {quoted}")
+        assert [relay.copy[one] for one in relay.read] == [json.loads(row["row"]) for row in rows]
+        assert len(set(relay.ids)) == 20
+        await connection.execute("select pgoutbox.release_table('t'); drop table t")
+
+
+_PARTITIONS = """
+create table t (id int, region int, v text, primary key (id, region)) partition by list (region);
+create table t_1 partition of t for values in (1);
+create table t_2 (v text, gone int, region int not null, id int not null);
+alter table t_2 drop column gone;
+alter table t attach partition t_2 for values in (2);
+create table t_3 partition of t for values in (3) partition by range (id);
+create table t_3_low partition of t_3 for values from (0) to (100);
+create table t_4 (id int, region int, v text, primary key (id, region));
+insert into t_4 select n, 4, 'four' from generate_series(1, 4) n;
+insert into t select n, n % 3 + 1, 'v' || n from generate_series(1, 20) n;
+"""
+
+
+async def test_partitions_are_read_one_after_another(
+    connection: asyncpg.Connection, reading: Open
+) -> None:
+    """One that is attached meanwhile is read, too; of one that is detached the rest isn't."""
+    await connection.execute(_PARTITIONS)
+    await _capture(connection, "t")
+    await _ask(connection, "t")
+    relay = await reading("id", "region")
+    await relay.step()
+
+    await connection.execute("update t set region = region % 3 + 1 where id % 5 = 0")
+    await connection.execute("alter table t attach partition t_4 for values in (4)")
+    await relay.to_the_end()
+
+    assert _sorted(relay) == await _rows(connection)
+    state = await connection.fetchval("select state from pgoutbox.snapshot")
+    assert state == "done"
+
+
+async def test_a_partition_that_comes_back_is_begun_anew(
+    connection: asyncpg.Connection, reading: Open
+) -> None:
+    """While it was detached its changes had no events."""
+    await connection.execute(_PARTITIONS)
+    await _capture(connection, "t")
+    await _ask(connection, "t")
+    relay = await reading("id", "region")
+    while not any(key[1] == 2 for key in relay.read):  # t_1 is read
+        await relay.step()
+    await connection.execute("alter table t detach partition t_1")
+    await connection.execute("update t_1 set v = 'changed' where id = 3")
+    await relay.step()
+
+    await connection.execute("alter table t attach partition t_1 for values in (1)")
+    await relay.to_the_end()
+
+    assert _sorted(relay) == await _rows(connection)
+    assert len(set(relay.ids)) == len(relay.ids)
+
+
+async def test_a_new_key_has_the_table_begun_anew_under_other_ids(
+    connection: asyncpg.Connection, reading: Open
+) -> None:
+    await _table(connection)
+    await _ask(connection, "t")
+    relay = await reading()
+    await relay.step()
+
+    await connection.execute("alter table t drop constraint t_pkey, add primary key (v, id)")
+    await relay.to_the_end()
+
+    assert len(relay.read) == 13
+    assert len(set(relay.ids)) == 13
+    assert _sorted(relay) == await _rows(connection)
+
+
+async def test_what_is_inserted_behind_the_end_is_left_to_its_events(
+    connection: asyncpg.Connection, reading: Open
+) -> None:
+    """Else a snapshot would run after a table that grows as fast as it reads."""
+    await _table(connection, 4)
+    await _ask(connection, "t")
+    relay = await reading()
+    await relay.step()
+
+    await connection.execute("insert into t select n, 'more' from generate_series(5, 50) n")
+    await relay.to_the_end()
+
+    assert relay.read == [(1,), (2,), (3,), (4,)]
+    assert _sorted(relay) == await _rows(connection)
+
+
+async def test_a_chunk_is_bounded_in_bytes(
+    connection: asyncpg.Connection, reading: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(snapshots, "_CHUNK_BYTES", 1_000)
+    await _table(connection)
+    await connection.execute("update t set v = repeat('x', 600)")
+    await _ask(connection, "t")
+    relay = await reading()
+    await relay.step()
+
+    sizes = [len(batch) for batch in [await relay.step() for _ in range(3)] if batch.chunk]
+
+    assert sizes == [2, 2, 2]
+    await relay.to_the_end()
+    assert relay.read == [(n,) for n in range(1, 11)]
+
+
+async def test_a_condition_that_fails_ends_the_snapshot_and_nothing_else(
+    connection: asyncpg.Connection, reading: Open
+) -> None:
+    await _table(connection)
+    await _ask(connection, "t", condition="1 / (id - 2) > 0")
+    relay = await reading()
+    await connection.execute("update t set v = 'new' where id = 1")
+
+    await relay.to_the_end()
+
+    assert relay.copy == {(1,): {"id": 1, "v": "new"}}
+    row = await connection.fetchrow("select state, error from pgoutbox.snapshot")
+    assert row is not None
+    assert dict(row) == {"state": "failed", "error": "division by zero"}
+
+
+async def test_rows_of_a_condition_under_insert_at_a_subject_of_their_own(
+    connection: asyncpg.Connection, reading: Open
+) -> None:
+    await _table(connection)
+    await _ask(
+        connection, "t", condition="v like '%1%' -- odd", action="INSERT", subject="own.{table}"
+    )
+    relay = await reading()
+
+    first, *rest = [await relay.step() for _ in range(5)]
+
+    assert [(json.loads(m.payload)["action"], m.subject) for m in first.messages] == [
+        ("INSERT", "own.t")
+    ]
+    assert sorted(relay.copy) == [(1,), (10,)]
+    assert first.messages[0].headers[0][1].endswith("; chunk=1; rows=1")
+    last = [m for batch in rest for m in batch.messages]
+    assert [m.headers[0][1].endswith("; chunk=2; rows=1; last") for m in last] == [True]
+
+
+async def test_an_empty_end_is_a_message_of_its_own(
+    connection: asyncpg.Connection, reading: Open
+) -> None:
+    await _table(connection, 0)
+    await _ask(connection, "t")
+    relay = await reading()
+
+    (message,) = (await relay.step()).messages
+
+    assert json.loads(message.payload)["data"] == {}
+    assert message.headers[0][1].endswith("; chunk=0; rows=0; last")
+
+
+async def test_a_value_that_cannot_be_rendered_is_replaced_as_in_events(
+    connection: asyncpg.Connection, connect: Connect, reading: Open
+) -> None:
+    await connection.execute("create type mood as enum ('well', 'gone')")
+    await _table(connection, 0, "id int primary key, mood mood")
+    await connection.execute("alter table t disable trigger user")
+    await connection.execute("insert into t values (1, 'well'), (2, 'gone')")
+    admin = await connect(ADMIN)
+    await admin.execute("delete from pg_enum where enumlabel = 'gone'")
+    await _ask(connection, "t")
+    relay = await reading()
+
+    await relay.to_the_end()
+
+    assert relay.copy[1,] == {"id": 1, "mood": "well"}
+    assert relay.copy[2,]["mood"]["unrenderable"].startswith("22P03: ")
+
+
+async def test_shards_divide_a_snapshot_as_they_divide_events(
+    connection: asyncpg.Connection, reading: Open
+) -> None:
+    await _table(connection, 0, "a text, b int, v text, primary key (b, a)")
+    relays = {
+        f"r-{number}-of-3": Share(RelayConfig(shard=Shard(number, 3), name="r"))
+        for number in (1, 2, 3)
+    }
+    await connection.execute("insert into t select 'x,' || n, n, 'v' from generate_series(1, 30) n")
+    for name, share in relays.items():
+        await _ask(connection, "t", relay=name)
+        relay = await reading("a", "b", relay=name, share=share)
+        await relay.to_the_end()
+        of_events = await connection.fetch(
+            "select a, b from t where pgoutbox.shard_of('{public,t}', '{b,a}',"
+            " row_to_json(t), 3) = $1",
+            share.shard.number,
+        )
+
+        assert sorted(relay.read) == sorted(relay.copy) == sorted(map(tuple, of_events))
+        assert 0 < len(relay.read) < 30
+
+
+async def test_a_relays_role_reads_what_was_asked_for_and_nothing_else(
+    connection: asyncpg.Connection, reading: Open
+) -> None:
+    await _table(connection)
+    await connection.execute(f"select pgoutbox.grant_relay('{WRITER}')")
+    await connection.execute(f"revoke all on t from {WRITER}")
+    await _ask(connection, "t", condition="id < 3")
+    relay = await reading(role=WRITER)
+
+    await relay.to_the_end()
+
+    assert relay.read == [(1,), (2,)]
+    for statement in (
+        "insert into pgoutbox.snapshot (id, relay, relation, table_name)"
+        " values (gen_random_uuid(), 'default', 'public.t'::regclass, 't')",
+        "update pgoutbox.snapshot set condition = null",
+        "select from t",
+    ):
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await relay.connection.execute(statement)
+
+
+async def test_a_policy_fails_the_snapshot_instead_of_leaving_rows_out(
+    connection: asyncpg.Connection, reading: Open
+) -> None:
+    await _table(connection)
+    await connection.execute(
+        "alter table t enable row level security; alter table t force row level security;"
+        "create policy few on t using (id < 5)"
+    )
+    await _ask(connection, "t")
+    relay = await reading()
+
+    await relay.to_the_end()
+
+    assert relay.read == []
+    row = await connection.fetchrow("select state, error from pgoutbox.snapshot")
+    assert row is not None
+    assert (row["state"], "row-level security" in row["error"]) == ("failed", True)
