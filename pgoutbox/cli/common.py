@@ -46,11 +46,11 @@ class Cli(click.Group):
         try:
             return super().invoke(ctx)
         except PgoutboxError as error:
-            click.secho(f"error: {error}", fg="red", err=True)
+            click.secho(f"error: {visible(str(error))}", fg="red", err=True)
             if error.subject:
-                click.echo(f"subject: {error.subject}", err=True)
+                click.echo(f"subject: {visible(error.subject)}", err=True)
             if error.hint:
-                click.echo(f"hint: {error.hint}", err=True)
+                click.echo(f"hint: {visible(error.hint)}", err=True)
             raise SystemExit(error.exit_code) from error
         except KeyboardInterrupt as error:
             raise SystemExit(_INTERRUPTED) from error
@@ -171,4 +171,15 @@ def run(work: Coroutine[Any, Any, Result]) -> Result:
 
 def say(text: str) -> None:
     """Tell the user something that isn't data."""
-    click.echo(text, err=True)
+    click.echo(visible(text), err=True)
+
+
+def visible(text: str) -> str:
+    """Return ``text`` with everything escaped that a terminal would act on, but line breaks.
+
+    Names of the database are in it, and they can be anything.
+    """
+    return "".join(
+        char if char.isprintable() or char == "\n" else char.encode("unicode_escape").decode()
+        for char in text
+    )

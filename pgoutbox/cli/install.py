@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import click
 
 from pgoutbox.cli.common import (
+    Command,
     run,
     say,
     setting_options,
@@ -21,6 +22,16 @@ from pgoutbox.config.settings import Config, flags_of
 from pgoutbox.errors import ConfigError
 
 
+def _grant_option(kind: str, meaning: str) -> Callable[[Command], Command]:
+    return click.option(
+        f"--grant-{kind}",
+        multiple=True,
+        metavar="ROLE",
+        callback=utf8,
+        help=f"{meaning} May be repeated.",
+    )
+
+
 @click.command()
 @table_option
 @click.option(
@@ -30,20 +41,10 @@ from pgoutbox.errors import ConfigError
     " default: unchanged; for a new table, all.",
 )
 @setting_options(*flags_of("install"))
-@click.option(
-    "--grant-relay",
-    multiple=True,
-    metavar="ROLE",
-    callback=utf8,
-    help="Role to give the rights that a relay needs, and no others. May be repeated.",
-)
-@click.option(
-    "--grant-emit",
-    multiple=True,
-    metavar="ROLE",
-    callback=utf8,
-    help="Role to let emit events of its own with pgoutbox.emit(). May be repeated.",
-)
+@_grant_option("relay", "Role to give the rights that a relay needs, and no others.")
+@_grant_option("capture", "Role that may capture, and release, the tables that it owns.")
+@_grant_option("emit", "Role to let emit events of its own with pgoutbox.emit().")
+@_grant_option("reader", "Role that may see all of `pgoutbox status`, and no row's data.")
 @click.option("--print-sql", is_flag=True, help="Print the SQL instead of running it.")
 @click.option(
     "--tables-only",
@@ -58,7 +59,9 @@ def install(
     tables: Sequence[str],
     actions: str | None,
     grant_relay: Sequence[str],
+    grant_capture: Sequence[str],
     grant_emit: Sequence[str],
+    grant_reader: Sequence[str],
     print_sql: bool,
     tables_only: bool,
     **flags: Any,
@@ -74,12 +77,18 @@ def install(
     pgoutbox install --print-sql --table users | psql "$DATABASE_URL" -v ON_ERROR_STOP=1
     pgoutbox install --print-sql --tables-only --table users >> migrations/0042.sql
     """
-    if tables_only and (grant_relay or grant_emit or not print_sql):
+    grants = {
+        "relay": grant_relay,
+        "capture": grant_capture,
+        "emit": grant_emit,
+        "reader": grant_reader,
+    }
+    if tables_only and (any(grants.values()) or not print_sql):
         raise click.UsageError("--tables-only goes with --print-sql, without --grant-….")
     settings = settings_of(ctx, **flags)
     wanted = _read_actions(actions)
     if print_sql:
-        script = _script(settings, tables, wanted, grant_relay, grant_emit, tables_only)
+        script = _script(settings, tables, wanted, grants, tables_only)
         click.echo(script.encode(), nl=False)
         return
 
@@ -92,13 +101,7 @@ def install(
 
         async with connection.session(settings.database, purpose="install", say=say) as conn:
             await installing.install(
-                conn,
-                tables,
-                settings.install,
-                say,
-                actions=wanted,
-                grant_relay=grant_relay,
-                grant_emit=grant_emit,
+                conn, tables, settings.install, say, actions=wanted, grants=grants
             )
 
     run(work())
@@ -108,8 +111,7 @@ def _script(
     settings: Config,
     tables: Sequence[str],
     actions: tuple[str, ...] | None,
-    grant_relay: Sequence[str],
-    grant_emit: Sequence[str],
+    grants: Mapping[str, Sequence[str]],
     tables_only: bool,
 ) -> str:
     from pgoutbox.database import print_sql
@@ -122,8 +124,7 @@ def _script(
     return print_sql.print_sql(
         wanted,
         old_values,
-        grant_relay,
-        grant_emit,
+        grants,
         filtered=filtered,
         lock_timeout=settings.install.lock_timeout,
     )

@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pgoutbox.cli.common import NEEDS_ATTENTION, json_option, run, say, settings_of, where_options
+from pgoutbox.cli.common import (
+    NEEDS_ATTENTION,
+    json_option,
+    run,
+    say,
+    settings_of,
+    visible,
+    where_options,
+)
 
 if TYPE_CHECKING:  # what a command needs is imported in it, so that each starts fast
     from pgoutbox.database.status import Status
@@ -43,7 +51,8 @@ def status(ctx: click.Context, /, as_json: bool, check: bool, **flags: Any) -> N
 
     found = run(gather())
     # What programs read is UTF-8 whatever the terminal is.
-    click.echo(looking.to_json(found).encode() if as_json else looking.to_text(found))
+    text = looking.to_json(found).encode() if as_json else visible(looking.to_text(found))
+    click.echo(text)
     if found.schema.is_missing:
         ctx.exit(3)
     if check and looking.problems(found):

@@ -74,13 +74,22 @@ class DatabaseConfig:
             "database.enableTLS", values.LENIENT_BOOL, "Require TLS, or leave `sslMode` aside."
         ),
     )
+    schema_owner: str | None = setting(
+        None,
+        own(
+            "--schema-owner",
+            values.TEXT,
+            "Role that is trusted to own the schema pgoutbox, beside this one, the database's owner"
+            " and superusers; what it put there runs with this role's rights.",
+        ),
+    )
     source: str = field(default="the defaults", compare=False)  # of all this, in words
 
 
 DATABASE_PARTS = tuple(
     f"database.{name}"
     for name in DatabaseConfig.__dataclass_fields__
-    if name not in ("dsn", "source")
+    if name not in ("dsn", "schema_owner", "source")
 )
 
 

@@ -15,6 +15,7 @@ import asyncpg
 
 from pgoutbox.config.conninfo import ENCODE
 from pgoutbox.config.settings import DatabaseConfig
+from pgoutbox.database import ownership
 from pgoutbox.database.sessions import (
     Guest,
     Session,
@@ -76,6 +77,9 @@ async def connect(
             await prove_session(conn, where, lambda: _knock(opening, place))
         # A simple query, which is one round trip.
         await conn.execute(settings_statement(purpose))
+        found = await ownership.look(conn, config.schema_owner)
+        if found and found.work_as:
+            await conn.execute(f"set role {found.work_as}")
     except BaseException as error:
         conn.terminate()
         if isinstance(error, Exception):
@@ -103,11 +107,13 @@ async def session(
             say(note)
     opened, place = await _open(_Opening(target, CONNECT_TIMEOUT, Guest), primary=primary)
     conn = cast(Guest, opened)
-    conn.purpose, conn.may_write = purpose, primary
+    conn.purpose, conn.may_write, conn.trusts = purpose, primary, config.schema_owner
     conn.whereabouts = Whereabouts(target.database, str(place), config.source)
     if say and primary:
         say(str(conn.whereabouts))
     try:
+        found = await ownership.look(conn, conn.trusts, mends=purpose == "install")
+        conn.work_as = found.work_as if found else None
         yield conn
     except FAILURES as error:
         raise explain(error) from error

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, TypeVar
+from functools import wraps
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar, cast
 
 import asyncpg
 
 from pgoutbox.config.settings import InstallConfig
-from pgoutbox.database import schema
+from pgoutbox.database import ownership, schema
 from pgoutbox.database.table_locks import lock_table, patiently
 from pgoutbox.database.tables import (
     Table,
@@ -30,21 +32,38 @@ if TYPE_CHECKING:
 
 Say = Callable[[str], None]
 Found = TypeVar("Found")
+Args = ParamSpec("Args")
 
-_NO_SCHEMA = "this database has no schema pgoutbox: nothing to do"
-_BE_OWNER = "Run this as a role that owns the table and the schema pgoutbox."
+_NO_SCHEMA = "pgoutbox isn't installed in this database: nothing to do"
+
+# What each kind of grant gives a role; pgoutbox.grant_<kind>() gives it.
+GRANTS = {
+    "relay": "may run the relay",
+    "capture": "may capture the tables that it owns",
+    "emit": "may emit events",
+    "reader": "may see all of `pgoutbox status`",
+}
 
 
-@asynccontextmanager
-async def _as_owner() -> AsyncIterator[None]:
-    """Say what is wrong where the role lacks a right."""
-    try:
-        yield
-    except asyncpg.InsufficientPrivilegeError as error:
-        raise InstallError(f"this role lacks a privilege: {error}", hint=_BE_OWNER) from error
+def _explains_rights(
+    work: Callable[Args, Coroutine[Any, Any, None]],
+) -> Callable[Args, Coroutine[Any, Any, None]]:
+    """Say whose right it is where the role lacks one; the first argument is the connection."""
+
+    @wraps(work)
+    async def wrapped(*arguments: Args.args, **options: Args.kwargs) -> None:
+        try:
+            await work(*arguments, **options)
+        except asyncpg.InsufficientPrivilegeError as error:
+            raise InstallError(
+                f"this role lacks a privilege: {error}",
+                hint=await ownership.remedy(cast("Connection", arguments[0])),
+            ) from error
+
+    return wrapped
 
 
-@_as_owner()
+@_explains_rights
 async def install(
     conn: Connection,
     tables: Sequence[str],
@@ -52,8 +71,7 @@ async def install(
     say: Say,
     *,
     actions: Sequence[str] | None = None,
-    grant_relay: Sequence[str] = (),
-    grant_emit: Sequence[str] = (),
+    grants: Mapping[str, Sequence[str]] = MappingProxyType({}),
     warn: Say | None = None,
 ) -> None:
     """Bring the schema up to date and capture ``tables``, or else those of the filter.
@@ -62,23 +80,14 @@ async def install(
     what others have captured, for each relay picks what its own filter names. Without ``tables``
     those are captured, too, that have taken the names of captured ones. Nothing is changed where
     a name is wrong. A table that fails keeps no other from being captured; InstallError
-    then names what failed and what is done. ``warn``, else ``say``, is told that something
-    in the filter has nothing to capture.
+    then names what failed and what is done. ``grants`` are roles by what they are granted, of
+    GRANTS. ``warn``, else ``say``, is told that something in the filter has nothing to capture.
     """
     warn = warn or say
     warnings: list[str] = []
 
-    grants = (
-        ("grant_relay", "may run the relay", grant_relay),
-        ("grant_emit", "may emit events", grant_emit),
-    )
-
-    async def find() -> tuple[dict[Table, Sequence[str] | None], list[tuple[str, str, str, int]]]:
-        roles = [
-            (function, right, *await _role(conn, name))
-            for function, right, names in grants
-            for name in names
-        ]
+    async def find() -> tuple[dict[Table, Sequence[str] | None], list[_Grant]]:
+        roles = [await _grant(conn, kind, name) for kind in grants for name in grants[kind]]
         if tables:
             return dict.fromkeys(await resolve(conn, tables), actions), roles
         warnings.clear()
@@ -101,12 +110,12 @@ async def install(
             "check listener.filter" if settings.tables else "run: pgoutbox install --table NAME"
         )
         warn(f"no table is captured; {remedy}")
-    for function, right, name, oid in roles:
-        await conn.execute(f"select pgoutbox.{function}($1::oid::regrole)", oid)
-        say(f"role {name}: {right}")
+    for grant in roles:
+        await conn.execute(f"select pgoutbox.grant_{grant.kind}($1::oid::regrole)", grant.oid)
+        say(f"role {grant.role}: {GRANTS[grant.kind]}")
 
 
-@_as_owner()
+@_explains_rights
 async def uninstall(
     conn: Connection, tables: Sequence[str], settings: InstallConfig, say: Say
 ) -> None:
@@ -117,7 +126,7 @@ async def uninstall(
     await _release_each(conn, await resolve_captured(conn, tables), settings, say)
 
 
-@_as_owner()
+@_explains_rights
 async def forget_relay(conn: Connection, relay: str, say: Say) -> None:
     """Remove what is known of a relay that no longer runs, so that nothing is kept for it.
 
@@ -176,7 +185,7 @@ delete from pgoutbox.shard_key k where not exists (
 """
 
 
-@_as_owner()
+@_explains_rights
 async def uninstall_all(
     conn: Connection, settings: InstallConfig, say: Say, *, drop_unsent: bool = False
 ) -> None:
@@ -210,11 +219,18 @@ async def _name_left_out(conn: Connection, wanted: set[int], say: Say) -> None:
     """
     for table in await captured_tables(conn):
         if table.oid not in wanted:
-            release = f"pgoutbox uninstall --table {shlex.quote(table.name)}"
-            say(f"{table.name}: captured, though not in this filter; to stop: {release}")
+            name = printable(table.name)
+            release = f"pgoutbox uninstall --table {shlex.quote(name)}"
+            say(f"{name}: captured, though not in this filter; to stop: {release}")
 
 
-async def _role(conn: Connection, name: str) -> tuple[str, int]:
+class _Grant(NamedTuple):
+    kind: str  # of GRANTS
+    role: str  # quoted
+    oid: int
+
+
+async def _grant(conn: Connection, kind: str, name: str) -> _Grant:
     row = await conn.fetchrow(
         "select r.oid, pg_catalog.quote_ident(r.rolname) as name"
         " from pg_catalog.pg_roles r where r.rolname = $1",
@@ -222,7 +238,7 @@ async def _role(conn: Connection, name: str) -> tuple[str, int]:
     )
     if row is None:
         raise InstallError(f"there is no role {printable(name)}", hint="Nothing was changed.")
-    return row["name"], row["oid"]
+    return _Grant(kind, printable(row["name"]), row["oid"])
 
 
 async def _install_schema(
@@ -233,14 +249,14 @@ async def _install_schema(
     async def work() -> tuple[bool, Found]:
         return await schema.apply(conn), await find()
 
-    whole = Table(await oid_of(conn, "pgoutbox.event") or 0, "schema pgoutbox", is_partitioned=True)
     try:
+        oid = await oid_of(conn, "pgoutbox.event")
+        whole = Table(oid or 0, "schema pgoutbox", is_partitioned=True)
         is_changed, found = await patiently(conn, whole, work, settings, say)
     except asyncpg.InsufficientPrivilegeError as error:
         raise InstallError(
             f"the schema pgoutbox can't be installed: {error}",
-            hint="Run this as a role that may create schemas in this database, or that owns"
-            " the schema pgoutbox; or have an administrator apply: pgoutbox install --print-sql",
+            hint=await ownership.remedy(conn),
         ) from error
     release = schema.functions_version().partition("+")[0]
     say(f"schema pgoutbox {release}: {'installed' if is_changed else 'up to date'}")
@@ -281,6 +297,10 @@ async def _capture(
     options = (table.oid, actions, settings.old_values, widens)
 
     async def work() -> str:
+        async with _as_owner_of(conn, table, say):
+            return await capture()
+
+    async def capture() -> str:
         wanted = await conn.fetchrow(
             "select w.*, pg_catalog.has_function_privilege("
             "'pgoutbox.capture_table(regclass, text[], text, boolean)', 'execute') as may_capture"
@@ -307,6 +327,36 @@ async def _capture(
     return await patiently(conn, table, work, settings, say)
 
 
+@asynccontextmanager
+async def _as_owner_of(conn: Connection, table: Table, say: Say) -> AsyncIterator[None]:
+    """Work as the table's owner, where this role lacks its rights and this session can take them.
+
+    Inside a transaction. That owner may capture its tables from then on.
+    """
+    owner = await conn.fetchrow(_OTHER_OWNER, table.oid)
+    if owner is None:
+        yield
+        return
+    if not owner["may_capture"]:
+        await conn.execute("select pgoutbox.grant_capture($1::oid::regrole)", owner["oid"])
+        say(f"role {printable(owner['name'])}: {GRANTS['capture']}")
+    await conn.execute(f"set local role {owner['name']}")
+    yield
+    await conn.execute(f"set local role {getattr(conn, 'work_as', None) or 'none'}")
+
+
+_OTHER_OWNER = """
+select o.oid, pg_catalog.quote_ident(o.rolname) as name,
+    pg_catalog.has_function_privilege(
+        o.oid, 'pgoutbox.note_capture(regclass, text[], text, boolean)', 'execute') as may_capture
+from pg_catalog.pg_class c join pg_catalog.pg_roles o on o.oid = c.relowner
+where c.oid = $1 and not pg_catalog.pg_has_role(c.relowner, 'usage') and case
+    when pg_catalog.current_setting('server_version_num')::integer >= 160000
+    then pg_catalog.pg_has_role(session_user, c.relowner, 'SET')
+    else pg_catalog.pg_has_role(session_user, c.relowner, 'MEMBER') end
+"""
+
+
 async def _release_each(
     conn: Connection, tables: Sequence[Table], settings: InstallConfig, say: Say
 ) -> None:
@@ -325,11 +375,12 @@ async def _release(conn: Connection, table: Table, settings: InstallConfig, say:
         )
         if not is_captured:
             return False
-        if table.is_there:
-            await lock_table(conn, table, "access exclusive")
-        is_changed: bool = await conn.fetchval(
-            "select pgoutbox.release_table($1::oid::regclass)", table.oid
-        )
+        async with _as_owner_of(conn, table, say):
+            if table.is_there:
+                await lock_table(conn, table, "access exclusive")
+            is_changed: bool = await conn.fetchval(
+                "select pgoutbox.release_table($1::oid::regclass)", table.oid
+            )
         return is_changed
 
     return await patiently(conn, table, work, settings, say)
@@ -346,23 +397,23 @@ async def _each(
     done: list[str] = []
     for table in tables:
         try:
-            say(f"{table.name}: {await work(table)}")
-            done.append(table.name)
+            say(f"{printable(table.name)}: {await work(table)}")
+            done.append(printable(table.name))
         except InstallError as error:
             failures.append(error)
         except asyncpg.PostgresError as error:
             if conn.is_closed():
                 raise
-            failures.append(_refused(table, error))
+            failures.append(await _refused(conn, table, error))
     if failures:
         raise _failed(failures, done)
 
 
-def _refused(table: Table, error: asyncpg.PostgresError) -> InstallError:
+async def _refused(conn: Connection, table: Table, error: asyncpg.PostgresError) -> InstallError:
     hint = error.hint
     if isinstance(error, asyncpg.InsufficientPrivilegeError):
-        hint = _BE_OWNER
-    return InstallError(f"{table.name}: {error}", hint=hint)
+        hint = await ownership.remedy(conn, table.oid)
+    return InstallError(f"{printable(table.name)}: {error}", hint=hint)
 
 
 def _failed(failures: Sequence[InstallError], done: Sequence[str]) -> InstallError:

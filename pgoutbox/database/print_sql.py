@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 
 from pgoutbox import __version__
-from pgoutbox.database import schema
+from pgoutbox.database import ownership, schema
 from pgoutbox.database.schema import literal
 
 Actions = Sequence[str] | None  # None: as installed
@@ -14,8 +15,7 @@ Actions = Sequence[str] | None  # None: as installed
 def print_sql(
     tables: Mapping[str, Actions],
     old_values: str | None = None,
-    grant_relay: Sequence[str] = (),
-    grant_emit: Sequence[str] = (),
+    grants: Mapping[str, Sequence[str]] = MappingProxyType({}),
     *,
     filtered: Mapping[str, Sequence[str]] | None = None,
     lock_timeout: float = 2.0,
@@ -30,7 +30,11 @@ def print_sql(
     """
     steps = [
         _SET.format(lock_timeout=f"{max(1, round(lock_timeout * 1000))}ms"),
-        _TAKE_TURNS.format(make=_migrate(schema.migrations()[0]), is_there=schema.IS_THERE),
+        _refuse_strangers(),
+        _TAKE_TURNS.format(
+            make=f"    perform {schema.NOTE_KNOWN_OBJECTS};\n{_migrate(schema.migrations()[0])}",
+            is_there=schema.IS_THERE,
+        ),
         f"    {schema.LOCK};\n",
         _refuse_newer(),
         *(_migrate(migration) for migration in schema.migrations()[1:]),
@@ -38,8 +42,8 @@ def print_sql(
         _RESTORE_PATH,
         *(f"    perform {call};\n" for call in _captures(tables, old_values, filtered)),
         *(
-            f"    perform pgoutbox.{grant}({literal(quoted(role))}::pg_catalog.regrole);\n"
-            for grant, roles in (("grant_relay", grant_relay), ("grant_emit", grant_emit))
+            f"    perform pgoutbox.grant_{kind}({literal(quoted(role))}::pg_catalog.regrole);\n"
+            for kind, roles in grants.items()
             for role in roles
         ),
         _RESTORE,
@@ -114,8 +118,9 @@ _DECLARE = """\
 declare
     names constant pg_catalog.text[] := array[
         'search_path', 'lock_timeout', 'client_min_messages', 'check_function_bodies',
-        'standard_conforming_strings'];
+        'standard_conforming_strings', 'role'];
     before pg_catalog.text[];
+    owned pg_catalog.record;
     installed pg_catalog.text;
 """
 
@@ -153,6 +158,20 @@ _RESTORE = """\
         perform pg_catalog.set_config(names[n], before[n], true);
     end loop;
 """
+
+
+def _refuse_strangers() -> str:
+    """Return what fails where the schema isn't to be trusted, and else works as its owner."""
+    return f"""\
+    select o.* into owned from (
+{ownership.OWNERSHIP.format(trusted="null")}    ) o;
+    if owned.problem is not null then
+        raise exception '%', owned.problem using hint = owned.hint;
+    end if;
+    if owned.work_as is not null then
+        perform pg_catalog.set_config('role', owned.owner, true);
+    end if;
+"""  # noqa: S608 - our constants
 
 
 def _refuse_newer() -> str:

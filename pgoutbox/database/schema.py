@@ -14,6 +14,7 @@ from typing import Any
 import asyncpg
 
 from pgoutbox import __version__
+from pgoutbox.database import ownership
 from pgoutbox.errors import SchemaError, SchemaMissing
 from pgoutbox.sql_files import sql_root
 
@@ -165,7 +166,7 @@ async def check(conn: asyncpg.Connection[Any]) -> str | None:
     """
     found = await state(conn)
     if found.functions_version is None:
-        raise SchemaMissing("this database has no schema pgoutbox", hint=_RUN_INSTALL)
+        raise SchemaMissing("pgoutbox isn't installed in this database", hint=_RUN_INSTALL)
     if found.breaking:
         raise SchemaError(
             f"the schema pgoutbox is newer than this relay ({__version__}): {found.breaking}",
@@ -199,13 +200,17 @@ async def apply(conn: asyncpg.Connection[Any]) -> bool:
 
     Any number of these at once agree: they take turns, and the first does the work.
     """
-    while (found := await _not_newer(conn)).is_older:
+    trusted = getattr(conn, "trusts", None)
+    while (found := await _not_newer(conn, trusted)).is_older:
         try:
             async with conn.transaction():
-                return await _bring_up_to_date(conn, is_new=found.functions_version is None)
+                return await _bring_up_to_date(
+                    conn, trusted, is_new=found.functions_version is None
+                )
         except _MADE_BY_ANOTHER:
             if not await conn.fetchval(f"select {IS_THERE}"):
                 raise
+    await _close_to_others(conn, trusted)
     return False
 
 
@@ -218,19 +223,24 @@ _MADE_BY_ANOTHER = (
 )
 
 
-async def _bring_up_to_date(conn: asyncpg.Connection[Any], *, is_new: bool) -> bool:
+async def _bring_up_to_date(
+    conn: asyncpg.Connection[Any], trusted: str | None, *, is_new: bool
+) -> bool:
     if not is_new:
         await conn.execute(LOCK)
-    found = await _not_newer(conn)
+    found = await _not_newer(conn, trusted)
+    await conn.execute(f"select {NOTE_KNOWN_OBJECTS}")
     for migration in migrations():
         if migration.number in found.missing:
             await _migrate(conn, migration)
     if found.is_older:
         await _apply_functions(conn)
+    await ownership.look(conn, trusted)
     return found.is_older
 
 
-async def _not_newer(conn: asyncpg.Connection[Any]) -> SchemaState:
+async def _not_newer(conn: asyncpg.Connection[Any], trusted: str | None) -> SchemaState:
+    await ownership.look(conn, trusted, mends=True)
     found = await state(conn)
     if found.is_newer:
         raise SchemaError(
@@ -239,6 +249,14 @@ async def _not_newer(conn: asyncpg.Connection[Any]) -> SchemaState:
             hint=f"Use pgoutbox {_said_release(found)} or later.",
         )
     return found
+
+
+async def _close_to_others(conn: asyncpg.Connection[Any], trusted: str | None) -> None:
+    """Take the right to create objects in the schema away from others, if it is this role's."""
+    owned = await ownership.look(conn, trusted, mends=True)
+    if owned and owned.is_open and owned.owner == await conn.fetchval("select current_user"):
+        await conn.execute("select pgoutbox.close_to_others(pgoutbox.known_objects())")
+    await ownership.look(conn, trusted)
 
 
 async def _migrate(conn: asyncpg.Connection[Any], migration: Migration) -> None:
@@ -252,6 +270,16 @@ async def _migrate(conn: asyncpg.Connection[Any], migration: Migration) -> None:
     )
     if migration.number > 1:
         await conn.execute(migration.sql)
+
+
+# What is there before anything is made: see close_to_others().
+NOTE_KNOWN_OBJECTS = """pg_catalog.set_config('pgoutbox.known_objects', array(
+    select o.oid from (
+        select c.oid, c.relnamespace as schema from pg_catalog.pg_class c
+        union all select p.oid, p.pronamespace from pg_catalog.pg_proc p
+        union all select t.oid, t.typnamespace from pg_catalog.pg_type t
+    ) o join pg_catalog.pg_namespace n on n.oid = o.schema where n.nspname = 'pgoutbox'
+)::pg_catalog.text, true)"""
 
 
 async def _apply_functions(conn: asyncpg.Connection[Any]) -> None:
@@ -283,13 +311,11 @@ comment on table pgoutbox.migration is
 """
 
 
-# Capture functions are made by the functions just replaced; roles that relays run as, known
-# by their right to write the progress, need the rights on new ones.
+# Capture functions are made by the functions just replaced; roles need their rights on new ones.
 _REFRESH = """\
 do $$
 declare
     captured regclass;
-    relay_role oid;
 begin
     for captured in
         select t.relation from pgoutbox.captured_table t
@@ -297,13 +323,9 @@ begin
     loop
         perform pgoutbox.refresh_capture(captured);
     end loop;
-    for relay_role in
-        select distinct a.grantee from pg_catalog.pg_class c, pg_catalog.aclexplode(c.relacl) a
-        where c.oid = 'pgoutbox.progress'::regclass and a.privilege_type = 'UPDATE'
-          and a.grantee not in (0, c.relowner)
-    loop
-        perform pgoutbox.grant_relay(relay_role::regrole);
-    end loop;
+    perform pgoutbox.close_to_others(
+        pg_catalog.current_setting('pgoutbox.known_objects')::pg_catalog.oid[]);
+    perform pgoutbox.renew_grants();
 end
 $$;
 """

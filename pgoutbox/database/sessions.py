@@ -105,6 +105,8 @@ class Guest(_Connection):
     purpose = ""  # shows in pg_stat_activity
     whereabouts = Whereabouts("", "", "")
     may_write = False  # until that is set, what it begins can run on a standby, too
+    trusts: str | None = None  # a role that may own the schema; see ownership.look()
+    work_as: str | None = None  # the role of every transaction, quoted
     _is_inside = False
 
     @asynccontextmanager
@@ -121,7 +123,8 @@ class Guest(_Connection):
         try:
             async with super().transaction(isolation="read_committed"):
                 settings = settings_statement(self.purpose, local=True)
-                await super().execute(f"set transaction {access}, not deferrable; {settings}")
+                role = f"; set local role {self.work_as}" if self.work_as else ""
+                await super().execute(f"set transaction {access}, not deferrable; {settings}{role}")
                 yield
         finally:
             self._is_inside = False

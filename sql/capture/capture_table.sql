@@ -5,6 +5,9 @@
 -- where a trigger has to be made or changed, and nothing where all is as it should be. True where
 -- something was changed.
 --
+-- Triggers are made with the rights of who calls, who has to own the table; what it takes in this
+-- schema is done with the rights of its owner (note_capture()).
+--
 -- The row trigger's name sorts before RI_ConstraintTrigger: AFTER triggers fire by name, and
 -- the event of a row must come before those of its foreign key's cascades. On a partitioned
 -- table PostgreSQL clones it to every partition, also those attached later. A partition that
@@ -21,48 +24,30 @@ create or replace function pgoutbox.capture_table(
 as $$
 declare
     reason constant text := pgoutbox.why_not_capture(relation);
-    wanted record;
-    before_all text;
-    leaf regclass;
+    is_noted boolean;
     is_changed boolean;
+    leaf regclass;
 begin
     if reason is not null then
         raise exception '%', reason
             using errcode = 'wrong_object_type', hint = 'Name an ordinary or a partitioned table.';
     end if;
-    select w.* into wanted
-    from pgoutbox.capture_wanted(relation, actions, old_values, widen) w;
-    select c::text into before_all
-    from pgoutbox.captured_table c where c.relation = capture_table.relation;
-    perform pgoutbox.claim_name(relation);
-    insert into pgoutbox.captured_table as c
-        (relation, schema_name, table_name, actions, old_values, shape)
-    select relation, n.nspname, r.relname, wanted.actions, wanted.old_values, ''
-    from pg_catalog.pg_class r join pg_catalog.pg_namespace n on n.oid = r.relnamespace
-    where r.oid = capture_table.relation
-    on conflict on constraint captured_table_pkey do update
-    set schema_name = excluded.schema_name, table_name = excluded.table_name,
-        actions = excluded.actions, old_values = excluded.old_values
-    where (c.schema_name, c.table_name, c.actions, c.old_values) is distinct from
-        (excluded.schema_name, excluded.table_name, excluded.actions, excluded.old_values);
-    perform pgoutbox.refresh_capture(relation);
-    perform pgoutbox.refresh_capture(c.relation)
-    from pg_catalog.pg_partition_ancestors(capture_table.relation) a
-    join pgoutbox.captured_table c on c.relation = a.relid
-    where c.relation <> capture_table.relation;
+    -- What was captured under this name may be a partition of the table now: its rows are the
+    -- table's, so that it needs no entry.
+    perform pgoutbox.release_table(s.relation)
+    from pgoutbox.table_state s
+    where s.asked_name = pgoutbox.qualified_name(capture_table.relation)
+      and s.relation <> capture_table.relation
+      and capture_table.relation in (select pg_partition_ancestors(s.relation));
+    is_noted := pgoutbox.note_capture(relation, actions, old_values, widen);
     is_changed := pgoutbox.place_triggers(relation);
     for leaf in
-        select p.relid from pg_catalog.pg_partition_tree(relation) p
+        select p.relid from pg_partition_tree(relation) p
         join pgoutbox.captured_table c on c.relation = p.relid
         where p.relid <> capture_table.relation
     loop
-        -- Its function may be from when it was no partition, and know of no root.
-        perform pgoutbox.refresh_capture(leaf);
         perform pgoutbox.place_triggers(leaf);
     end loop;
-    return is_changed
-        or before_all is distinct from (
-            select c::text from pgoutbox.captured_table c where c.relation = capture_table.relation
-        );
+    return is_changed or is_noted;
 end
 $$;

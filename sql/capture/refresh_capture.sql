@@ -8,6 +8,7 @@ create or replace function pgoutbox.refresh_capture(relation regclass) returns v
     set search_path = pg_catalog, pg_temp
 as $$
 declare
+    known constant oid[] := pgoutbox.known_objects();
     captured pgoutbox.captured_table;
     shape_before text;
     key jsonb;
@@ -27,7 +28,8 @@ begin
         'language plpgsql security definer as %L',
         captured.number, pgoutbox.capture_source(relation)
     );
-    execute format('revoke all on function pgoutbox.capture_%s() from public', captured.number);
+    perform pgoutbox.close_to_others(known);
+    perform pgoutbox.lend_capture(captured);
     -- What a copy of the structure alone knows of captured_table; see recover_captured_tables().
     execute format(
         'comment on function pgoutbox.capture_%s() is %L', captured.number, captured.old_values);

@@ -1,8 +1,8 @@
 -- All that a table's capture function is generated from, as text.
 --
 -- Compared with captured_table.shape to find drift: columns (name, type, generated or not),
--- replica identity where old values follow it; whether it is a partition; its name; where it is
--- partitioned its partitions as far as these don't all go under that.
+-- replica identity where old values follow it; whether it is a partition; its owner; its name;
+-- where it is partitioned its partitions as far as these don't all go under that.
 create or replace function pgoutbox.table_shape(relation regclass, old_values text) returns text
     language sql
     stable
@@ -22,6 +22,8 @@ as $$
         'identity', case when old_values = 'identity' then
             pg_catalog.jsonb_build_array(c.relreplident, pgoutbox.identity_columns(relation)) end,
         'is_partition', c.relispartition,
+        -- Has a right on the capture function.
+        'owner', c.relowner::bigint,
         'name', pg_catalog.jsonb_build_array(n.nspname, c.relname),
         -- Asked of few, for it looks at all captured tables.
         'leaves', case when c.relkind = 'p' then (

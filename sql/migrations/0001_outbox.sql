@@ -4,8 +4,12 @@
 -- data; functions, triggers and views are in the folders beside this one and are applied after
 -- it, again at every upgrade.
 
-create schema pgoutbox;
-revoke all on schema pgoutbox from public;
+-- An administrator may have made it, empty, for a role that may not create schemas.
+do $$ begin
+    if not exists (select from pg_catalog.pg_namespace n where n.nspname = 'pgoutbox') then
+        create schema pgoutbox;
+    end if;
+end $$;
 
 comment on schema pgoutbox is 'Row changes on their way to NATS (pgoutbox).';
 

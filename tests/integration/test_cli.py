@@ -464,7 +464,10 @@ async def test_a_drain_refuses_a_database_without_the_schema(empty_database: Dat
     done = pgoutbox("relay", "--drain", "--dsn", empty_database.dsn)
 
     assert done.returncode == 3
-    assert "error: this database has no schema pgoutbox\nhint: Run: pgoutbox install" in done.stderr
+    assert (
+        "error: pgoutbox isn't installed in this database\nhint: Run: pgoutbox install"
+        in done.stderr
+    )
 
 
 async def test_commands_say_where_they_work_and_where_that_was_chosen(

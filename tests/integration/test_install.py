@@ -324,8 +324,9 @@ async def test_a_writer_is_told_to_be_the_owner(database: Database, owner: Sessi
             with pytest.raises(InstallError, match="this role lacks a privilege: perm") as caught:
                 await work(writer, ["users"], HASTY, lambda _: None)
 
-        assert (
-            caught.value.hint == "Run this as a role that owns the table and the schema pgoutbox."
+        assert caught.value.hint == (
+            "Run this as role app_owner, which owns the schema pgoutbox. For tables that role"
+            " app_writer owns, have role app_owner run: pgoutbox install --grant-capture app_writer"
         )
 
 
@@ -534,7 +535,7 @@ async def test_uninstall_of_what_is_not_there_says_so(empty_database: Database) 
         await uninstall_all(conn, HASTY, said.append)
         await forget_relay(conn, "default", said.append)
 
-    assert said == ["this database has no schema pgoutbox: nothing to do"] * 3
+    assert said == ["pgoutbox isn't installed in this database: nothing to do"] * 3
 
 
 async def test_uninstall_all_leaves_nothing(conn: Session, owner: Session, said: list[str]) -> None:
@@ -670,12 +671,12 @@ async def test_a_table_that_leaves_the_filter_stays_captured_and_is_named(
 
 
 async def test_grant_relay(conn: Session, database: Database, said: list[str]) -> None:
-    await install(conn, [], HASTY, said.append, grant_relay=[WRITER])
+    await install(conn, [], HASTY, said.append, grants={"relay": [WRITER]})
 
     relay = await database.connect(WRITER)
     assert await relay.fetchval("select functions_version from pgoutbox.installation")
     with pytest.raises(InstallError, match="there is no role nobody at all"):
-        await install(conn, [], HASTY, said.append, grant_relay=["nobody at all"])
+        await install(conn, [], HASTY, said.append, grants={"relay": ["nobody at all"]})
 
 
 def _fits(name: str) -> bool:

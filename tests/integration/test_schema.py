@@ -109,9 +109,9 @@ async def test_the_printed_script_makes_what_install_makes(
     settings = InstallConfig(old_values="identity")
     actions = ("INSERT", "DELETE")
     async with db.session(DatabaseConfig(dsn=empty_database.dsn), purpose="test") as conn:
-        await install(conn, tables, settings, print, actions=actions, grant_relay=[WRITER])
+        await install(conn, tables, settings, print, actions=actions, grants={"relay": [WRITER]})
 
-    script = print_sql(dict.fromkeys(tables, actions), "identity", [WRITER])
+    script = print_sql(dict.fromkeys(tables, actions), "identity", {"relay": [WRITER]})
     applied = psql(other.dsn, script)
 
     assert (applied.returncode, applied.stdout, applied.stderr) == (0, "", "")
@@ -450,7 +450,7 @@ async def test_the_printed_script_has_later_migrations_too(
 async def test_check_names_the_command_where_the_schema_is_missing(
     empty_database: Database,
 ) -> None:
-    with pytest.raises(SchemaError, match="no schema pgoutbox") as caught:
+    with pytest.raises(SchemaError, match="isn't installed") as caught:
         await schema.check(await empty_database.connect())
 
     assert "pgoutbox install" in str(caught.value.hint)

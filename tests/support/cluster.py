@@ -116,6 +116,14 @@ class Cluster:
             await owner.close()
         await self._publish(self._template)
 
+    async def add_role(self, role: str) -> None:
+        """Make a role that may log in, and no more; it stays, like the others."""
+        admin = await asyncpg.connect(self._admin_dsn)
+        try:
+            await _make_role(admin, role, urlsplit(self._admin_dsn).password or "pgoutbox")
+        finally:
+            await admin.close()
+
     async def create_database(self, *, installed: bool = True) -> Database:
         """Return a new database, with pgoutbox's schema or without."""
         admin = await asyncpg.connect(self._admin_dsn)

@@ -1,0 +1,30 @@
+-- Give a role the right to see all of `pgoutbox status`, and no row's data.
+create or replace function pgoutbox.grant_reader(role regrole) returns void
+    language plpgsql
+    set search_path = pg_catalog, pg_temp
+as $$
+begin
+    execute format('grant usage on schema pgoutbox to %s', role);
+    execute format(
+        'grant select on pgoutbox.migration, pgoutbox.installation, pgoutbox.captured_table,
+             pgoutbox.table_state, pgoutbox.progress, pgoutbox.relay_error, pgoutbox.relay_pause,
+             pgoutbox.transaction to %s', role);
+    execute format(
+        'grant select (slot, xid, seq) on pgoutbox.event_in_slot to %s', role);
+    -- A subject may have a row's key in it, as the payload has its data.
+    execute format(
+        'grant select (relay, event_id, position, reason, parked_at) on pgoutbox.parked to %s',
+        role);
+    execute format('grant select on sequence pgoutbox.position_seq to %s', role);
+    execute format(
+        'grant execute on function
+             pgoutbox.positions_behind(), pgoutbox.backlog(text), pgoutbox.outbox_bytes(),
+             pgoutbox.is_led(pgoutbox.progress), pgoutbox.leader_lock(uuid),
+             pgoutbox.sleep_lock_holders(),
+             pgoutbox.table_shape(regclass, text), pgoutbox.identity_columns(regclass),
+             pgoutbox.captured_leaves(regclass), pgoutbox.captured_as(regclass),
+             pgoutbox.why_not_capture(regclass), pgoutbox.qualified_name(regclass),
+             pgoutbox.successor_of(pgoutbox.captured_table)
+         to %s', role);
+end
+$$;
