@@ -76,6 +76,21 @@ def print_tables(
     )
 
 
+def print_release(table: str) -> str:
+    """Return the line that releases a table, where the schema is installed and the table there."""
+    name = literal(table)
+    return (
+        "do "
+        + literal(
+            "begin if pg_catalog.to_regnamespace('pgoutbox') is not null then "
+            "perform pgoutbox.release_table(t.relation) from "
+            f"(select pg_catalog.to_regclass({name}) as relation) t where t.relation is not null; "
+            "end if; end"
+        )
+        + ";\n"
+    )
+
+
 def _captures(
     tables: Mapping[str, Actions],
     old_values: str | None,
