@@ -30,13 +30,7 @@ select
     n.oid is not null as is_installed,
     n.nspowner::regrole::text as owner,
     pg_catalog.pg_has_role(n.nspowner, 'USAGE') as is_owner,
-    pg_catalog.has_schema_privilege(n.oid, 'USAGE') as may_use,
-    array(
-        select pg_catalog.format('%I of %s', c.relname, c.relowner::regrole)
-        from pg_catalog.pg_class c
-        where c.relnamespace = n.oid and c.relowner <> n.nspowner and c.relkind in ('r', 'v', 'S')
-        order by 1
-    ) as strangers
+    pg_catalog.has_schema_privilege(n.oid, 'USAGE') as may_use
 from (values (1)) one (row)
 left join pg_catalog.pg_namespace n on n.nspname = 'pgoutbox'
 """

@@ -205,13 +205,6 @@ async def _rights(patient: Patient) -> Findings:
     else:
         remedy = f"as {owner}, run: pgoutbox install --grant-relay {role}"
         yield finding("rights", "attention", f"role {role} may not use the schema", remedy)
-    if row["strangers"]:
-        yield finding(
-            "owner",
-            "attention",
-            f"in schema pgoutbox, which {owner} owns, others own: {', '.join(row['strangers'])}",
-            "give these to the schema's owner: alter table … owner to",
-        )
 
 
 async def _status(patient: Patient) -> Findings:

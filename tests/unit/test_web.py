@@ -9,6 +9,7 @@ import os
 import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, contextmanager
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +139,23 @@ async def test_many_silent_clients_keep_no_probe_from_its_answer(port: int) -> N
     assert await _ends(first)
     for _, writer in clients:
         writer.transport.abort()
+
+
+async def test_many_clients_that_read_no_answer_keep_no_probe_from_its_own(
+    monitor: Monitor,
+) -> None:
+    port = free_port()
+    large = web.Answer(HTTPStatus.OK, b"x" * 4_000_000, "text/plain")
+    routes = {**web.probes(monitor), "/metrics": lambda _: large}
+    async with web.serving(Address(HOST, port), routes):
+        clients = [await asyncio.open_connection(HOST, port) for _ in range(web._MAX_CLIENTS * 2)]
+        for reader, writer in clients:
+            reader._transport.pause_reading()  # type: ignore[attr-defined]
+            writer.write(b"GET /metrics HTTP/1.1\r\n\r\n")
+
+        assert await status(port, "/ready") == 200
+        for _, writer in clients:
+            writer.transport.abort()
 
 
 async def test_all_interfaces_are_ipv6s_too(monitor: Monitor) -> None:
