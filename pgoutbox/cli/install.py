@@ -43,8 +43,14 @@ def _grant_option(kind: str, meaning: str) -> Callable[[Command], Command]:
 @setting_options(*flags_of("install"))
 @_grant_option("relay", "Role to give the rights that a relay needs, and no others.")
 @_grant_option("capture", "Role that may capture, and release, the tables that it owns.")
-@_grant_option("emit", "Role to let emit events of its own with pgoutbox.emit().")
+@_grant_option("emit", "Role that may emit events of its own, and set contexts.")
 @_grant_option("reader", "Role that may see all of `pgoutbox status`, and no row's data.")
+@click.option(
+    "--context/--no-context",
+    default=None,
+    help="Capture who made each change: session user, application name, client address;"
+    " default: unchanged; at first, no.",
+)
 @click.option("--print-sql", is_flag=True, help="Print the SQL instead of running it.")
 @click.option(
     "--tables-only",
@@ -62,6 +68,7 @@ def install(
     grant_capture: Sequence[str],
     grant_emit: Sequence[str],
     grant_reader: Sequence[str],
+    context: bool | None,
     print_sql: bool,
     tables_only: bool,
     **flags: Any,
@@ -83,12 +90,14 @@ def install(
         "emit": grant_emit,
         "reader": grant_reader,
     }
-    if tables_only and (any(grants.values()) or not print_sql):
-        raise click.UsageError("--tables-only goes with --print-sql, without --grant-….")
+    if tables_only and not print_sql:
+        raise click.UsageError("--tables-only goes with --print-sql.")
+    if tables_only and (any(grants.values()) or context is not None):
+        raise click.UsageError("--tables-only goes without --grant-… and --context.")
     settings = settings_of(ctx, **flags)
     wanted = _read_actions(actions)
     if print_sql:
-        script = _script(settings, tables, wanted, grants, tables_only)
+        script = _script(settings, tables, wanted, grants, context, tables_only)
         click.echo(script.encode(), nl=False)
         return
 
@@ -101,7 +110,13 @@ def install(
 
         async with connection.session(settings.database, purpose="install", say=say) as conn:
             await installing.install(
-                conn, tables, settings.install, say, actions=wanted, grants=grants
+                conn,
+                tables,
+                settings.install,
+                say,
+                actions=wanted,
+                grants=grants,
+                context=context,
             )
 
     run(work())
@@ -112,6 +127,7 @@ def _script(
     tables: Sequence[str],
     actions: tuple[str, ...] | None,
     grants: Mapping[str, Sequence[str]],
+    context: bool | None,
     tables_only: bool,
 ) -> str:
     from pgoutbox.database import print_sql
@@ -125,6 +141,7 @@ def _script(
         wanted,
         old_values,
         grants,
+        context=context,
         filtered=filtered,
         lock_timeout=settings.install.lock_timeout,
     )

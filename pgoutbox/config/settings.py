@@ -214,6 +214,15 @@ class MessageConfig:
             also_key="publisher.headers",
         ),
     )
+    context_field: bool = setting(
+        False,
+        own(
+            "--context-field",
+            values.BOOL,
+            "Also put the context of the transaction into the payload, as context.",
+            also_key="publisher.contextField",
+        ),
+    )
     content: Literal["wal-listener", "cloudevents", "cloudevents-structured"] = setting(
         "wal-listener",
         own(

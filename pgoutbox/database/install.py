@@ -72,16 +72,18 @@ async def install(
     *,
     actions: Sequence[str] | None = None,
     grants: Mapping[str, Sequence[str]] = MappingProxyType({}),
+    context: bool | None = None,
     warn: Say | None = None,
 ) -> None:
     """Bring the schema up to date and capture ``tables``, or else those of the filter.
 
-    Actions and old values that aren't given stay as they are; those of the filter are added to
-    what others have captured, for each relay picks what its own filter names. Without ``tables``
-    those are captured, too, that have taken the names of captured ones. Nothing is changed where
-    a name is wrong. A table that fails keeps no other from being captured; InstallError
-    then names what failed and what is done. ``grants`` are roles by what they are granted, of
-    GRANTS. ``warn``, else ``say``, is told that something in the filter has nothing to capture.
+    What isn't given of actions, old values and ``context`` stays as it is; actions of the filter
+    are added to what others have captured, for each relay picks what its own filter names. Without
+    ``tables`` those are captured, too, that have taken the names of captured ones. Nothing is
+    changed where a name is wrong. A table that fails keeps no other from being captured;
+    InstallError then names what failed and what is done. ``grants`` are roles by what they are
+    granted, of GRANTS. ``warn``, else ``say``, is told that something in the filter has nothing to
+    capture.
     """
     warn = warn or say
     warnings: list[str] = []
@@ -98,6 +100,9 @@ async def install(
     for warning in warnings:
         warn(warning)
     await _name_publications(conn, say)
+    if context is not None:
+        await conn.execute("select pgoutbox.capture_sessions($1)", context)
+        say(f"sessions of writers: {'' if context else 'not '}captured")
 
     async def capture(table: Table) -> str:
         return await _capture(conn, table, wanted[table], settings, say, widens=not tables)

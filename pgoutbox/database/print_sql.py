@@ -17,6 +17,7 @@ def print_sql(
     old_values: str | None = None,
     grants: Mapping[str, Sequence[str]] = MappingProxyType({}),
     *,
+    context: bool | None = None,
     filtered: Mapping[str, Sequence[str]] | None = None,
     lock_timeout: float = 2.0,
 ) -> str:
@@ -26,7 +27,7 @@ def print_sql(
     refuses where the schema is newer. One statement, so that it is done in whole or not at all,
     in a transaction or without. ``tables`` and their actions; names are found by the search_path
     of the session that applies it. ``filtered`` are names without a schema, to be found in all
-    of them. Old values that are None stay as they are. ``lock_timeout`` is in seconds.
+    of them. Old values and context that are None stay as they are. ``lock_timeout`` is in seconds.
     """
     steps = [
         _SET.format(lock_timeout=f"{max(1, round(lock_timeout * 1000))}ms"),
@@ -40,6 +41,11 @@ def print_sql(
         *(_migrate(migration) for migration in schema.migrations()[1:]),
         *(_execute(statement) for statement in schema.function_statements()),
         _RESTORE_PATH,
+        *(
+            f"    perform pgoutbox.capture_sessions({str(wanted).lower()});\n"
+            for wanted in (context,)
+            if wanted is not None
+        ),
         *(f"    perform {call};\n" for call in _captures(tables, old_values, filtered)),
         *(
             f"    perform pgoutbox.grant_{kind}({literal(quoted(role))}::pg_catalog.regrole);\n"

@@ -64,12 +64,29 @@ class Transaction(NamedTuple):
     size: int  # events, those in other batches included; 0 if no header needs it
     time: str  # of its commit, RFC 3339 in UTC
     traceparent: str | None  # W3C Trace Context
+    context: str | None = None  # JSON, in ASCII
 
     @classmethod
-    def of(cls, position: int, size: int, time: str, traceparent: str | None) -> Transaction:
-        """Return it; ``traceparent`` is what the writer has set, which is dropped unless valid."""
+    def of(
+        cls,
+        position: int,
+        size: int,
+        time: str,
+        traceparent: str | None,
+        context: str | None = None,
+    ) -> Transaction:
+        """Return it; ``traceparent`` is what the writer has set, which is dropped unless valid.
+
+        ``context`` is JSON as PostgreSQL writes it.
+        """
         is_valid = traceparent is not None and _TRACEPARENT.fullmatch(traceparent)
-        return cls(position, size, time, traceparent if is_valid else None)
+        return cls(
+            position,
+            size,
+            time,
+            traceparent if is_valid else None,
+            context and _NOT_ASCII.sub(_escaped, context),
+        )
 
 
 class Event(NamedTuple):
@@ -84,6 +101,14 @@ class Event(NamedTuple):
     transaction: Transaction
     number: int  # in its transaction, from 1; 0 if no header needs it, or there is none
     emitted: Emitted | None = None
+
+
+_NOT_ASCII = re.compile(r"[^\x20-\x7e]")
+
+
+def _escaped(character: re.Match[str]) -> str:
+    """Return a character as JSON escapes it in a string; jsonb has others nowhere else."""
+    return json.dumps(character[0])[1:-1]
 
 
 # Version 00 of W3C Trace Context (section 3.2.2), in which neither id is all zeros.

@@ -20,11 +20,12 @@ class MessageFormat(Protocol):
     """Turns rows of the outbox into messages.
 
     It takes rows of ``pgoutbox.next_batch``, or of ``pgoutbox.next_batch_described`` if it needs
-    keys or numbers.
+    keys, numbers or contexts.
     """
 
     needs_keys: bool  # the values of each row's key
     needs_numbers: bool  # of the events in their transactions
+    needs_context: bool  # of the transactions
 
     def messages(
         self, rows: Rows, envelope: Envelope, numbers: Sequence[EventNumber] = ()
@@ -39,7 +40,8 @@ def format_of(config: MessageConfig, database: str) -> MessageFormat:
     """Return the format that the settings ask for, for events of the named database."""
     naming = Naming(config.topic, config.topic_prefix, config.topics_map, database)
     subjects = Subjects(naming, config.subject)
-    if config.content == "wal-listener" and not config.headers and not subjects.needs_key:
+    is_plain = config.content == "wal-listener" and not config.headers
+    if is_plain and not config.context_field and not subjects.needs_key:
         return PlainFormat(subjects)
     return DescribedFormat(subjects, config, database)
 
@@ -49,6 +51,7 @@ class PlainFormat:
 
     needs_keys = False
     needs_numbers = False
+    needs_context = False
 
     def __init__(self, subjects: Subjects) -> None:
         self._subjects = subjects
@@ -85,6 +88,7 @@ class DescribedFormat:
         self._subjects = subjects
         self._headers: list[Callable[[Event], Headers]] = []
         self._payload: Callable[[Event], bytes] = lambda event: event.payload
+        self._has_context_field = config.context_field
         if config.headers:
             self._headers.append(transaction_headers)
         if config.content == "cloudevents":
@@ -94,6 +98,7 @@ class DescribedFormat:
             self._payload = cloudevents.envelope
         self.needs_keys = subjects.needs_key or config.content != "wal-listener"
         self.needs_numbers = config.headers
+        self.needs_context = config.headers or config.context_field
 
     def messages(
         self, rows: Rows, envelope: Envelope, numbers: Sequence[EventNumber] = ()
@@ -105,6 +110,9 @@ class DescribedFormat:
         """Return ``event`` as it is published."""
         if event.emitted is not None:
             return self._emitted(event, event.emitted)
+        if self._has_context_field and event.transaction.context:
+            field = b',"context":%b}' % event.transaction.context.encode()
+            event = event._replace(payload=event.payload[:-1] + field)
         return Message(
             self._subjects.of(event.schema, event.table, event.action, event.key),
             event.id,
@@ -135,9 +143,9 @@ def _events(rows: Rows, envelope: Envelope, numbers: Sequence[EventNumber]) -> I
     transaction = Transaction(0, 0, "", None)
     each = zip(rows, envelope.around(rows), numbers or repeat(EventNumber(0, 0)), strict=False)
     for row, (event_id, payload, time, schema, table, action, emitted), number in each:
-        position, *_, traceparent, key = row
+        position, *_, traceparent, key, context = row
         if position != transaction.position:
-            transaction = Transaction.of(position, number.size, time, traceparent)
+            transaction = Transaction.of(position, number.size, time, traceparent, context)
         yield Event(
             event_id, schema, table, action, key, payload, transaction, number.number, emitted
         )

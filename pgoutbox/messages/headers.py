@@ -10,7 +10,7 @@ from pgoutbox.subjects import percent_encoded
 
 
 def transaction_headers(event: Event) -> Headers:
-    """Return the headers of ``--headers``: table, action, transaction and trace."""
+    """Return the headers of ``--headers``: table, action, transaction, context and trace."""
     transaction = event.transaction
     table = (
         ("Pgoutbox-Schema", header_value(event.schema)),
@@ -21,14 +21,16 @@ def transaction_headers(event: Event) -> Headers:
         ("Pgoutbox-Transaction-Event", str(event.number)),
         ("Pgoutbox-Transaction-Size", str(transaction.size)),
     )
-    headers = (
+    headers: Headers = (
         *(table if event.emitted is None else ()),
         ("Pgoutbox-Action", event.action),
         *(of_transaction if event.number else ()),  # a snapshot's row belongs to none
         ("Pgoutbox-Commit-Time", transaction.time),
     )
+    if transaction.context:
+        headers += (("Pgoutbox-Context", transaction.context),)
     if transaction.traceparent:
-        return (*headers, ("traceparent", transaction.traceparent))
+        headers += (("traceparent", transaction.traceparent),)
     return headers
 
 

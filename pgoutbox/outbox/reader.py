@@ -120,7 +120,8 @@ class Outbox:
         self._query = _READ
         self._flags: tuple[bool, ...] = ()  # what else the query asks for
         needs_keys = message_format.needs_keys
-        if share is not None or needs_keys or message_format.needs_numbers:
+        needs_more = message_format.needs_numbers or message_format.needs_context
+        if share is not None or needs_keys or needs_more:
             self._query = _READ_DESCRIBED if share is None else _READ_SHARE
             self._flags = (needs_keys,)
         self._numbering = Numbering(connection)

@@ -1,4 +1,5 @@
--- Let a role emit events of its own: no right on any table, and no reading of the outbox.
+-- Let a role emit events of its own and set the context of its transactions: no right on any table,
+-- and no reading of the outbox.
 --
 -- It is noted that there are such events, for a relay that makes a stream: theirs can have subjects
 -- of several tokens.
@@ -12,7 +13,8 @@ begin
         'grant execute on function
              pgoutbox.emit(text, text, text, jsonb),
              pgoutbox.emit(text, jsonb, text, jsonb),
-             pgoutbox.emit(text, json, text, jsonb)
+             pgoutbox.emit(text, json, text, jsonb),
+             pgoutbox.set_context(jsonb)
          to %s', role);
     update pgoutbox.installation set emits = true where not emits;
 end

@@ -7,9 +7,9 @@
 -- transaction id.
 --
 -- The setting pgoutbox.transaction tells how far the transaction is: empty before its first event,
--- then its id and a 1. PostgreSQL itself takes that back at the end of the transaction and at
--- ROLLBACK TO SAVEPOINT. Whatever else it says is for capture_unusual(); also a value that
--- somebody left in the session, which is that of another transaction.
+-- then its id, and what capture_unusual.sql lists. PostgreSQL itself takes that back at the end of
+-- the transaction and at ROLLBACK TO SAVEPOINT. Whatever else it says is for capture_unusual();
+-- also a value that somebody left in the session, which is that of another transaction.
 --
 -- What an INSERT evaluates is set up anew each time, and what an assignment evaluates once a
 -- transaction. So the first event, all that most transactions have, is one INSERT, and the further
@@ -22,6 +22,9 @@ as $$
 declare
     ring constant record := pgoutbox.ring();
     facts constant text := pgoutbox.facts_source(relation, 'pg_catalog.pg_trigger_depth()');
+    -- The commit stage is to note who the session is.
+    mark constant text := (
+        select ', '' context''' from pgoutbox.installation i where i.captures_sessions);
 begin
     return pgoutbox.filled($body$
 declare
@@ -64,8 +67,9 @@ begin{alone}
         return nothing;
     end if;
     event_xid := pg_catalog.pg_current_xact_id();
-    if pg_catalog.current_setting('pgoutbox.transaction', true)
-            operator(pg_catalog.=) pg_catalog.concat(event_xid, ' 1')
+    if pg_catalog.starts_with(
+            pg_catalog.current_setting('pgoutbox.transaction', true),
+            pg_catalog.concat(event_xid, ' '))
         and pg_catalog.pg_trigger_depth() operator(pg_catalog.=) 1
     then
         event_seq := pg_catalog.nextval('pgoutbox.event_seq'::pg_catalog.regclass);
@@ -95,13 +99,13 @@ $body$, jsonb_build_object(
             case when pg_catalog.set_config(
                     'pgoutbox.transaction',
                     pg_catalog.concat(
-                        pg_catalog.pg_current_xact_id(), ' ', pg_catalog.pg_trigger_depth()),
+                        pg_catalog.pg_current_xact_id(), ' ', pg_catalog.pg_trigger_depth(){mark}),
                     true
                 ) is not null
                 then pg_catalog.pg_current_xact_id() end,
             pg_catalog.nextval('pgoutbox.event_seq'::pg_catalog.regclass),
             {facts}, new_row, old_row
-        );$insert$), jsonb_build_object('facts', facts)),
+        );$insert$), jsonb_build_object('facts', facts, 'mark', mark)),
         'insert_further', pgoutbox.filled(pgoutbox.by_slot(
             $insert$insert into pgoutbox.event_%s (xid, seq, facts, new_row, old_row)
         values (event_xid, event_seq, {facts}, new_row, old_row);$insert$),

@@ -29,7 +29,8 @@ create table pgoutbox.installation (
     is_only_row boolean primary key default true check (is_only_row),
     id uuid not null default pg_catalog.gen_random_uuid(),
     functions_version text not null default '',
-    emits boolean not null default false
+    emits boolean not null default false,
+    captures_sessions boolean not null default false
 );
 
 insert into pgoutbox.installation default values;
@@ -38,6 +39,8 @@ comment on table pgoutbox.installation is
     'Identity of this outbox and version of its functions; one row.';
 comment on column pgoutbox.installation.emits is
     'Whether a role may emit events of its own, so that new streams take subjects of any length.';
+comment on column pgoutbox.installation.captures_sessions is
+    'Whether a transaction''s context has its session: user, application name, client address.';
 
 -- One row a captured table. A regclass is dumped by name, so a restored database still
 -- knows its tables; the name stands beside it for tables that were dropped since.
@@ -130,8 +133,9 @@ comment on table pgoutbox.transaction is
 comment on column pgoutbox.transaction.synchronous_commit is
     'The setting; where it is off, the transaction is visible before it is on disk.';
 comment on column pgoutbox.transaction.traceparent is
-    'What the writer had set pgoutbox.traceparent to; anything at all, so to be checked by who '
-    'reads it.';
+    'In the first 56 characters what the writer had set pgoutbox.traceparent to; anything at all, '
+    'so to be checked by who reads it. From the 57th on the context, if there is one: a column of '
+    'its own would cost all writers.';
 
 -- The ring: five slots of 15 minutes each (pgoutbox.ring()). Plain inheritance, since PostgreSQL
 -- takes its time to find a row's partition, and to check that the row belongs there. The

@@ -1,10 +1,10 @@
 -- What next_batch() returns, and what messages with headers or keys in their subjects need beside.
 --
 -- `traceparent` is as the writer had set it, null where that can be none: in a database whose
--- text can be any bytes those would fail the read. `key` holds the values of the key's
--- columns as the JSON has them: of the row after the change, or before a DELETE. It is null where
--- no key is known whose columns are all in the row, and without `with_keys`. With a `share` it
--- returns what next_share() does; without one, all.
+-- text can be any bytes those would fail the read. `context` is JSON. `key` holds the values of
+-- the key's columns as the JSON has them: of the row after the change, or before a DELETE. It is
+-- null where no key is known whose columns are all in the row, and without `with_keys`. With a
+-- `share` it returns what next_share() does; without one, all.
 create or replace function pgoutbox.next_batch_described(
     high bigint, gap_first bigint[], gap_last bigint[],
     partial_position bigint, partial_seq bigint,
@@ -14,7 +14,7 @@ create or replace function pgoutbox.next_batch_described(
     "position" bigint, seq bigint, schema_name text, table_name text, action text,
     new_row bytea, old_row bytea, id_source bytea, lazy boolean, is_full boolean,
     is_last boolean,
-    traceparent text, key text[]
+    traceparent text, key text[], context text
 )
     language sql
     stable
@@ -38,7 +38,8 @@ as $$
         pg_catalog.convert_to(b.new_row, 'UTF8'), pg_catalog.convert_to(b.old_row, 'UTF8'),
         b.id_source,
         b.lazy, b.is_full, b.is_last,
-        case when b.traceparent operator(pg_catalog.~) '^[0-9a-f-]*$' then b.traceparent end,
+        case when pg_catalog.left(b.traceparent, 56) operator(pg_catalog.~) '^[0-9a-f-]* *$'
+            then pg_catalog.rtrim(pg_catalog.left(b.traceparent, 56)) end,
         (
             select v.key
             from known k
@@ -55,6 +56,7 @@ as $$
               and pg_catalog.array_position(v.key, null) is null
             order by k.place
             limit 1
-        )
+        ),
+        nullif(pg_catalog.substr(b.traceparent, 57), '')
     from batch b
 $$;

@@ -2,10 +2,12 @@
 -- or that a trigger of the application made.
 --
 -- The setting is one of:
---   '<xid> <depth>'         open; a depth above 1 says that a trigger changed captured rows, and
---                           that the commit stage is to put the events in order
---   'on', 'off', 'local'    the commit stage has run: synchronous_commit, as it was then
---   '<xid> <depth> again'   open again since; the stage will replace the row that it wrote
+--   '<xid> <depth>'          open; a depth above 1 says that a trigger changed captured rows, and
+--                            that the commit stage is to put the events in order
+--   'on', 'off', 'local'     the commit stage has run: synchronous_commit, as it was then
+--   '<xid> <depth> again'    open again since; the stage will replace the row that it wrote
+--   '<xid> <depth> context'  open, and the stage is to note the transaction's context
+--   '0 context'              it has a context, but no events yet
 -- Another transaction's id is as good as nothing.
 create or replace function pgoutbox.capture_unusual_0(
     facts pgoutbox.event_facts, new_row text, old_row text
@@ -16,14 +18,19 @@ as $$
 declare
     xid constant xid8 := pg_current_xact_id();
     state constant text := coalesce(current_setting('pgoutbox.transaction', true), '');
-    depth constant integer := substring(state, '^' || xid::text || ' ([0-9]{1,9})( again)?$');
+    depth constant integer :=
+        substring(state, '^' || xid::text || ' ([0-9]{1,9})( again| context)?$');
+    captures_sessions constant boolean := i.captures_sessions from pgoutbox.installation i;
 begin
     perform set_config(
         'pgoutbox.transaction',
         concat(
             xid, ' ', greatest(depth, facts.depth),
-            case when state ~ '^[a-z_]+$' or depth is not null and state like '% again'
-                then ' again' end
+            case
+                when state ~ '^[a-z_]+$' or depth is not null and state like '% again'
+                then ' again'
+                when state like '% context' or depth is null and captures_sessions
+                then ' context' end
         ),
         true);
     if depth is not null then

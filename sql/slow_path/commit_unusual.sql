@@ -1,5 +1,5 @@
 -- The commit stage of a transaction of which pgoutbox.transaction says something out of the
--- ordinary (capture_unusual.sql), and of one that finds a relay asleep.
+-- ordinary (capture_unusual.sql), such as a context, and of one that finds a relay asleep.
 --
 -- The row that an earlier stage wrote is taken back; its position becomes a gap that nobody fills.
 create or replace function pgoutbox.commit_unusual_0(xid xid8, seq bigint) returns void
@@ -8,9 +8,11 @@ create or replace function pgoutbox.commit_unusual_0(xid xid8, seq bigint) retur
 as $$
 declare
     state constant text := coalesce(current_setting('pgoutbox.transaction', true), '');
+    context constant text := pgoutbox.transaction_context();
+    traceparent constant text := left(current_setting('pgoutbox.traceparent', true), 56);
     first_seq bigint := seq;
 begin
-    if state ~ ('^' || xid::text || ' [0-9]+') and state !~ '^[0-9]+ 1( again)?$' then
+    if state ~ ('^' || xid::text || ' [0-9]+') and state !~ '^[0-9]+ 1( |$)' then
         perform pgoutbox.put_in_order_0(xid, seq);
     end if;
     if state ~ ('^' || xid::text || ' [0-9]+ again$') or state ~ '^[a-z_]+$' then
@@ -25,7 +27,8 @@ begin
         nextval('pgoutbox.event_seq'),
         clock_timestamp(),
         set_config('pgoutbox.transaction', current_setting('synchronous_commit'), true),
-        left(current_setting('pgoutbox.traceparent', true), 56)
+        case when context is null then traceparent
+            else concat(rpad(coalesce(traceparent, ''), 56), context) end
     );
     if not pg_try_advisory_xact_lock_shared(1885826914, 0) then
         perform pgoutbox.wake_relays();

@@ -85,7 +85,9 @@ def test_both_formats_make_the_same_of_rows_where_settings_ask_for_nothing_more(
 
     found = format_of(config, "app").messages(rows, Envelope(UUID(int=0)))
 
-    assert found == described.messages([(*row, None, None) for row in rows], Envelope(UUID(int=0)))
+    assert found == described.messages(
+        [(*row, None, None, None) for row in rows], Envelope(UUID(int=0))
+    )
     assert [message.subject for message in found] == [
         "wal_listener.app.a.INSERT",
         "wal_listener.app.b.INSERT",
