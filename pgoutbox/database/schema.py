@@ -23,6 +23,7 @@ _RUN_INSTALL = "Run: pgoutbox install"
 # Views come last: they are bound to the functions that they call when they are made.
 _FUNCTION_FOLDERS = (
     "writer", "slow_path", "application", "rendering", "capture", "slots", "snapshots", "relay",
+    "parking",
     "views",
 )  # fmt: skip
 

@@ -44,8 +44,8 @@ class Emitted(NamedTuple):
         fields = json.loads(content)
         return cls(
             fields["subject"],
-            fields.get("key"),
-            tuple(fields.get("headers", {}).items()),
+            fields["key"],
+            tuple((fields["headers"] or {}).items()),
             fields["payload"].encode(),
         )
 

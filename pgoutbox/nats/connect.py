@@ -49,6 +49,10 @@ class Stretch(Protocol):
 class Publisher(Protocol):
     """Publishes messages, in order."""
 
+    @property
+    def max_payload(self) -> int:
+        """Size of the largest message that the server takes, headers included, in bytes."""
+
     async def publish(self, messages: Sequence[Message]) -> None:
         """Publish ``messages``; return once the stream, or the server without one, has all of them.
 

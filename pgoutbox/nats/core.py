@@ -38,6 +38,11 @@ class CorePublisher:
             "method": "core NATS, at most once: subscribers that are offline miss messages",
         }
 
+    @property
+    def max_payload(self) -> int:
+        """Size of the largest message that the server takes, in bytes."""
+        return self._client.max_payload
+
     def check(self) -> None:
         """Raise if the connection has failed; see :class:`pgoutbox.nats.connect.Publisher`."""
         self._client.check()

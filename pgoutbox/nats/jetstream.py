@@ -103,6 +103,11 @@ class JetStreamPublisher:
             "method": self._chain.method,
         }
 
+    @property
+    def max_payload(self) -> int:
+        """Size of the largest message that the server takes, in bytes."""
+        return self._client.max_payload
+
     def check(self) -> None:
         """Raise if the connection has failed; see :class:`pgoutbox.nats.connect.Publisher`."""
         self._client.check()

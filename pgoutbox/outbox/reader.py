@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import cached_property, partial
+from itertools import repeat
 from typing import Any
 from uuid import UUID
 
@@ -20,6 +21,7 @@ from pgoutbox.messages.envelope import Envelope, commit_time
 from pgoutbox.messages.event import EventNumber, Message
 from pgoutbox.messages.formats import MessageFormat
 from pgoutbox.messages.headers import header_lines
+from pgoutbox.outbox.careful import CarefulReader, Reading
 from pgoutbox.outbox.numbering import Numbering
 from pgoutbox.outbox.progress import Gap, Key, Place, Progress
 from pgoutbox.outbox.selection import Filter, Share
@@ -28,6 +30,22 @@ from pgoutbox.outbox.snapshots import Chunk, Snapshots
 _GLANCE_TIMEOUT = 1.0  # seconds, for what is looked at between two batches and can wait
 
 _MOST_EVENTS = 100_000  # in a batch, those that are passed over included
+
+# By how many bytes an event as it is stored may be larger than as it is published: a time stamp is
+# some longer. UTF-8 may take half of what another encoding takes.
+_STORED_MORE = 65_536
+_ENCODINGS_OF_UTF8 = ("UTF8", "SQL_ASCII")
+
+
+@dataclass(frozen=True, slots=True)
+class Withheld:
+    """An event without its rows: it is too large to be worth reading, or can't be read."""
+
+    key: Key
+    id: str
+    bytes: int  # of its rows as they are stored
+    number: EventNumber
+    error: str | None  # why it can't be read
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +67,7 @@ class Batch:
     oldest: float | None = None  # commit time of the first event, seconds since the epoch
     passed: Sequence[Key] = ()  # of all events read, including those that are passed over
     chunk: Chunk | None = None
+    withheld: Sequence[Withheld] = ()  # to be set aside before the messages are published
 
     @cached_property
     def messages(self) -> Sequence[Message]:
@@ -86,6 +105,24 @@ class Batch:
             return self.before
         is_cut = self.passed[end].position == keys[-1].position
         return self.before.after(keys, is_cut=is_cut)
+
+    def before_event(self, key: Key) -> Batch:
+        """Return the part of the batch in front of the event at ``key``, one that was read."""
+        end = self.passed.index(key)
+        passed = self.passed[:end]
+        count = len(set(passed).intersection(self.keys))
+        is_cut = end > 0 and passed[-1].position == key.position
+        return replace(
+            self,
+            compose=lambda: self.messages[:count],
+            keys=self.keys[:count],
+            after=self.before.after(passed, is_cut=is_cut),
+            is_full=True,
+            has_long_transaction=self.has_long_transaction or is_cut,
+            passed=passed,
+            chunk=None,
+            withheld=[event for event in self.withheld if event.key in set(passed)],
+        )
 
 
 class Outbox:
@@ -127,7 +164,11 @@ class Outbox:
         self._numbering = Numbering(connection)
         self._relay = relay
         # Events that are passed over hardly cost memory, and few of them make a small batch.
-        self._batch_events = min(batch_events * (share.parts if share else 1), _MOST_EVENTS)
+        self._reader = CarefulReader(
+            min(batch_events * (share.parts if share else 1), _MOST_EVENTS)
+        )
+        self._max_event_bytes = _NOTHING_ABOVE  # as they are stored
+        self._is_utf8 = True  # what is stored
         self._batch_bytes = batch_bytes
         self._leadership: UUID | None = None
         self._envelope: Envelope
@@ -159,9 +200,12 @@ class Outbox:
         if row is None:
             raise self._lost()
         self._leadership = leadership
-        self._envelope = Envelope(
-            await self._connection.fetchval("select id from pgoutbox.installation")
+        installation = await self._connection.fetchrow(
+            "select id, pg_catalog.getdatabaseencoding() as encoding from pgoutbox.installation"
         )
+        assert installation is not None  # noqa: S101 - one row
+        self._envelope = Envelope(installation["id"])
+        self._is_utf8 = installation["encoding"] in _ENCODINGS_OF_UTF8
         plan = tuple(map(Progress.from_json, json.loads(row["plan"]) or ()))
         self._plan = self._replay = plan
         partial = row["partial_position"]
@@ -280,47 +324,70 @@ class Outbox:
                 await self._connection.execute(_BRIEFLY)
                 batch = await self._read(before, before.high, before.gaps)
                 chunk = None if batch.is_full else await snapshots.read(before.place)
-        except (asyncpg.SerializationError, asyncpg.QueryCanceledError):
-            # A share was decided by somebody else, or it took too long.
+        except (
+            asyncpg.SerializationError,
+            asyncpg.QueryCanceledError,
+            asyncpg.InFailedSQLTransactionError,
+        ):
+            # A share was decided by somebody else, it took too long, or an event can't be read.
             snapshots.postpone()
             return None
         return batch if chunk is None else batch.with_chunk(chunk)
 
-    async def _rows(self, before: Progress, high: int, gaps: Sequence[Gap]) -> list[asyncpg.Record]:
+    def limit_events(self, max_payload: int) -> None:
+        """Read no rows of an event that can't but exceed ``max_payload`` bytes as a message."""
+        self._max_event_bytes = max_payload * (1 if self._is_utf8 else 2) + _STORED_MORE
+
+    async def _reading(self, before: Progress, high: int, gaps: Sequence[Gap]) -> Reading:
         """Read; again where there is a table of which it is yet to be decided who publishes it."""
-        rows = await self._fetch(before, high, gaps)
+        reading = await self._fetch(before, high, gaps)
         while self._share is not None:
             unknown = {
                 (row["schema_name"], row["table_name"])
-                for row in rows
+                for row in reading.rows
                 if row["action"] is None and row["schema_name"] is not None
             }
             if not unknown:
                 break
             await self._share.decide(self._connection, sorted(unknown))
-            rows = await self._fetch(before, high, gaps)
-        return rows
+            reading = await self._fetch(before, high, gaps)
+        return reading
 
-    async def _fetch(
-        self, before: Progress, high: int, gaps: Sequence[Gap]
-    ) -> list[asyncpg.Record]:
-        return await self._connection.fetch(
-            self._query,
+    async def _fetch(self, before: Progress, high: int, gaps: Sequence[Gap]) -> Reading:
+        ranges = (
             high,
             [gap.first for gap in gaps],
             [gap.last for gap in gaps],
             *(before.partial or (None, None)),
-            self._batch_events,
-            self._batch_bytes,
-            *self._flags,
-            *(self._share.arguments if self._share else ()),
+        )
+        share = self._share
+
+        async def ask(limit: int, max_event_bytes: int) -> list[asyncpg.Record]:
+            return await self._connection.fetch(
+                self._query,
+                *ranges,
+                limit,
+                self._batch_bytes,
+                max_event_bytes,
+                *self._flags,
+                *(share.arguments if share else ()),
+            )
+
+        async def ask_for_key() -> list[asyncpg.Record]:
+            has_it = share is None or share.has_unnamed
+            return await self._connection.fetch(_READ_KEY, *ranges, has_it)
+
+        return await self._reader.read(
+            lambda limit: ask(limit, self._max_event_bytes),
+            [lambda: ask(1, _NO_ROWS), ask_for_key],
         )
 
     async def _read(self, before: Progress, high: int, gaps: Sequence[Gap]) -> Batch:
-        rows = await self._rows(before, high, gaps)
+        reading = await self._reading(before, high, gaps)
+        rows = reading.rows
         keys = [Key(row["position"], row["seq"]) for row in rows]
         last = rows[-1] if rows else None
-        is_full = last is not None and (len(rows) == self._batch_events or last["is_full"])
+        is_full = last is not None and (reading.is_full or last["is_full"])
         is_cut = is_full and not (last and last["is_last"])
         if not self._replay:
             before = before.without_dead(keys, is_full=is_full)
@@ -331,9 +398,14 @@ class Outbox:
             numbers = await self._numbering.of(keys, before.partial, is_cut=is_cut)
         if self._wanted is not None or self._share is not None:
             wanted = [index for index, row in enumerate(rows) if self._is_wanted(row)]
-            rows = [rows[index] for index in wanted]
-            keys = [keys[index] for index in wanted]
-            numbers = [numbers[index] for index in wanted] if numbers else []
+            rows, keys, numbers = _only(wanted, rows, keys, numbers)
+        oldest = commit_time(rows[0]["id_source"]) if rows else None
+        withheld: list[Withheld] = []
+        if not all(row["is_read"] for row in rows):
+            read = [index for index, row in enumerate(rows) if row["is_read"]]
+            unread = sorted(set(range(len(rows))).difference(read))
+            withheld = self._withheld(*_only(unread, rows, keys, numbers), reading.error)
+            rows, keys, numbers = _only(read, rows, keys, numbers)
         return Batch(
             compose=partial(self._format.messages, rows, self._envelope, numbers),
             keys=keys,
@@ -343,9 +415,25 @@ class Outbox:
             is_replay=bool(self._replay),
             has_long_transaction=has_long_transaction or is_cut or before.partial is not None,
             has_lazy_commit=has_lazy_commit,
-            oldest=commit_time(rows[0]["id_source"]) if rows else None,
+            oldest=oldest,
             passed=passed,
+            withheld=withheld,
         )
+
+    def _withheld(
+        self,
+        rows: Sequence[asyncpg.Record],
+        keys: Sequence[Key],
+        numbers: Sequence[EventNumber],
+        error: str | None,
+    ) -> list[Withheld]:
+        named = [
+            (*key, "", "", "", None, None, row["id_source"])
+            for key, row in zip(keys, rows, strict=True)
+        ]
+        ids = [event.id for event in self._envelope.around(named)]
+        each = zip(keys, ids, rows, numbers or repeat(EventNumber(0, 0)), strict=False)
+        return [Withheld(key, id_, row["bytes"], number, error) for key, id_, row, number in each]
 
     def _is_wanted(self, row: asyncpg.Record) -> bool:
         action = row["action"]
@@ -440,18 +528,36 @@ class Outbox:
         return LeadershipLost(f"another relay named {self._relay!r} has taken over")
 
     async def park(self, key: Key, message: Message, reason: str) -> None:
-        """Set an event aside that can never be published."""
+        """Set an event aside as the message that it is, which can't be published."""
         await self._connection.execute(
-            "insert into pgoutbox.parked"
-            " (relay, event_id, position, subject, reason, headers, payload)"
-            " values ($1, $2::text::uuid, $3, $4, $5, $6, $7) on conflict do nothing",
+            _PARK,
             self._relay,
             message.id,
-            key.position,
-            message.subject,
+            *key,
+            len(message.payload),
             reason,
+            *(0, 0),
+            message.subject,
             header_lines(message.headers),
             message.payload.decode(),
+        )
+
+    async def park_withheld(self, events: Sequence[tuple[Withheld, str]]) -> None:
+        """Set events aside that stay in the outbox, each with the reason."""
+        await self._connection.executemany(
+            _PARK,
+            [
+                (
+                    self._relay,
+                    event.id,
+                    *event.key,
+                    event.bytes,
+                    reason,
+                    *event.number,
+                    *(None, "", None),
+                )
+                for event, reason in events
+            ],
         )
 
     async def check(self) -> None:
@@ -547,10 +653,37 @@ left join lateral pgoutbox.unsent(
 where p.relay <> $1
 """
 
-_READ = "select * from pgoutbox.next_batch($1, $2, $3, $4, $5, $6, $7)"
-_READ_DESCRIBED = "select * from pgoutbox.next_batch_described($1, $2, $3, $4, $5, $6, $7, $8)"
+_READ = "select * from pgoutbox.next_batch($1, $2, $3, $4, $5, $6, $7, $8)"
+_READ_DESCRIBED = """
+select * from pgoutbox.next_batch_described(
+    $1, $2, $3, $4, $5, $6, $7, $9, max_event_bytes => $8)
+"""
 _READ_SHARE = """
-select * from pgoutbox.next_batch_described($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
+select * from pgoutbox.next_batch_described($1, $2, $3, $4, $5, $6, $7, $9, $10, $11, $12, $8)
+"""
+
+_NO_ROWS = -1  # as the size above which an event's rows aren't read
+
+# Of the first event, what can be read of any. As a share's, where nobody can tell whose it is.
+_READ_KEY = """
+select
+    u.position, u.seq, null as schema_name, null as table_name,
+    case when $6 then 'unknown' end as action, null::bytea as new_row, null::bytea as old_row,
+    u.id_source, u.lazy, u.is_full, u.is_last, u.bytes, u.is_read
+from pgoutbox.unsent($1, $2, $3, $4, $5, 1, 9223372036854775807, -1) u
+"""
+
+# Names don't come from the relay, which may be unable to read them.
+_PARK = """
+insert into pgoutbox.parked (
+    relay, event_id, position, seq, schema_name, table_name, action,
+    bytes, reason, number, size, subject, headers, payload
+)
+select
+    $1, $2::text::uuid, $3, $4, (e.facts).schema_name, (e.facts).table_name, (e.facts).action,
+    $5, $6, $7, $8, $9, $10, $11
+from (select) one left join lateral pgoutbox.event_at($3, $4) e on true
+on conflict do nothing
 """
 
 _ADVANCE = """
@@ -574,3 +707,17 @@ from (
 _BRIEFLY = """
 set local idle_in_transaction_session_timeout = '10s'; set local statement_timeout = '5s'
 """
+
+
+def _only(
+    indexes: Sequence[int],
+    rows: Sequence[asyncpg.Record],
+    keys: Sequence[Key],
+    numbers: Sequence[EventNumber],
+) -> tuple[list[asyncpg.Record], list[Key], list[EventNumber]]:
+    """Return those of each that have one of the ``indexes``; there may be no numbers."""
+    return (
+        [rows[index] for index in indexes],
+        [keys[index] for index in indexes],
+        [numbers[index] for index in indexes] if numbers else [],
+    )

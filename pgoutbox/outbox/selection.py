@@ -81,6 +81,11 @@ class Share:
         """Into how many parts the rows are divided."""
         return self._shard.of
 
+    @property
+    def has_unnamed(self) -> bool:
+        """Whether it has the events of a table of which not even the name can be read."""
+        return not self._tables and self._shard.number == 1
+
     async def decide(
         self, connection: asyncpg.Connection[asyncpg.Record], tables: Iterable[tuple[str, str]]
     ) -> None:

@@ -41,6 +41,7 @@ from pgoutbox.relay.installing import Installer
 from pgoutbox.relay.leadership import Leadership
 from pgoutbox.relay.loop import Relay
 from pgoutbox.relay.outage import Outage
+from pgoutbox.relay.parking import ParkingLog
 from pgoutbox.relay.rotation import Rotation
 from pgoutbox.relay.signals import stop_on_signal
 from pgoutbox.relay.steering import Steering
@@ -114,6 +115,7 @@ class Daemon:
         )
         self._connected: Mapping[str, object] = {}  # where and how, as fields of a log line
         self._said_connected: Mapping[str, object] = {}
+        self._parking_log = ParkingLog()
         self._installer = Installer(config, self._monitor, draining=drain)
         self._leadership = Leadership(
             config,
@@ -283,6 +285,7 @@ class Daemon:
                     self._monitor.nats.connections += 1
                     self._say_connected(connected.description)
                     await outbox.note_method(str(connected.description["method"]))
+                    outbox.limit_events(connected.max_payload)
                     relay = self._relay_to(connected, outbox, wake_up, chores, steering)
                     await self._run(relay)
                     if not steering.is_paused:
@@ -353,6 +356,7 @@ class Daemon:
             await outbox.note_error(None)
             gaps = sum(gap.last - gap.first + 1 for gap in progress.gaps)
             self._monitor.passed(gaps, self._config.relay.poll_interval)
+            self._parking_log.say_rest()
             await chores.do(progress, self._config.relay.poll_interval)
             await steering.look_if_due()
             if steering.is_paused:
@@ -368,6 +372,7 @@ class Daemon:
             on_oversize=self._config.relay.on_oversize,
             chores=after_pass,
             monitor=self._monitor,
+            parking_log=self._parking_log,
         )
         return relay
 

@@ -16,7 +16,8 @@ from pgoutbox.messages.event import Message
 from pgoutbox.monitoring.monitor import Monitor
 from pgoutbox.nats.connect import Publisher, Stretch
 from pgoutbox.outbox.progress import Key, Progress
-from pgoutbox.outbox.reader import Batch
+from pgoutbox.outbox.reader import Batch, Withheld
+from pgoutbox.relay.parking import ParkingLog
 
 log = logging.getLogger("pgoutbox.relay")
 
@@ -44,7 +45,10 @@ class OutboxLike(Protocol):
         """Return the rest of the batches that failed first from now on."""
 
     async def park(self, key: Key, message: Message, reason: str) -> None:
-        """Set an event aside."""
+        """Set an event aside as a message."""
+
+    async def park_withheld(self, events: Sequence[tuple[Withheld, str]]) -> None:
+        """Set events aside that stay in the outbox."""
 
     @property
     def snapshot_pause(self) -> float | None:
@@ -131,6 +135,7 @@ class Relay:
         on_oversize: Literal["park", "stop"],
         chores: Callable[[Progress], Awaitable[None]],
         monitor: Monitor,
+        parking_log: ParkingLog | None = None,
     ) -> None:
         self._outbox = outbox
         self._publisher = publisher
@@ -140,6 +145,7 @@ class Relay:
         self._on_oversize = on_oversize
         self._chores = chores
         self._monitor = monitor
+        self._parking_log = parking_log or ParkingLog()
         self._is_stopping = False
         self._flights: deque[Flight] = deque()
         self._stretch: Stretch | None = None
@@ -223,6 +229,8 @@ class Relay:
         batch = await self._next_batch()
         before = self.progress
         while batch and not self._is_stopping:
+            if batch.withheld:
+                batch = await self._set_aside(batch)
             await self._make_room(batch)
             batch = await self._send(batch)
             if batch and self.progress is not before:
@@ -243,6 +251,43 @@ class Relay:
         if not self._flights:
             self._move(self._front)
         return batch
+
+    async def _set_aside(self, batch: Batch) -> Batch:
+        """Park the events of ``batch`` that aren't among its messages.
+
+        Returns the batch, or the part before an event that must not be parked.
+
+        Raises:
+            Refused: that is its first event.
+        """
+        parked: list[tuple[Withheld, str]] = []
+        for event in batch.withheld:
+            reason = event.error or (
+                f"{event.bytes} bytes of row data exceed the server's max_payload"
+                f" of {self._publisher.max_payload}"
+            )
+            if self._on_oversize == "stop":
+                batch = batch.before_event(event.key)
+                await self._stop_at(batch, Refused(reason))
+                break
+            parked.append((event, reason))
+        await self._outbox.park_withheld(parked)
+        for event, reason in parked:
+            self._monitor.set_aside()
+            self._parking_log.say(
+                "unreadable" if event.error else "max_payload",
+                id=event.id,
+                position=event.key.position,
+                reason=reason,
+            )
+        return batch
+
+    async def _stop_at(self, before: Batch, refusal: Refused) -> None:
+        """Raise ``refusal`` once all is stored, if nothing is left to be published first."""
+        if not before:
+            while self._flights:
+                await self._confirm()
+            raise refusal
 
     @property
     def _in_flight(self) -> list[Batch]:
@@ -367,10 +412,7 @@ class Relay:
         await self._outbox.park(flight.batch.key_of(flight.stored), message, reason)
         flight.stored += 1
         self._monitor.set_aside()
-        log.error(
-            "event parked: it cannot be published",
-            extra={"id": message.id, "subject": message.subject, "reason": reason},
-        )
+        self._parking_log.say("size", id=message.id, subject=message.subject, reason=reason)
 
     def _close_stretch(self) -> None:
         """Note what is stored of the batches that were sent in a stretch, and end that."""

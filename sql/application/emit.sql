@@ -26,8 +26,9 @@ begin
     if problem is not null then
         raise exception '%', problem using errcode = 'invalid_parameter_value';
     end if;
-    content := pgoutbox.as_utf8(json_strip_nulls(json_build_object(
-        'subject', subject, 'key', key, 'headers', headers, 'payload', payload))::text);
+    -- Written as rows are, so that value_in() finds the key.
+    content := pgoutbox.as_utf8(row_to_json(r)::text)
+    from (select emit.subject, emit.key, emit.headers, emit.payload) r;
     if slot = 0 then perform pgoutbox.capture_unusual_0(facts, content, null);
     elsif slot = 1 then perform pgoutbox.capture_unusual_1(facts, content, null);
     elsif slot = 2 then perform pgoutbox.capture_unusual_2(facts, content, null);

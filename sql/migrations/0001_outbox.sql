@@ -298,22 +298,55 @@ comment on table pgoutbox.shard_key is
     'By which columns a set of shards divides a table; whole where there are none.';
 comment on column pgoutbox.shard_key.shards is 'Name of the set, such as default-of-8.';
 
--- Events that can never be published, set aside with the reason.
+-- Events that can't be published, set aside with the reason. One that reached the relay is here as
+-- the message that it was; of any other there is no `payload`, and it stands in the outbox, at
+-- `position` and `seq`, or in parked_event once its slot is emptied.
 create table pgoutbox.parked (
     relay text not null,
     event_id uuid not null,
     position bigint not null,
-    subject text not null,
+    seq bigint not null,
+    schema_name text,
+    table_name text,
+    action text,
+    bytes bigint not null,
     reason text not null,
+    number integer not null default 0,
+    size integer not null default 0,
+    subject text,
     headers text not null default '',
-    payload text not null,
+    payload text,
+    retries boolean not null default false,
     parked_at timestamptz not null default pg_catalog.clock_timestamp(),
     primary key (relay, event_id)
 );
 
-comment on table pgoutbox.parked is 'Events a relay could never publish, with the reason.';
+create index parked_retries on pgoutbox.parked (relay) where retries;
+create index parked_reference on pgoutbox.parked (position, seq) where payload is null;
+
+comment on table pgoutbox.parked is 'Events a relay couldn''t publish, with the reason.';
+comment on column pgoutbox.parked.bytes is 'Size of its payload, or of the rows in the outbox.';
+comment on column pgoutbox.parked.number is
+    'Which of its transaction''s events it is, of size; 0 where no header of the relay says so.';
 comment on column pgoutbox.parked.headers is
     'Headers beside Nats-Msg-Id, as lines of the protocol.';
+comment on column pgoutbox.parked.retries is 'Whether the relay is to publish it after all.';
+
+-- What was copied of slots before they were emptied.
+create table pgoutbox.parked_event (
+    position bigint,
+    seq bigint,
+    xid xid8 not null,
+    committed_at timestamptz not null,
+    traceparent text,
+    facts pgoutbox.event_facts not null,
+    new_row text,
+    old_row text,
+    primary key (position, seq)
+);
+
+comment on table pgoutbox.parked_event is
+    'Events whose slot is emptied, and that a row of pgoutbox.parked refers to.';
 
 -- A snapshot of one table: what was asked for, and how far each relay has come with it. Whoever may
 -- write here has a condition run with the rights of the schema's owner; so nobody else may, but

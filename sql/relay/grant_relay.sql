@@ -12,7 +12,9 @@ begin
              pgoutbox.transaction_3, pgoutbox.transaction_4, pgoutbox.table_state,
              pgoutbox.outbox to %s', role);
     execute pg_catalog.format('grant select, insert, update on pgoutbox.progress to %s', role);
-    execute pg_catalog.format('grant select, insert, delete on pgoutbox.parked to %s', role);
+    execute pg_catalog.format(
+        'grant select, insert, update, delete on pgoutbox.parked to %s', role);
+    execute pg_catalog.format('grant select, delete on pgoutbox.parked_event to %s', role);
     execute pg_catalog.format(
         'grant select, insert, update, delete on pgoutbox.relay_error, pgoutbox.relay_pause
              to %s', role);
@@ -24,13 +26,17 @@ begin
     execute pg_catalog.format('grant select on sequence pgoutbox.position_seq to %s', role);
     execute pg_catalog.format(
         'grant execute on function
-             pgoutbox.next_batch(bigint, bigint[], bigint[], bigint, bigint, integer, bigint),
+             pgoutbox.next_batch(bigint, bigint[], bigint[], bigint, bigint, integer, bigint,
+                 bigint),
              pgoutbox.next_batch_described(bigint, bigint[], bigint[], bigint, bigint, integer,
-                 bigint, boolean, jsonb, integer, integer),
+                 bigint, boolean, jsonb, integer, integer, bigint),
              pgoutbox.next_share(bigint, bigint[], bigint[], bigint, bigint, integer, bigint,
-                 jsonb, integer, integer),
-             pgoutbox.as_published(text),
-             pgoutbox.unsent(bigint, bigint[], bigint[], bigint, bigint, integer, bigint),
+                 jsonb, integer, integer, bigint),
+             pgoutbox.as_published(text), pgoutbox.value_in(text, text),
+             pgoutbox.values_in(text, text[]),
+             pgoutbox.unsent(bigint, bigint[], bigint[], bigint, bigint, integer, bigint, bigint),
+             pgoutbox.event_at(bigint, bigint), pgoutbox.tidy_parked(),
+             pgoutbox.parked_row(bigint, bigint, boolean, bigint),
              pgoutbox.count_events(bigint, bigint, bigint, integer),
              pgoutbox.table_keys(text, text), pgoutbox.key_columns(regclass, text),
              pgoutbox.event_id(uuid, xid8, bigint, timestamptz, bigint),

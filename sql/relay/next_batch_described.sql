@@ -9,11 +9,12 @@ create or replace function pgoutbox.next_batch_described(
     high bigint, gap_first bigint[], gap_last bigint[],
     partial_position bigint, partial_seq bigint,
     max_events integer, max_bytes bigint, with_keys boolean,
-    share jsonb default null, shard integer default 1, shards integer default 1
+    share jsonb default null, shard integer default 1, shards integer default 1,
+    max_event_bytes bigint default 9223372036854775807
 ) returns table (
     "position" bigint, seq bigint, schema_name text, table_name text, action text,
     new_row bytea, old_row bytea, id_source bytea, lazy boolean, is_full boolean,
-    is_last boolean,
+    is_last boolean, bytes bigint, is_read boolean,
     traceparent text, key text[], context text
 )
     language sql
@@ -23,7 +24,7 @@ as $$
         select u.*
         from pgoutbox.next_share(
             high, gap_first, gap_last, partial_position, partial_seq, max_events, max_bytes,
-            share, shard, shards
+            share, shard, shards, max_event_bytes
         ) u
     ), known as materialized (
         select t.schema_name, t.table_name, k.place, k.columns
@@ -35,25 +36,25 @@ as $$
     )
     select
         b."position", b.seq, b.schema_name, b.table_name, b.action,
-        pg_catalog.convert_to(b.new_row, 'UTF8'), pg_catalog.convert_to(b.old_row, 'UTF8'),
+        case when b.is_read
+            then pg_catalog.convert_to(pgoutbox.as_published(b.new_row), 'UTF8') end,
+        case when b.is_read
+            then pg_catalog.convert_to(pgoutbox.as_published(b.old_row), 'UTF8') end,
         b.id_source,
-        b.lazy, b.is_full, b.is_last,
+        b.lazy, b.is_full, b.is_last, b.bytes, b.is_read,
         case when pg_catalog.left(b.traceparent, 56) operator(pg_catalog.~) '^[0-9a-f-]* *$'
             then pg_catalog.rtrim(pg_catalog.left(b.traceparent, 56)) end,
         (
             select v.key
             from known k
             cross join lateral (
-                select array(
-                    select coalesce(b.new_row, b.old_row)::pg_catalog.json
-                        operator(pg_catalog.->>) c.name
-                    from pg_catalog.unnest(k.columns) with ordinality c (name, place)
-                    order by c.place
-                )
+                select case when b.is_read
+                    then pgoutbox.values_in(coalesce(b.new_row, b.old_row), k.columns) end
+                offset 0
             ) v (key)
             where k.schema_name operator(pg_catalog.=) b.schema_name
               and k.table_name operator(pg_catalog.=) b.table_name
-              and pg_catalog.array_position(v.key, null) is null
+              and v.key is not null
             order by k.place
             limit 1
         ),

@@ -15,11 +15,13 @@
 create or replace function pgoutbox.next_share(
     high bigint, gap_first bigint[], gap_last bigint[],
     partial_position bigint, partial_seq bigint,
-    max_events integer, max_bytes bigint, share jsonb, shard integer, shards integer
+    max_events integer, max_bytes bigint, share jsonb, shard integer, shards integer,
+    max_event_bytes bigint default 9223372036854775807
 ) returns table (
     "position" bigint, seq bigint, schema_name text, table_name text, action text,
     new_row text, old_row text, id_source bytea, lazy boolean, committed_at timestamptz,
-    traceparent text, is_full boolean, is_last boolean
+    traceparent text, is_full boolean, is_last boolean, bytes bigint,
+    is_read boolean
 )
     language sql
     stable
@@ -31,9 +33,11 @@ as $$
         case when s.is_ours then u.action end,
         case when s.is_ours then u.new_row end,
         case when s.is_ours then u.old_row end,
-        u.id_source, u.lazy, u.committed_at, u.traceparent, u.is_full, u.is_last
+        u.id_source, u.lazy, u.committed_at, u.traceparent, u.is_full, u.is_last, u.bytes,
+        u.is_read
     from pgoutbox.unsent(
-        high, gap_first, gap_last, partial_position, partial_seq, max_events, max_bytes) u
+        high, gap_first, gap_last, partial_position, partial_seq, max_events, max_bytes,
+        max_event_bytes) u
     -- OFFSET 0: each is worked out once a row, however often it is used.
     cross join lateral (
         select share operator(pg_catalog.->) u.schema_name operator(pg_catalog.->) u.table_name
@@ -44,24 +48,11 @@ as $$
         select case when pg_catalog.jsonb_typeof(t.columns) operator(pg_catalog.=) 'array'
             then pg_catalog.sha256(pg_catalog.convert_to(pg_catalog.concat_ws(
                 ',', u.schema_name, u.table_name,
-                case
-                    when pg_catalog.jsonb_array_length(t.columns) operator(pg_catalog.=) 0
-                    then null
-                    when pg_catalog.jsonb_array_length(t.columns) operator(pg_catalog.=) 1
-                    then coalesce(u.new_row, u.old_row)::pg_catalog.json
-                        operator(pg_catalog.->>) (t.columns operator(pg_catalog.->>) 0)
-                    else (
-                        select case when pg_catalog.count(v.value)
-                                operator(pg_catalog.=) pg_catalog.count(*)
-                            then pg_catalog.string_agg(v.value, ',' order by v.place) end
-                        from (
-                            select c.place, coalesce(u.new_row, u.old_row)::pg_catalog.json
-                                operator(pg_catalog.->>) c.name
-                            from pg_catalog.jsonb_array_elements_text(t.columns)
-                                with ordinality c (name, place)
-                        ) v (place, value)
-                    )
-                end), 'UTF8'))
+                pg_catalog.array_to_string(
+                    pgoutbox.values_in(
+                        coalesce(u.new_row, u.old_row),
+                        array(select pg_catalog.jsonb_array_elements_text(t.columns))),
+                    ',')), 'UTF8'))
         end as hash
         offset 0
     ) h

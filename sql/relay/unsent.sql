@@ -8,6 +8,10 @@
 -- `id_source` is what the event id and the commit time follow from, each as its type's binary
 -- output has it: transaction id, position, and commit time; 8 bytes each.
 --
+-- Rows are as they were stored; as_published() makes of them what is published. `bytes` is the size
+-- of both, and is_read is false where that is above `max_event_bytes`: such rows are not to be
+-- read, so they don't count below. Of what is emitted each byte may have become six by escaping.
+--
 -- At most `max_events` rows, and no further one once `max_bytes` of row data are reached, so a
 -- transaction of any size is read in slices of bounded size. In the last row is_full says
 -- whether that was so: the reader can't tell, its bytes are those of another encoding. is_last says
@@ -21,29 +25,33 @@
 create or replace function pgoutbox.unsent(
     high bigint, gap_first bigint[], gap_last bigint[],
     partial_position bigint, partial_seq bigint,
-    max_events integer, max_bytes bigint
+    max_events integer, max_bytes bigint, max_event_bytes bigint default 9223372036854775807
 ) returns table (
     "position" bigint, seq bigint, schema_name text, table_name text, action text,
     new_row text, old_row text, id_source bytea, lazy boolean, committed_at timestamptz,
-    traceparent text, is_full boolean, is_last boolean
+    traceparent text, is_full boolean, is_last boolean, bytes bigint,
+    is_read boolean
 )
     language sql
     stable
 as $$
     select
         e."position", e.seq, (e.facts).schema_name, (e.facts).table_name, (e.facts).action,
-        pgoutbox.as_published(e.new_row), pgoutbox.as_published(e.old_row),
+        e.new_row, e.old_row,
         pg_catalog.xid8send(e.xid)
             operator(pg_catalog.||) pg_catalog.int8send(e."position")
             operator(pg_catalog.||) pg_catalog.timestamptz_send(e.committed_at),
         e.synchronous_commit operator(pg_catalog.=) 'off', e.committed_at,
         nullif(e.traceparent, ''), e.bytes operator(pg_catalog.>=) max_bytes,
-        e.seq operator(pg_catalog.>=) (e.last_seq operator(pg_catalog.-) 1)
+        e.seq operator(pg_catalog.>=) (e.last_seq operator(pg_catalog.-) 1),
+        e.own_bytes::pg_catalog.int8, e.is_read
     from (
         select
             t."position", t.xid, t.synchronous_commit, t.committed_at, t.traceparent, t.last_seq,
             e.seq, e.facts, e.new_row, e.old_row, e.own_bytes,
-            pg_catalog.sum(e.own_bytes) over (rows unbounded preceding) as bytes
+            r.is_read,
+            pg_catalog.sum(case when r.is_read then e.own_bytes else 0 end)
+                over (rows unbounded preceding) as bytes
         from (
             -- The unsent positions as ascending ranges: what is sent in part, the gaps, and
             -- all above `high`.
@@ -85,7 +93,13 @@ as $$
             order by e.seq
             limit max_events
         ) e
+        cross join lateral (
+            select e.own_bytes operator(pg_catalog.<=) max_event_bytes
+                or e.own_bytes operator(pg_catalog./) 6 operator(pg_catalog.<=) max_event_bytes
+                    and (e.facts).action operator(pg_catalog.=) 'EMIT' as is_read
+        ) r
         limit max_events
     ) e
-    where e.bytes operator(pg_catalog.-) e.own_bytes operator(pg_catalog.<) max_bytes
+    where e.bytes operator(pg_catalog.-)
+        case when e.is_read then e.own_bytes else 0 end operator(pg_catalog.<) max_bytes
 $$;

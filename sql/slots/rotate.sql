@@ -76,6 +76,8 @@ begin
     if adopted > 0 then
         return false;
     end if;
+    -- What is parked of a slot that is sent was parked before: none can come after this.
+    perform pgoutbox.keep_parked(target_slot);
     perform set_config('enable_seqscan', 'off', true);
     for attempt in 1..50 loop
         begin

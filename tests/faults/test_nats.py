@@ -290,14 +290,13 @@ async def test_event_above_max_payload_is_parked(own: Own, connect: Connect) -> 
     """)
     own.book.confirm(label)
     async with own.load():
-        await relay.line("event parked", count=2)
+        await relay.line("event parked")
         await own.pause(0.3, 0.6)
     await own.all_sent()
     assert await relay.stop() == 0
+    assert relay.output.count("event parked") == 1  # a minute
 
-    parked = await owner.fetch(
-        "select event_id::text, reason, payload::json ->> 'action' as action from pgoutbox.parked"
-    )
+    parked = await owner.fetch("select event_id::text, reason, action from pgoutbox.parked")
     assert {row["action"] for row in parked} == {"INSERT", "DELETE"}
     assert all("max_payload" in row["reason"] for row in parked)
     marks = await owner.fetch(

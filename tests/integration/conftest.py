@@ -1,5 +1,5 @@
 """Fixtures of this folder."""
 
-from tests.support.seeds import nursery
+from tests.support.seeds import nursery, seed
 
-__all__ = ["nursery"]
+__all__ = ["nursery", "seed"]

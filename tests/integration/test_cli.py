@@ -311,8 +311,8 @@ async def test_status_counts_backlog_gaps_and_parked(
     await owner.execute("insert into users values (1), (2), (3)")
     await owner.execute(
         "update pgoutbox.progress set high = 40, gap_first = '{1,20}', gap_last = '{10,20}';"
-        "insert into pgoutbox.parked (relay, event_id, position, subject, reason, payload)"
-        " values ('mine', gen_random_uuid(), 1, 's', 'too large', '{}')"
+        "insert into pgoutbox.parked (relay, event_id, position, seq, bytes, reason)"
+        " values ('mine', gen_random_uuid(), 1, 1, 9, 'too large')"
     )
 
     relays = status_of(database)["relays"]
@@ -510,8 +510,8 @@ async def test_commands_say_where_they_work_and_where_that_was_chosen(
         ("alter table users disable trigger all", "public.users: trigger missing or disabled"),
         ("insert into users values (1)", "nobody publishes the unsent events of relay default"),
         (
-            "insert into pgoutbox.parked (relay, event_id, position, subject, reason, payload)"
-            " values ('default', gen_random_uuid(), 1, 's', 'too large', '')",
+            "insert into pgoutbox.parked (relay, event_id, position, seq, bytes, reason)"
+            " values ('default', gen_random_uuid(), 1, 1, 9, 'too large')",
             "1 event of relay default is parked; see pgoutbox.parked",
         ),
         (

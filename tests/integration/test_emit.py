@@ -104,7 +104,7 @@ async def test_a_subject_that_the_stream_does_not_have_is_parked(
         (f"{stream.topic}.taken.elsewhere", reason),
         (f"{stream.topic}.two.tokens", reason),
     ]
-    assert said.count("event parked") == 2
+    assert said.count("event parked") == 1  # a minute
 
     await jetstream.update_stream(name=stream.topic, subjects=[f"{stream.topic}.>"])
     await owner.execute("select pgoutbox.emit('two.tokens', 'again')")

@@ -487,8 +487,8 @@ async def test_a_relay_is_forgotten_with_what_it_parked(
     await install(conn, ["users"], HASTY, said.append)
     await led_once(owner, "mine", "retired")
     await owner.execute(
-        "insert into pgoutbox.parked (relay, event_id, position, subject, reason, payload)"
-        " select r, gen_random_uuid(), 1, 's', 'too large', '{}'"
+        "insert into pgoutbox.parked (relay, event_id, position, seq, bytes, reason)"
+        " select r, gen_random_uuid(), 1, 1, 9, 'too large'"
         " from unnest('{mine,retired}'::text[]) r"
     )
 
@@ -603,8 +603,8 @@ async def test_uninstall_all_refuses_while_events_are_parked(
     conn: Session, owner: Session, said: list[str]
 ) -> None:
     await owner.execute(
-        "insert into pgoutbox.parked (relay, event_id, position, subject, reason, payload)"
-        " values ('default', gen_random_uuid(), 1, 's', 'too large', '{}')"
+        "insert into pgoutbox.parked (relay, event_id, position, seq, bytes, reason)"
+        " values ('default', gen_random_uuid(), 1, 1, 9, 'too large')"
     )
 
     with pytest.raises(InstallError, match="1 event is parked"):

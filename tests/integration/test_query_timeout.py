@@ -12,10 +12,10 @@ import pytest
 
 from pgoutbox.config.settings import DatabaseConfig, MessageConfig
 from pgoutbox.database import connection as database_connection
-from pgoutbox.messages.event import Message
+from pgoutbox.messages.event import EventNumber, Message
 from pgoutbox.messages.formats import format_of
 from pgoutbox.outbox.progress import Key, Progress
-from pgoutbox.outbox.reader import Batch, Outbox
+from pgoutbox.outbox.reader import Batch, Outbox, Withheld
 from pgoutbox.outbox.snapshots import Snapshots
 from tests.conftest import StartDaemon
 from tests.support.cluster import Database
@@ -26,6 +26,7 @@ from tests.support.waiting import eventually
 
 PLAIN = format_of(MessageConfig(), "db")
 BEFORE, AFTER = Progress(1), Progress(2, partial=Key(3, 4))
+WITHHELD = Withheld(Key(1, 1), "5c2b6a3e-0000-4000-8000-000000000000", 9, EventNumber(1, 1), None)
 BATCH = Batch(before=BEFORE, after=AFTER, has_long_transaction=True)
 
 # What asks something, by name; each new method of the outbox belongs here.
@@ -41,6 +42,8 @@ QUESTIONS: dict[str, Callable[[Outbox], Awaitable[object]]] = {
     "park": lambda outbox: outbox.park(
         Key(1, 1), Message("s", "5c2b6a3e-0000-4000-8000-000000000000", b"{}"), "too large"
     ),
+    "park_withheld": lambda outbox: outbox.park_withheld([(WITHHELD, "too large")]),
+    "emits": lambda outbox: outbox.emits(),
     "check": lambda outbox: outbox.check(),
     "mend_drift": lambda outbox: outbox.mend_drift(),
     "misses": lambda outbox: outbox.misses(["t"]),

@@ -280,6 +280,8 @@ async def test_relay_with_a_shadowing_search_path(
         assert shared == await connection.fetch(
             "select * from pgoutbox.unsent(0, '{}', '{}', null, null, 1000, 1000000)"
         )
+    found = 'select pgoutbox.value_in(\'{"b":[1, 2],"a":"x"}\', \'a\')'
+    assert await relay.fetchval(found) == "x"
     # Without parameters, since the driver's own queries about types aren't qualified.
     await relay.execute("select * from pgoutbox.gap_holders()")
     await relay.execute("select * from pgoutbox.lead('r')")
@@ -297,6 +299,8 @@ INLINED = {
     "next_share",
     "unsent",
 }
+# Called by these for each row.
+CALLED = {"value_in", "values_in"}
 
 
 async def test_functions_are_pinned_or_qualified(connection: asyncpg.Connection) -> None:
@@ -307,7 +311,7 @@ async def test_functions_are_pinned_or_qualified(connection: asyncpg.Connection)
           and not coalesce(p.proconfig::text like '%search_path=pg_catalog, pg_temp%', false)
     """)
 
-    assert set(loose) == {"capture", *defined_in("writer")} | INLINED
+    assert set(loose) == {"capture", *defined_in("writer")} | INLINED | CALLED
 
 
 async def test_nothing_on_the_hot_path_has_a_set_clause(connection: asyncpg.Connection) -> None:

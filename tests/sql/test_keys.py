@@ -7,6 +7,9 @@ from collections.abc import AsyncIterator
 
 import asyncpg
 import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 
 from tests.conftest import Connect
 from tests.support.cluster import OWNER, WRITER, Cluster
@@ -324,3 +327,67 @@ async def test_events_are_counted(connection: asyncpg.Connection, capture: Captu
     assert await count(numbers[1], 2**63 - 1, 2) == (2, numbers[3])
     assert await count(-1, numbers[0], 100) == (1, numbers[0])
     assert await count(numbers[3], 2**63 - 1, 100) == (0, None)
+
+
+TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=8)
+ODD_TEXTS = ["", "\\", '"', "a", ',"a":', '","a":"', ', "a": ', "}", "x" * 600, "null", 'a"', "{"]
+TEXTS = TEXT | st.sampled_from(ODD_TEXTS)
+NAMES = TEXTS.filter(lambda name: name and "\x02" not in name)
+NESTED = st.recursive(
+    TEXTS | st.integers() | st.none() | st.booleans(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3),
+    max_leaves=8,
+)
+# A row as row_to_json() and concat() make it, of texts and jsonb in turn.
+ROW = """
+    select '{' || string_agg(to_json(name)::text || ':' || case
+        when is_json then value::jsonb::text else to_json(value)::text end, ',' order by place)
+        || '}'
+    from unnest($1::text[], $2::text[], $3::bool[]) with ordinality c (name, value, is_json, place)
+"""
+
+
+@hypothesis_settings(
+    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    texts=st.dictionaries(NAMES, TEXTS, min_size=1, max_size=4),
+    nested=st.dictionaries(NAMES, NESTED, max_size=4),
+)
+async def test_values_are_found_without_parsing_the_others(
+    connection: asyncpg.Connection, texts: dict[str, str], nested: dict[str, object]
+) -> None:
+    """Whatever names and values are made of, they are what a parser finds."""
+    columns = {name: (json.dumps(value), True) for name, value in nested.items()}
+    columns |= {name: (text, False) for name, text in texts.items()}
+    values, kinds = zip(*columns.values(), strict=True)
+    row = await connection.fetchval(ROW, list(columns), values, kinds)
+
+    for name in [*columns, "none"]:
+        expected = await connection.fetchval("select $1::text::json ->> $2", row, name)
+        found = await connection.fetchval("select pgoutbox.value_in($1, $2)", row, name)
+        assert found == expected, (row, name)
+
+
+async def test_values_of_long_rows_are_those_of_short_ones(
+    connection: asyncpg.Connection, capture: Capture
+) -> None:
+    """Time stamps and what follows them included, and however deep another value is."""
+    await capture(
+        "t",
+        "a timestamptz, b int, c timestamp, d text, j jsonb, z timestamp, primary key (a, c, d, z)",
+    )
+    insert = """
+        insert into t select
+            '2026-01-02 03:04:05+00', 1, '0044-03-15 12:00:00 BC', E'"é\\x01', $1::text::jsonb,
+            'infinity'
+    """
+    await connection.execute(insert, "1")
+    await connection.execute("delete from t")
+    await connection.execute(insert, "[" * 9_000 + "]" * 9_000)
+
+    short, _, long = await keys(connection)
+
+    assert short is not None
+    assert short == long
+    assert short[0] == "2026-01-02T03:04:05Z"

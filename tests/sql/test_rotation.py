@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import asyncpg
@@ -214,3 +215,36 @@ async def _slot(connection: asyncpg.Connection) -> int:
 
 async def _since(connection: asyncpg.Connection, slot: int) -> Any:
     return await connection.fetchval("select since from pgoutbox.slot_rest where slot = $1", slot)
+
+
+async def test_what_is_parked_by_reference_survives_its_slot(
+    connection: asyncpg.Connection, capture: Capture
+) -> None:
+    """And is gone once nobody has parked it any more."""
+    await capture("large", "id int primary key, body text")
+    await connection.execute("insert into large values (1, repeat('x', 100000)), (2, 'y')")
+    await connection.execute("update pgoutbox.progress set high = 1")
+    await connection.execute("""
+        insert into pgoutbox.parked (relay, event_id, position, seq, bytes, reason)
+        select r.name, gen_random_uuid(), o.position, o.seq, 9, 'too large'
+        from pgoutbox.outbox o cross join (values ('a'), ('gone')) r (name)
+        where o.data ->> 'id' = '1'
+    """)
+    parked = """
+        select r.* from pgoutbox.parked k
+        cross join pgoutbox.parked_row(k.position, k.seq, true, 200000) r
+    """
+    before = await connection.fetch(parked)
+
+    assert await rotate(connection)
+
+    assert await left(connection) == 0
+    assert await connection.fetch(parked) == before
+    assert len(before) == 2
+    assert json.loads(before[0]["new_row"]) == {"id": 1, "body": "x" * 100_000}
+    assert before[0]["key"] == ["1"]
+    for relay in ("a", "gone"):
+        await connection.execute("delete from pgoutbox.parked where relay = $1", relay)
+        await connection.execute("select pgoutbox.tidy_parked()")
+        kept = await connection.fetchval("select count(*) from pgoutbox.parked_event")
+        assert kept == (relay == "a")

@@ -11,10 +11,10 @@ from itertools import pairwise
 import pytest
 
 from pgoutbox.errors import DatabaseError, Interrupted, Refused
-from pgoutbox.messages.event import Message
+from pgoutbox.messages.event import EventNumber, Message
 from pgoutbox.monitoring.monitor import Monitor
 from pgoutbox.outbox.progress import Gap, Key, Progress
-from pgoutbox.outbox.reader import Batch
+from pgoutbox.outbox.reader import Batch, Withheld
 from pgoutbox.relay import loop
 from pgoutbox.relay.loop import Relay
 from tests.support.waiting import eventually
@@ -33,6 +33,7 @@ class Outbox:
 
     transactions: dict[int, list[str]] = field(default_factory=dict)
     limit: int = 3
+    withheld: set[str] = field(default_factory=set)  # texts of events without rows
     lazy: set[int] = field(default_factory=set)
     progress: Progress = field(default_factory=Progress)  # as it is recorded
     noted: tuple[Progress, ...] = ()
@@ -61,9 +62,10 @@ class Outbox:
         ][: self.limit]
         is_full = len(keys) == self.limit
         is_cut = is_full and keys[-1].seq < len(self.transactions[keys[-1].position]) - 1
+        read = [key for key in keys if self.text(key) not in self.withheld]
         return Batch(
-            compose=lambda: [Message("s", self.text(key), b"") for key in keys],
-            keys=keys,
+            compose=lambda: [Message("s", self.text(key), b"") for key in read],
+            keys=read,
             before=before,
             after=before.after(keys, is_cut=is_cut),
             is_full=is_full,
@@ -71,6 +73,11 @@ class Outbox:
             has_long_transaction=is_cut or any(a.position == b.position for a, b in pairwise(keys)),
             has_lazy_commit=any(key.position in self.lazy for key in keys),
             passed=keys,
+            withheld=[
+                Withheld(key, self.text(key), 10, EventNumber(0, 0), None)
+                for key in keys
+                if key not in read
+            ],
         )
 
     def _positions(self, before: Progress, ranges: Sequence[Gap]) -> list[int]:
@@ -109,6 +116,9 @@ class Outbox:
     def fail_snapshot(self, reason: str) -> None:
         raise AssertionError(reason)
 
+    async def park_withheld(self, events: Sequence[tuple[Withheld, str]]) -> None:
+        self.parked += [self.text(event.key) for event, _ in events]
+
 
 class Stream:
     """Publishes into a list; each batch alone, or in a stretch that a test may hold up or break.
@@ -116,6 +126,8 @@ class Stream:
     As the real one it stores a message of a stretch only behind the one that was sent before it,
     and a repeat not at all. ``too_large`` are texts that it refuses.
     """
+
+    max_payload = 9
 
     def __init__(self, outbox: Outbox, *, pipelines: bool = True) -> None:
         self.stored: list[str] = []
@@ -347,6 +359,35 @@ async def test_oversized_event_in_a_full_batch_is_parked_alone(world: World) -> 
     assert world.outbox.parked == ["e"]
     assert world.outbox.progress == Progress(9)
     assert relay.sent == 8
+
+
+async def test_events_without_rows_are_parked_and_the_others_go_on(world: World) -> None:
+    world.commit("a", "b c d", "e f", *"ghi")
+    world.outbox.withheld = set("acdi")
+
+    await world.relay().drain()
+
+    assert world.stream.stored == list("befgh")
+    assert sorted(world.outbox.parked) == list("acdi")
+    assert world.outbox.progress == Progress(6)
+
+
+@pytest.mark.parametrize("at", "abcefi")
+async def test_relay_that_is_told_to_stop_at_an_event_without_rows_sends_what_came_before(
+    world: World, at: str
+) -> None:
+    world.commit("a", "b c d", "e f", *"ghi")
+    world.outbox.withheld = {at}
+    world.on_oversize = "stop"
+
+    with pytest.raises(Refused, match="max_payload of 9"):
+        await world.relay().drain()
+
+    assert world.stream.stored == [text for text in "abcdefghi" if text < at]
+    assert world.outbox.parked == []
+    world.on_oversize = "park"
+    await world.relay().drain()
+    assert world.stream.stored == [text for text in "abcdefghi" if text != at]
 
 
 async def test_relay_that_is_told_to_stop_at_an_oversized_event_records_what_came_before(
