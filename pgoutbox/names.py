@@ -53,3 +53,21 @@ def suggest(wrong: str, known: Iterable[str], spelling: Mapping[str, str] | None
     if not close:
         return ""
     return f"; did you mean {(spelling or {}).get(close[0], close[0])}?"
+
+
+class Column(NamedTuple):
+    """A column that events carry."""
+
+    name: str
+    type: str  # PostgreSQL's name of it, without modifiers
+    is_not_null: bool
+
+
+class DescribedTable(NamedTuple):
+    """A captured table, and what its events have."""
+
+    schema: str
+    table: str
+    actions: tuple[str, ...]
+    old_values: str  # full or identity
+    columns: tuple[Column, ...]

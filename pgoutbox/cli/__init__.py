@@ -7,7 +7,18 @@ from typing import Any
 import click
 
 from pgoutbox import __version__
-from pgoutbox.cli import demo, doctor, install, pause, relay, snapshot, status, tail, uninstall
+from pgoutbox.cli import (
+    demo,
+    doctor,
+    install,
+    pause,
+    relay,
+    schema,
+    snapshot,
+    status,
+    tail,
+    uninstall,
+)
 from pgoutbox.cli.common import Cli, where_options
 
 _EXIT_CODES = """\b
@@ -56,6 +67,7 @@ for command in (
     status.status,
     tail.tail,
     doctor.doctor,
+    schema.schema,
     demo.demo,
 ):
     main.add_command(command)

@@ -11,6 +11,7 @@ import asyncpg
 
 from pgoutbox.config.settings import InstallConfig
 from pgoutbox.errors import InstallError, one_a_line
+from pgoutbox.names import Column, DescribedTable
 
 if TYPE_CHECKING:
     Connection = asyncpg.Connection[asyncpg.Record]
@@ -176,3 +177,47 @@ async def _dropped(conn: Connection, name: str) -> Table | None:
     )
     oids = {row["oid"] for row in rows}
     return next((table for table in dropped if table.oid in oids), None)
+
+
+async def described(conn: Connection, names: Sequence[str]) -> list[DescribedTable]:
+    """Return the named captured tables, or all of them, with the columns that events carry.
+
+    Raises:
+        InstallError: one isn't there, or isn't captured.
+
+    """
+    asked = {table.oid: table.name for table in await resolve(conn, names)}
+    rows = await conn.fetch(_DESCRIBED, list(asked) if names else None)
+    missing = [name for oid, name in asked.items() if oid not in {row["oid"] for row in rows}]
+    if missing:
+        raise InstallError(
+            f"{missing[0]} isn't captured", hint="Capture it first: pgoutbox install --table NAME"
+        )
+    return [
+        DescribedTable(
+            row["schema_name"],
+            row["table_name"],
+            tuple(row["actions"]),
+            row["old_values"],
+            tuple(map(Column, row["names"], row["types"], row["not_nulls"])),
+        )
+        for row in rows
+    ]
+
+
+_DESCRIBED = """
+select t.relation::oid as oid, t.schema_name, t.table_name, t.actions, t.old_values,
+    c.names, c.types, c.not_nulls
+from pgoutbox.captured_table t
+join pg_catalog.pg_class r on r.oid = t.relation
+cross join lateral (
+    select array_agg(a.attname::text order by k.n) as names,
+        array_agg(pg_catalog.format_type(a.atttypid, null) order by k.n) as types,
+        array_agg(a.attnotnull order by k.n) as not_nulls
+    from pgoutbox.captured_columns(t.relation, 'new')
+        with ordinality k (name, expression, settings, n)
+    join pg_catalog.pg_attribute a on a.attrelid = t.relation and a.attname = k.name
+) c
+where $1::oid[] is null or t.relation = any ($1)
+order by t.schema_name, t.table_name
+"""
