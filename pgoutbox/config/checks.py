@@ -49,6 +49,8 @@ def _credentials(found: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _share(found: Mapping[str, Any]) -> Iterator[str]:
+    if found.get("relay.begin_after") and found.get("relay.begin_at"):
+        yield "--begin-after and --begin-at exclude each other"
     flags = [flag for flag in ("tables", "except_tables") if found.get(f"relay.{flag}")]
     if len(flags) > 1:
         yield "--tables and --except-tables exclude each other"

@@ -342,6 +342,15 @@ class RelayConfig:
             "Relays that a new relay takes over from: it begins where they ended.",
         ),
     )
+    begin_at: int | str = setting(
+        "oldest",
+        own(
+            "--begin-at",
+            values.BEGINNING,
+            "Where a new relay begins: with the oldest event in the outbox, with what is committed"
+            " from now on, or with a position.",
+        ),
+    )
     install: bool = setting(
         False,
         own(

@@ -190,6 +190,19 @@ def _parse_relay_name(value: object) -> str:
     return name
 
 
+def _parse_beginning(value: object) -> int | str:
+    """Return where a new relay begins: ``now``, ``oldest``, or a position."""
+    written = parse_text(value).strip().lower()
+    if written in ("now", "oldest"):
+        return written
+    if not re.fullmatch(r"\d{1,18}", written, re.ASCII) or int(written) < 1:
+        raise InvalidValue("must be now, oldest, or a position, which is a number from 1")
+    return int(written)
+
+
+BEGINNING = ValueType(_parse_beginning, "now|oldest|POSITION")
+
+
 RELAY_NAME = ValueType(_parse_relay_name, "NAME")
 
 

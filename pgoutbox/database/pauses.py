@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 Say = Callable[[str], None]
 
-_NOTIFY = "select pg_catalog.pg_notify('pgoutbox', 'asked')"  # relays look at what is asked of them
+NOTIFY = "select pg_catalog.pg_notify('pgoutbox', 'asked')"  # relays look at what is asked of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +55,10 @@ async def pause(conn: Connection, relay: str, reason: str | None, say: Say) -> d
 
     """
     async with conn.transaction():
-        await _require(conn, relay)
+        await require_relay(conn, relay)
         before = await find(conn, relay)
-        await conn.execute(_PAUSE, relay, reason, _who())
-        await conn.execute(_NOTIFY)
+        await conn.execute(_PAUSE, relay, reason, who())
+        await conn.execute(NOTIFY)
         now = await find(conn, relay)
     assert now is not None  # noqa: S101 - just written
     already = "already " if before else ""
@@ -74,10 +74,10 @@ async def resume(conn: Connection, relay: str, say: Say) -> dict[str, Any]:
 
     """
     async with conn.transaction():
-        await _require(conn, relay)
+        await require_relay(conn, relay)
         before = await find(conn, relay)
         await conn.execute("delete from pgoutbox.relay_pause where relay = $1", relay)
-        await conn.execute(_NOTIFY)
+        await conn.execute(NOTIFY)
     said = f"resumed; it was {before}" if before else "not paused"
     say(f"relay {printable(relay)}: {said}")
     return _state(relay, None, is_news=before is not None)
@@ -102,7 +102,8 @@ def _state(relay: str, pause: Pause | None, *, is_news: bool) -> dict[str, Any]:
     }
 
 
-def _who() -> str:
+def who() -> str:
+    """Return who runs this command, and where."""
     try:
         user = getpass.getuser()
     except (KeyError, OSError):  # a container's user may have no name
@@ -117,8 +118,13 @@ on conflict (relay) do update set reason = coalesce(excluded.reason, p.reason)
 """
 
 
-async def _require(conn: Connection, relay: str) -> None:
-    """Make sure that a relay has that name: a mistyped one would be paused without a word."""
+async def require_relay(conn: Connection, relay: str) -> None:
+    """Make sure that a relay has that name: a mistyped one would be accepted without a word.
+
+    Raises:
+        ConfigError: none has.
+
+    """
     names = [row["relay"] for row in await conn.fetch("select relay from pgoutbox.progress")]
     if relay in names:
         return

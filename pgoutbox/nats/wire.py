@@ -11,7 +11,7 @@ from pgoutbox.errors import Refused
 from pgoutbox.messages.event import Message
 from pgoutbox.messages.headers import header_lines
 
-_HEADER_ROOM = 154  # bytes: version 10, id 64, expectation 78, empty line 2
+_HEADER_ROOM = 118  # bytes: version 10, id 28 around the event's, expectation 78, empty line 2
 
 
 def message_id(message: Message) -> str:
@@ -62,8 +62,9 @@ def fitting(
     subjects.
     """
     room = max_payload - _HEADER_ROOM
-    for index, (subject, _, payload, headers, _, is_emitted) in enumerate(messages):
-        if len(payload) + (len(header_lines(headers).encode()) if headers else 0) > room:
+    for index, (subject, event_id, payload, headers, _, is_emitted) in enumerate(messages):
+        lines = len(header_lines(headers).encode()) if headers else 0
+        if len(payload) + len(event_id) + lines > room:
             return index
         if is_emitted and not takes(subject):
             return index

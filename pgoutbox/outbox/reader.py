@@ -21,9 +21,11 @@ from pgoutbox.messages.envelope import Envelope, commit_time
 from pgoutbox.messages.event import EventNumber, Message
 from pgoutbox.messages.formats import MessageFormat
 from pgoutbox.messages.headers import header_lines
+from pgoutbox.outbox import resends
 from pgoutbox.outbox.careful import CarefulReader, Reading
 from pgoutbox.outbox.numbering import Numbering
 from pgoutbox.outbox.progress import Gap, Key, Place, Progress
+from pgoutbox.outbox.resends import Resend, Some
 from pgoutbox.outbox.selection import Filter, Share
 from pgoutbox.outbox.snapshots import Chunk, Snapshots
 
@@ -287,6 +289,63 @@ class Outbox:
     async def pause(self) -> Pause | None:
         """Return what is known of this relay's pause; None where it isn't paused."""
         return await pauses.find(self._connection, self._relay)
+
+    async def next_resend(self) -> Resend | None:
+        """Return the oldest request for sent events that isn't done; None where there is none."""
+        row = await self._connection.fetchrow(resends.NEXT, self._relay)
+        if row is None:
+            return None
+        done = Key(row["done_position"], row["done_seq"])
+        return Resend(row["number"], row["events"], row["sent"], done)
+
+    async def read_again(self, request: Resend) -> Some:
+        """Return the next part of what a request asks for.
+
+        What has left the outbox meanwhile is left out.
+        """
+        number = request.number
+        reach = await self._connection.fetchval(resends.REACH, number)
+        if reach is None:
+            return Some((), request.done, is_end=True)
+        rows = await self._connection.fetch(resends.KEYS, number, reach, resends.PART)
+        keys = [Key(*row) for row in rows]
+        messages, last = await self._messages_at(keys)
+        is_whole = len(keys) < resends.PART and (not keys or last >= keys[-1])
+        done = Key(reach, 2**63 - 1) if is_whole else last
+        return Some([resends.again(one, number) for one in messages], done, is_end=False)
+
+    async def _messages_at(self, keys: Sequence[Key]) -> tuple[list[Message], Key]:
+        """Return what this relay publishes for events, and up to which of ``keys`` that is.
+
+        It stops once they have the bytes of a batch. Events that are gone, or that this relay
+        passes over, are left out.
+        """
+        messages: list[Message] = []
+        wanted = set(keys)
+        at = keys[0]._replace(seq=keys[0].seq - 1) if keys else Key(0, 0)
+        size = 0
+        while keys and at < keys[-1] and size < self._batch_bytes:
+            rest = sorted({key.position for key in keys if key.position > at.position})
+            gaps = tuple(Gap(position, position) for position in rest)
+            batch = await self._read(Progress(partial=at), _NOTHING_ABOVE, gaps)
+            found = zip(batch.keys, batch.messages, strict=True)
+            some = [message for key, message in found if key in wanted]
+            size += sum(len(message.payload) for message in some)
+            messages += some
+            at = min(batch.passed[-1], keys[-1]) if batch else keys[-1]
+        return messages, at
+
+    async def note_resent(self, request: Resend, some: Some, sent: int) -> None:
+        """Record that a part was sent again.
+
+        Raises:
+            LeadershipLost: another relay of the same name has taken over.
+        """
+        noted = await self._connection.fetchval(
+            resends.NOTE, request.number, self._leadership, *some.done, sent, some.is_end
+        )
+        if noted is None:
+            raise self._lost()
 
     async def next_batch(self, before: Progress) -> Batch:
         """Return what comes after ``before``, which is this relay's progress or will be.

@@ -373,6 +373,7 @@ class Daemon:
             chores=after_pass,
             monitor=self._monitor,
             parking_log=self._parking_log,
+            resending=steering.resending,
         )
         return relay
 

@@ -48,6 +48,16 @@ where pg_catalog.current_setting(name, true) is not null
 """
 
 
+# Of an outbox without transactions `first` is null.
+_BEGINNING = """
+select
+    exists (select from pgoutbox.progress p where p.relay = $1) as is_known,
+    (
+        select case when s.is_called then s.last_value else 0 end from pgoutbox.position_seq s
+    ) as last,
+    (select min(t.position) from pgoutbox.transaction t) as first
+"""
+
 _THIS_SESSION = """
 select pid, backend_start::text as began from pg_catalog.pg_stat_activity
 where pid = pg_catalog.pg_backend_pid()
@@ -115,6 +125,8 @@ class Leadership:
             share = await self._share(listening)
             if config.relay.begin_after:
                 await self._begin_after(listening, wake_up)
+            else:
+                await self._begin_at(listening)
             await self._lead(wake_up)
             working = await self._connect(stack, "relay", is_proven=True)
             await working.execute(_PLANNER)
@@ -222,6 +234,33 @@ class Leadership:
                 log.info("waiting for another relay to stop", extra={"relay": what})
                 said = what
             await self._stand_by(wake_up)
+
+    async def _begin_at(self, listening: Connection) -> None:
+        """Begin where ``--begin-at`` says if there is no progress yet, and say so.
+
+        Raises:
+            ConfigError: that is beyond the outbox.
+        """
+        config = self._config.relay
+        begin = config.begin_at
+        row = await listening.fetchrow(_BEGINNING, config.name)
+        assert row is not None  # noqa: S101 - one row
+        if row["is_known"]:
+            return
+        if isinstance(begin, int) and begin > row["last"] + 1:
+            raise ConfigError(
+                f"--begin-at {begin} is beyond the outbox, whose last position is {row['last']}"
+            )
+        position = {"oldest": 1, "now": None}.get(str(begin), begin)
+        if not await listening.fetchval("select pgoutbox.begin_at($1, $2)", config.name, position):
+            return
+        replays = begin == "oldest" and row["first"] is not None
+        hint = {"hint": "It publishes all that the outbox has; --begin-at now leaves that out."}
+        log.info(
+            "a new relay begins",
+            extra={"relay": config.name, "begin_at": begin, "last_position": row["last"]}
+            | (hint if replays else {}),
+        )
 
     async def _lead(self, wake_up: WakeUp) -> None:
         """Return once this relay leads."""

@@ -84,6 +84,17 @@ class WakeUpLike(Protocol):
         """Raise unless this relay still leads."""
 
 
+class ResendingLike(Protocol):
+    """What the relay needs of :class:`pgoutbox.relay.resending.Resending`."""
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether events are to be sent again."""
+
+    async def publish_some(self, publisher: Publisher) -> None:
+        """Publish some of them; nothing else is in flight."""
+
+
 @dataclass(slots=True)
 class Flight:
     """A batch that is sent and not yet known to be stored.
@@ -136,7 +147,9 @@ class Relay:
         chores: Callable[[Progress], Awaitable[None]],
         monitor: Monitor,
         parking_log: ParkingLog | None = None,
+        resending: ResendingLike | None = None,
     ) -> None:
+        self._resending = resending
         self._outbox = outbox
         self._publisher = publisher
         self._wake_up = wake_up
@@ -199,6 +212,8 @@ class Relay:
             await self._publish_all()
             if self._read > read:
                 backoff.reset()
+            if self._is_to_resend:
+                continue
             if self._wake_up.is_asleep:
                 # The look just now came after writers had begun to notify.
                 pause = self._outbox.snapshot_pause
@@ -210,8 +225,12 @@ class Relay:
 
     async def _drain(self) -> None:
         await self._publish_all()
-        while not self._is_stopping and (pause := self._outbox.snapshot_pause) is not None:
-            await self._rest(pause)
+        while not self._is_stopping:
+            pause = self._outbox.snapshot_pause
+            if not self._is_to_resend:
+                if pause is None:
+                    break
+                await self._rest(pause)
             await self._publish_all()
         await self._catch_up()
 
@@ -233,6 +252,8 @@ class Relay:
                 batch = await self._set_aside(batch)
             await self._make_room(batch)
             batch = await self._send(batch)
+            if batch:
+                await self._send_some_again()
             if batch and self.progress is not before:
                 before = self.progress
                 await self._chores(before)
@@ -241,6 +262,23 @@ class Relay:
         await self._record_if_due()
         await self._chores(self.progress)
         await self._outbox.look_for_snapshots()
+        await self._send_some_again()
+
+    async def _send_some_again(self) -> None:
+        """Publish some of the sent events that somebody wants again, behind what is in flight."""
+        # Not between two events of one transaction.
+        if not self._is_to_resend or self._front.partial is not None:
+            return
+        while self._flights:
+            await self._confirm()
+        self._close_stretch()
+        await self._wake_up.verify()
+        assert self._resending is not None  # noqa: S101 - it is to resend
+        await self._resending.publish_some(self._publisher)
+
+    @property
+    def _is_to_resend(self) -> bool:
+        return self._resending is not None and self._resending.is_wanted
 
     async def _next_batch(self) -> Batch:
         """Read what comes behind all that is in flight."""

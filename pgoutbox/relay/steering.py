@@ -1,4 +1,4 @@
-"""What commands ask of a running relay, by a row in the database: to pause, and to go on."""
+"""What commands ask of a running relay, by rows in the database: to pause, to send again."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pgoutbox.database.pauses import Pause
 from pgoutbox.errors import Paused
 from pgoutbox.monitoring.monitor import Monitor
 from pgoutbox.outbox.reader import Outbox
+from pgoutbox.relay.resending import Resending
 from pgoutbox.relay.wakeup import WakeUp
 
 log = logging.getLogger("pgoutbox.relay")
@@ -26,6 +27,7 @@ class Steering:
         self._monitor = monitor
         self._due = 0.0  # of the monotonic clock
         self._pause: Pause | None = None
+        self.resending = Resending(outbox)
 
     @property
     def is_paused(self) -> bool:
@@ -47,6 +49,7 @@ class Steering:
         self._wake_up.listen_up()
         before, self._pause = self._pause, await self._outbox.pause()
         self._due = time.monotonic() + _LOOK_INTERVAL
+        await self.resending.look()
         self._monitor.pause(self.is_paused)
         if self._pause is not None and before is None:
             said = {"by": self._pause.by, "reason": self._pause.reason or "none given"}

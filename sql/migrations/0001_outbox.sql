@@ -272,6 +272,36 @@ comment on table pgoutbox.relay_pause is 'Relays that publish nothing until they
 comment on column pgoutbox.relay_pause.paused_by is
     'Who paused it, in words: the role, and the operating system''s user and host.';
 
+-- Sent events that somebody wants to be sent again; a relay does it behind what is newer.
+create table pgoutbox.resend (
+    number bigint primary key generated always as identity,
+    relay text not null,
+    first_position bigint not null,
+    last_position bigint not null,
+    since timestamptz,
+    before timestamptz,
+    table_schemas text[],
+    table_names text[],
+    key_positions bigint[],
+    key_seqs bigint[],
+    events bigint not null,
+    sent bigint not null default 0,
+    done_position bigint not null default 0,
+    done_seq bigint not null default 0,
+    asked_by text not null,
+    asked_at timestamptz not null default pg_catalog.clock_timestamp(),
+    ended_at timestamptz
+);
+
+comment on table pgoutbox.resend is 'Sent events that are to be sent again, and how far that is.';
+comment on column pgoutbox.resend.table_schemas is
+    'Of the tables that are wanted, all where it is null; an element is null for any schema.';
+comment on column pgoutbox.resend.key_positions is
+    'Where the events stand that are wanted by their ids; with key_seqs.';
+comment on column pgoutbox.resend.events is 'How many were to be sent again when that was asked.';
+comment on column pgoutbox.resend.done_position is
+    'With done_seq: up to which event the relay has come.';
+
 -- How long each slot of the ring has been as it is; see pgoutbox.resting_slots().
 create table pgoutbox.slot_rest (
     slot integer primary key,

@@ -23,6 +23,7 @@ begin
     execute pg_catalog.format(
         'grant select, update (state, place, chunk, rows, error, ended_at)
              on pgoutbox.snapshot to %s', role);
+    execute pg_catalog.format('grant select, insert, update on pgoutbox.resend to %s', role);
     execute pg_catalog.format('grant select on sequence pgoutbox.position_seq to %s', role);
     execute pg_catalog.format(
         'grant execute on function
@@ -44,7 +45,8 @@ begin
              pgoutbox.is_led(pgoutbox.progress), pgoutbox.leader_lock(uuid),
              pgoutbox.sleep_lock_holders(),
              pgoutbox.begin_after(text, text[], text), pgoutbox.backlog(text),
-             pgoutbox.shard_key_of(text, text, text),
+             pgoutbox.shard_key_of(text, text, text), pgoutbox.begin_at(text, bigint),
+             pgoutbox.resend_keys(pgoutbox.resend, bigint, bigint),
              pgoutbox.advance(tid, text, uuid, bigint, bigint[], bigint[], bigint, bigint, jsonb),
              pgoutbox.is_sent(pgoutbox.progress, bigint, bigint),
              pgoutbox.read_chunk(uuid, text, jsonb, integer, bigint, boolean, boolean, text[],

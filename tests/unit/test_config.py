@@ -66,6 +66,7 @@ def test_every_setting_has_a_flag_a_variable_and_a_key(file: Path) -> None:
         "ADDRESS": ":7",
         "LIST": "seven",
         "I/N": "7/7",
+        "now|oldest|POSITION": "7",
     }
     companions = {
         "--nats-user": {"PGOUTBOX_NATS_PASSWORD": "pw"},
