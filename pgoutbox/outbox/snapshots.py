@@ -242,16 +242,15 @@ class Snapshots:
         names = (snapshot.schema, snapshot.table, snapshot.action)
         round_of = json.loads(place.at or "{}").get("round")
         found = []
-        for row in rows:
-            event_id = _id(snapshot.id, round_of, row["own"])
+        for number, row in enumerate(rows, 1):
+            # A repeat of the row would be dropped, and the end with it: so that has its own id.
+            last = ("last",) if place.is_end and number == len(rows) else ()
+            event_id = _id(snapshot.id, round_of, (*row["own"], *last))
             payload = self._envelope.of_row(event_id, names, row["data"], transaction.time)
             event = Event(event_id, *names, row["key"], payload, transaction, 0)
             message = message_format.message(event)
-            headers = (*message.headers, (SNAPSHOT_HEADER, position))
-            found.append(message._replace(headers=headers))
-        if place.is_end:
-            headers = (*found[-1].headers[:-1], (SNAPSHOT_HEADER, f"{position}; last"))
-            found[-1] = found[-1]._replace(headers=headers)
+            header = (SNAPSHOT_HEADER, "; ".join((position, *last)))
+            found.append(message._replace(headers=(*message.headers, header)))
         return found
 
     async def _end(self, snapshot: Snapshot, state: str, error: str | None) -> None:
@@ -259,7 +258,7 @@ class Snapshots:
 
 
 # Of what has no row.
-_MARK: Mapping[str, Any] = {"own": ["last"], "key": None, "data": b"{}"}
+_MARK: Mapping[str, Any] = {"own": [], "key": None, "data": b"{}"}
 
 _NEXT = """
 select s.*, s.relation::oid::bigint as oid, n.nspname as schema, c.relname as "table"
