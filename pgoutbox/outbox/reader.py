@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import cached_property, partial
 from itertools import repeat
-from typing import Any
 from uuid import UUID
 
 import asyncpg
@@ -24,7 +23,7 @@ from pgoutbox.messages.headers import header_lines
 from pgoutbox.outbox import resends
 from pgoutbox.outbox.careful import CarefulReader, Reading
 from pgoutbox.outbox.numbering import Numbering
-from pgoutbox.outbox.progress import Gap, Key, Place, Progress
+from pgoutbox.outbox.progress import Gap, Holder, Key, Place, Progress
 from pgoutbox.outbox.resends import Resend, Some
 from pgoutbox.outbox.selection import Filter, Share
 from pgoutbox.outbox.snapshots import Chunk, Snapshots
@@ -180,8 +179,10 @@ class Outbox:
         # leader's note, or that of an attempt which failed, is to be finished first.
         self._plan: tuple[Progress, ...] = ()
         self._replay: tuple[Progress, ...] = ()
-        self._saved: dict[str, Any] = {}  # progress, as it is in the database
+        self._saved: tuple[object, ...] = ()  # progress, as it is in the database
         self._saved_place: Place | None = None
+        self._has_asked = False  # who of the noted holders is left, since it leads
+        self._ended: Sequence[int] = ()  # of the holders, by the snapshot of the last read
 
     async def take_over(self, leadership: UUID) -> Progress:
         """Take over the relay's progress, and return it.
@@ -215,9 +216,11 @@ class Outbox:
             row["high"],
             tuple(map(Gap, row["gap_first"], row["gap_last"])),
             None if partial is None else Key(partial, row["partial_seq"]),
+            row["settled"],
+            tuple(map(Holder, map(int, row["holders"]), row["holder_since"])),
         )
-        self._saved = progress.to_json()
-        self._saved_place = None
+        self._saved, self._saved_place = _columns(progress), None
+        self._has_asked = False
         if self._snapshots is not None:
             self._snapshots.begin(self._envelope)
         self._check_end(progress)
@@ -354,8 +357,7 @@ class Outbox:
         of that plan are returned, one planned batch after another: in the same order as the first
         time, so that nothing that became visible since gets into the middle of a transaction.
         """
-        if before.gaps:
-            before = before.noting(await self._gap_holders())
+        before = await self.noting_holders(before)
         while self._replay:
             batch = await self._read(before, _NOTHING_ABOVE, before.towards(self._replay[0]))
             if batch:
@@ -397,6 +399,22 @@ class Outbox:
         """Read no rows of an event that can't but exceed ``max_payload`` bytes as a message."""
         self._max_event_bytes = max_payload * (1 if self._is_utf8 else 2) + _STORED_MORE
 
+    async def noting_holders(self, before: Progress) -> Progress:
+        """Return ``before`` with those noted who may fill gaps, if any isn't settled yet.
+
+        **The order matters.** Holders are asked for after the read that missed a position, and
+        before the snapshot of the next one is taken. The locks that tell them are live, a snapshot
+        isn't: asked for inside the snapshot, a transaction that has ended meanwhile would count
+        as gone, and the snapshot not show it. Whoever reads in a transaction of REPEATABLE READ
+        calls this before that begins; then everything that is visible in the snapshot is returned
+        by a read there which isn't full.
+        """
+        if not before.has_unsettled_gap and (self._has_asked or not before.gaps):
+            return before
+        found = await self._connection.fetch("select xid::text, upto from pgoutbox.gap_holders()")
+        self._has_asked = True
+        return before.noting({int(row["xid"]): row["upto"] for row in found})
+
     async def _reading(self, before: Progress, high: int, gaps: Sequence[Gap]) -> Reading:
         """Read; again where there is a table of which it is yet to be decided who publishes it."""
         reading = await self._fetch(before, high, gaps)
@@ -413,7 +431,12 @@ class Outbox:
         return reading
 
     async def _fetch(self, before: Progress, high: int, gaps: Sequence[Gap]) -> Reading:
-        ranges = (
+        gone = (holder.since for holder in before.holders if holder.is_gone)
+        unsent = (
+            before.settled,
+            [holder.xid for holder in before.holders],
+            [holder.since for holder in before.holders],
+            0 if self._replay else min(gone, default=None),
             high,
             [gap.first for gap in gaps],
             [gap.last for gap in gaps],
@@ -422,9 +445,9 @@ class Outbox:
         share = self._share
 
         async def ask(limit: int, max_event_bytes: int) -> list[asyncpg.Record]:
-            return await self._connection.fetch(
+            return await self._ask(
                 self._query,
-                *ranges,
+                *unsent,
                 limit,
                 self._batch_bytes,
                 max_event_bytes,
@@ -434,12 +457,17 @@ class Outbox:
 
         async def ask_for_key() -> list[asyncpg.Record]:
             has_it = share is None or share.has_unnamed
-            return await self._connection.fetch(_READ_KEY, *ranges, has_it)
+            return await self._ask(_READ_KEY, *unsent, has_it)
 
         return await self._reader.read(
             lambda limit: ask(limit, self._max_event_bytes),
             [lambda: ask(1, _NO_ROWS), ask_for_key],
         )
+
+    async def _ask(self, query: str, *arguments: object) -> list[asyncpg.Record]:
+        rows = await self._connection.fetch(query, *arguments)
+        self._ended = rows[0]["ended"] or ()
+        return rows if rows[0]["position"] is not None else []
 
     async def _read(self, before: Progress, high: int, gaps: Sequence[Gap]) -> Batch:
         reading = await self._reading(before, high, gaps)
@@ -449,7 +477,7 @@ class Outbox:
         is_full = last is not None and (reading.is_full or last["is_full"])
         is_cut = is_full and not (last and last["is_last"])
         if not self._replay:
-            before = before.without_dead(keys, is_full=is_full)
+            before = before.settle(keys, self._ended, is_full=is_full)
         has_long_transaction = len({key.position for key in keys}) < len(keys)
         has_lazy_commit, passed = any(row["lazy"] for row in rows), keys
         numbers: list[EventNumber] = []
@@ -500,10 +528,6 @@ class Outbox:
         return is_in_share and (
             self._wanted is None or self._wanted.passes(row["table_name"], action)
         )
-
-    async def _gap_holders(self) -> frozenset[str]:
-        holders = await self._connection.fetchval("select pgoutbox.gap_holders()")
-        return frozenset(holders)
 
     @property
     def snapshot_pause(self) -> float | None:
@@ -557,7 +581,7 @@ class Outbox:
         return tuple(batch.after for batch in in_flight[: torn[-1] if torn else 0])
 
     async def _write(self, progress: Progress, plan: tuple[Progress, ...], *, flush: bool) -> None:
-        wanted, place = progress.to_json(), progress.place
+        wanted, place = _columns(progress), progress.place
         is_new = place is not None and place != self._saved_place
         if not flush and not is_new and (wanted, plan) == (self._saved, self._plan):
             return
@@ -568,10 +592,7 @@ class Outbox:
             self._row_tid,
             self._relay,
             self._leadership,
-            progress.high,
-            [gap.first for gap in progress.gaps],
-            [gap.last for gap in progress.gaps],
-            *(progress.partial or (None, None)),
+            *wanted,
             json.dumps([cut.to_json() for cut in plan] or None),
             *(place if is_new and place else ()),
         )
@@ -707,30 +728,52 @@ select
         pg_catalog.clock_timestamp() - greatest(u.committed_at, p.started_at))::float8 as idle_s
 from pgoutbox.progress p
 left join lateral pgoutbox.unsent(
-    p.high, p.gap_first, p.gap_last, p.partial_position, p.partial_seq, 1, 9223372036854775807
+    p.high, p.gap_first, p.gap_last, p.partial_position, p.partial_seq, 1, 9223372036854775807,
+    settled => p.settled, holders => p.holders,
+    again => pgoutbox.ended_since(p.holders, p.holder_since)
 ) u on true
 where p.relay <> $1
 """
 
-_READ = "select * from pgoutbox.next_batch($1, $2, $3, $4, $5, $6, $7, $8)"
-_READ_DESCRIBED = """
-select * from pgoutbox.next_batch_described(
-    $1, $2, $3, $4, $5, $6, $7, $9, max_event_bytes => $8)
+# Of gaps that are settled, those are read that a holder may have filled: one that the query's own
+# snapshot counts as ended, or one that was known to be gone before. Where nothing is unsent there
+# is one row all the same, for the column `ended`.
+_BESIDE_HOLDERS = """
+select COLUMNS, h.ended
+from (
+    select
+        pg_catalog.array_agg(x.xid) as ended,
+        least($4::bigint, pg_catalog.min(x.since)) as again
+    from unnest($2::bigint[], $3::bigint[]) x (xid, since)
+    where pg_catalog.pg_visible_in_snapshot(x.xid::text::xid8, pg_catalog.pg_current_snapshot())
+) h
+left join lateral pgoutbox.CALL, settled => $1, holders => $2::text[]::xid8[], again => h.again
+) u on true
 """
-_READ_SHARE = """
-select * from pgoutbox.next_batch_described($1, $2, $3, $4, $5, $6, $7, $9, $10, $11, $12, $8)
-"""
+
+
+def _beside_holders(call: str, columns: str = "u.*") -> str:
+    return _BESIDE_HOLDERS.replace("CALL", call).replace("COLUMNS", columns)
+
+
+_READ = _beside_holders("next_batch($5, $6, $7, $8, $9, $10, $11, $12")
+_READ_DESCRIBED = _beside_holders(
+    "next_batch_described($5, $6, $7, $8, $9, $10, $11, $13, max_event_bytes => $12"
+)
+_READ_SHARE = _beside_holders(
+    "next_batch_described($5, $6, $7, $8, $9, $10, $11, $13, $14, $15, $16, $12"
+)
 
 _NO_ROWS = -1  # as the size above which an event's rows aren't read
 
 # Of the first event, what can be read of any. As a share's, where nobody can tell whose it is.
-_READ_KEY = """
-select
+_READ_KEY = _beside_holders(
+    "unsent($5, $6, $7, $8, $9, 1, 9223372036854775807, -1",
+    """
     u.position, u.seq, null as schema_name, null as table_name,
-    case when $6 then 'unknown' end as action, null::bytea as new_row, null::bytea as old_row,
-    u.id_source, u.lazy, u.is_full, u.is_last, u.bytes, u.is_read
-from pgoutbox.unsent($1, $2, $3, $4, $5, 1, 9223372036854775807, -1) u
-"""
+    case when $10 then 'unknown' end as action, null::bytea as new_row, null::bytea as old_row,
+    u.id_source, u.lazy, u.is_full, u.is_last, u.bytes, u.is_read""",
+)
 
 # Names don't come from the relay, which may be unable to read them.
 _PARK = """
@@ -745,17 +788,34 @@ from (select) one left join lateral pgoutbox.event_at($3, $4) e on true
 on conflict do nothing
 """
 
+
+def _columns(progress: Progress) -> tuple[object, ...]:
+    """Return a progress as the columns of its row, without the plan."""
+    return (
+        progress.high,
+        [gap.first for gap in progress.gaps],
+        [gap.last for gap in progress.gaps],
+        *(progress.partial or (None, None)),
+        progress.settled,
+        [holder.xid for holder in progress.holders],
+        [holder.since for holder in progress.holders],
+    )
+
+
 _ADVANCE = """
-select pgoutbox.advance($2, $3, $4, $5, $6, $7, $8, $9, $10) as row_tid, null as state
+select pgoutbox.advance(
+    $2, $3, $4, $5, $6, $7, $8, $9, $10, $11::bigint[]::text[]::xid8[], $12, $13
+) as row_tid, null as state
 from (select pg_catalog.set_config('synchronous_commit', $1, true)) setting
 """
 
 # A snapshot's place with it, under the same leadership.
 _ADVANCE_BOTH = """
 select a.row_tid, case when a.row_tid is not null then
-    pgoutbox.note_chunk($11, $3, $12, $13, $14, $15) end as state
+    pgoutbox.note_chunk($14, $3, $15, $16, $17, $18) end as state
 from (
-    select pgoutbox.advance($2, $3, $4, $5, $6, $7, $8, $9, $10) as row_tid
+    select pgoutbox.advance(
+        $2, $3, $4, $5, $6, $7, $8, $9, $10, $11::bigint[]::text[]::xid8[], $12, $13) as row_tid
     from (select pg_catalog.set_config('synchronous_commit', $1, true)) setting
     offset 0
 ) a

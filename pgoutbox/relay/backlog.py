@@ -27,7 +27,11 @@ _RETRY = _TIMEOUT / _SHARE
 
 _UNSENT = """
 select count(*) as unsent, extract(epoch from min(committed_at))::float8 as oldest
-from pgoutbox.unsent($1, $2, $3, $4, $5, $6, 9223372036854775807)
+from pgoutbox.unsent(
+    $1, $2, $3, $4, $5, $6, 9223372036854775807,
+    settled => $7, holders => $8::bigint[]::text[]::xid8[],
+    again => pgoutbox.ended_since($8::bigint[]::text[]::xid8[], $9)
+)
 """
 
 _OTHERS_INTERVAL = 60.0  # seconds
@@ -38,7 +42,9 @@ select p.relay, (
     select count(*)
     from pgoutbox.unsent(
         p.high, p.gap_first, p.gap_last, p.partial_position, p.partial_seq,
-        $2, 9223372036854775807)
+        $2, 9223372036854775807,
+        settled => p.settled, holders => p.holders,
+        again => pgoutbox.ended_since(p.holders, p.holder_since))
 ) as unsent
 from pgoutbox.progress p where p.relay <> $1
 """
@@ -117,6 +123,9 @@ class BacklogCount:
             [gap.last for gap in progress.gaps],
             *(progress.partial or (None, None)),
             _AT_MOST,
+            progress.settled,
+            [holder.xid for holder in progress.holders],
+            [holder.since for holder in progress.holders],
             timeout=_TIMEOUT,
         )
         assert row is not None  # noqa: S101 - an aggregate returns one row

@@ -222,7 +222,9 @@ alter table pgoutbox.transaction_4 replica identity full;
 
 -- One row a relay. Sent is every position up to `high` outside the gaps, and of the
 -- transaction at `partial_position` every event up to `partial_seq`. Gaps are ranges:
--- gap_first[i] to gap_last[i]. Leadership, pid and role tell who leads it; see pgoutbox.is_led().
+-- gap_first[i] to gap_last[i]. Of those up to `settled` only what the transactions `holders` wrote
+-- is unsent, holders[i] from position holder_since[i] on: neighbours may have been joined.
+-- Leadership, pid and role tell who leads it; see pgoutbox.is_led().
 create table pgoutbox.progress (
     relay text primary key,
     leadership uuid,
@@ -233,6 +235,9 @@ create table pgoutbox.progress (
     gap_last bigint[] not null default '{}',
     partial_position bigint,
     partial_seq bigint,
+    settled bigint not null default 0,
+    holders xid8[] not null default '{}',
+    holder_since bigint[] not null default '{}',
     plan jsonb not null default 'null',
     method text,
     started_at timestamptz not null default pg_catalog.clock_timestamp(),

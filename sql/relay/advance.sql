@@ -5,7 +5,8 @@
 -- would lead through every earlier version of the row.
 create or replace function pgoutbox.advance(
     row_tid tid, relay text, leadership uuid, high bigint, gap_first bigint[], gap_last bigint[],
-    partial_position bigint, partial_seq bigint, plan jsonb
+    partial_position bigint, partial_seq bigint, settled bigint, holders xid8[],
+    holder_since bigint[], plan jsonb
 ) returns tid
     language plpgsql
     volatile
@@ -15,14 +16,16 @@ begin
     update pgoutbox.progress p
     set high = advance.high, gap_first = advance.gap_first, gap_last = advance.gap_last,
         partial_position = advance.partial_position, partial_seq = advance.partial_seq,
-        plan = advance.plan
+        settled = advance.settled, holders = advance.holders,
+        holder_since = advance.holder_since, plan = advance.plan
     where p.ctid = advance.row_tid and p.relay = advance.relay and p.leadership = advance.leadership
     returning p.ctid into row_tid;
     if not found then
         update pgoutbox.progress p
         set high = advance.high, gap_first = advance.gap_first, gap_last = advance.gap_last,
             partial_position = advance.partial_position, partial_seq = advance.partial_seq,
-            plan = advance.plan
+            settled = advance.settled, holders = advance.holders,
+            holder_since = advance.holder_since, plan = advance.plan
         where p.relay = advance.relay and p.leadership = advance.leadership
         returning p.ctid into row_tid;
         if not found then

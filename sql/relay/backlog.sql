@@ -11,7 +11,8 @@ as $$
         select p.* from pgoutbox.progress p where p.relay = backlog.relay
         union all
         select
-            backlog.relay, null, null, null, 0, '{}', '{}', null, null, 'null', null, now(), ''
+            backlog.relay, null, null, null, 0, '{}', '{}', null, null, 0, '{}', '{}', 'null', null,
+            now(), ''
         where not exists (select from pgoutbox.progress p where p.relay = backlog.relay)
     ) p
     cross join lateral (
@@ -19,6 +20,8 @@ as $$
         union all
         select t.* from rows from (unnest(p.gap_first), unnest(p.gap_last)) g (first, last)
         join pgoutbox.transaction t on t.position between g.first and g.last
+        where (t.position > p.settled or t.xid = any (p.holders))
+          and g.last >= least(p.settled + 1, pgoutbox.ended_since(p.holders, p.holder_since))
     ) t
     -- A subquery for each transaction, so that it looks into that one's slot only.
     cross join lateral (

@@ -33,7 +33,8 @@ begin
     end loop;
     select
         count(distinct (
-            p.high, p.gap_first, p.gap_last, p.partial_position, p.partial_seq, p.plan
+            p.high, p.gap_first, p.gap_last, p.partial_position, p.partial_seq, p.settled,
+            p.holders, p.plan
         )),
         max(greatest(
             p.high, p.partial_position,
@@ -45,10 +46,11 @@ begin
         return 'uneven ' || furthest;
     end if;
     insert into pgoutbox.progress
-        (relay, high, gap_first, gap_last, partial_position, partial_seq, plan, share)
+        (relay, high, gap_first, gap_last, partial_position, partial_seq, settled,
+         holders, holder_since, plan, share)
     select
         begin_after.relay, p.high, p.gap_first, p.gap_last, p.partial_position, p.partial_seq,
-        p.plan, begin_after.share
+        p.settled, p.holders, p.holder_since, p.plan, begin_after.share
     from pgoutbox.progress p where p.relay = others[1]
     on conflict do nothing;
     return null;

@@ -1,6 +1,6 @@
--- Whether a relay has sent the event `seq` of the transaction at `position`.
+-- Whether a relay has sent the event `seq` of the transaction `xid` at `position`.
 create or replace function pgoutbox.is_sent(
-    progress pgoutbox.progress, "position" bigint, seq bigint
+    progress pgoutbox.progress, "position" bigint, xid xid8, seq bigint
 ) returns boolean
     language sql
     stable
@@ -12,5 +12,6 @@ as $$
             select
             from rows from (unnest(progress.gap_first), unnest(progress.gap_last)) g (first, last)
             where "position" between g.first and g.last
+              and ("position" > progress.settled or xid = any (progress.holders))
         ) end
 $$;

@@ -6,7 +6,8 @@
 create or replace function pgoutbox.next_batch(
     high bigint, gap_first bigint[], gap_last bigint[],
     partial_position bigint, partial_seq bigint,
-    max_events integer, max_bytes bigint, max_event_bytes bigint default 9223372036854775807
+    max_events integer, max_bytes bigint, max_event_bytes bigint default 9223372036854775807,
+    settled bigint default 0, holders xid8[] default '{}', again bigint default null
 ) returns table (
     "position" bigint, seq bigint, schema_name text, table_name text, action text,
     new_row bytea, old_row bytea, id_source bytea, lazy boolean, is_full boolean,
@@ -25,5 +26,5 @@ as $$
         u.lazy, u.is_full, u.is_last, u.bytes, u.is_read
     from pgoutbox.unsent(
         high, gap_first, gap_last, partial_position, partial_seq, max_events, max_bytes,
-        max_event_bytes) u
+        max_event_bytes, settled, holders, again) u
 $$;

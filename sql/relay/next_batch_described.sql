@@ -10,7 +10,8 @@ create or replace function pgoutbox.next_batch_described(
     partial_position bigint, partial_seq bigint,
     max_events integer, max_bytes bigint, with_keys boolean,
     share jsonb default null, shard integer default 1, shards integer default 1,
-    max_event_bytes bigint default 9223372036854775807
+    max_event_bytes bigint default 9223372036854775807,
+    settled bigint default 0, holders xid8[] default '{}', again bigint default null
 ) returns table (
     "position" bigint, seq bigint, schema_name text, table_name text, action text,
     new_row bytea, old_row bytea, id_source bytea, lazy boolean, is_full boolean,
@@ -24,7 +25,7 @@ as $$
         select u.*
         from pgoutbox.next_share(
             high, gap_first, gap_last, partial_position, partial_seq, max_events, max_bytes,
-            share, shard, shards, max_event_bytes
+            share, shard, shards, max_event_bytes, settled, holders, again
         ) u
     ), known as materialized (
         select t.schema_name, t.table_name, k.place, k.columns

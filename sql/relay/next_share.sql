@@ -16,7 +16,8 @@ create or replace function pgoutbox.next_share(
     high bigint, gap_first bigint[], gap_last bigint[],
     partial_position bigint, partial_seq bigint,
     max_events integer, max_bytes bigint, share jsonb, shard integer, shards integer,
-    max_event_bytes bigint default 9223372036854775807
+    max_event_bytes bigint default 9223372036854775807,
+    settled bigint default 0, holders xid8[] default '{}', again bigint default null
 ) returns table (
     "position" bigint, seq bigint, schema_name text, table_name text, action text,
     new_row text, old_row text, id_source bytea, lazy boolean, committed_at timestamptz,
@@ -37,7 +38,7 @@ as $$
         u.is_read
     from pgoutbox.unsent(
         high, gap_first, gap_last, partial_position, partial_seq, max_events, max_bytes,
-        max_event_bytes) u
+        max_event_bytes, settled, holders, again) u
     -- OFFSET 0: each is worked out once a row, however often it is used.
     cross join lateral (
         select share operator(pg_catalog.->) u.schema_name operator(pg_catalog.->) u.table_name

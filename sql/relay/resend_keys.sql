@@ -43,6 +43,6 @@ as $$
           ))
         order by e.seq
     ) e
-    where p.relay = request.relay and pgoutbox.is_sent(p, t.position, e.seq)
+    where p.relay = request.relay and pgoutbox.is_sent(p, t.position, t.xid, e.seq)
     limit max_events
 $$;

@@ -5,6 +5,9 @@
 -- position what is visible and unsent: why that is commit order stands in commit_stage.sql.
 -- Inside a transaction: the order in which the rows changed.
 --
+-- Of gaps up to `settled` only what the transactions `holders` wrote is unsent, and only from the
+-- position `again` on one may have shown anything; null where none has.
+--
 -- `id_source` is what the event id and the commit time follow from, each as its type's binary
 -- output has it: transaction id, position, and commit time; 8 bytes each.
 --
@@ -25,7 +28,8 @@
 create or replace function pgoutbox.unsent(
     high bigint, gap_first bigint[], gap_last bigint[],
     partial_position bigint, partial_seq bigint,
-    max_events integer, max_bytes bigint, max_event_bytes bigint default 9223372036854775807
+    max_events integer, max_bytes bigint, max_event_bytes bigint default 9223372036854775807,
+    settled bigint default 0, holders xid8[] default '{}', again bigint default null
 ) returns table (
     "position" bigint, seq bigint, schema_name text, table_name text, action text,
     new_row text, old_row text, id_source bytea, lazy boolean, committed_at timestamptz,
@@ -76,8 +80,16 @@ as $$
                       r.place operator(pg_catalog.=) 1
                       or t."position" operator(pg_catalog.<>) partial_position
                   ) is not false
+                  and (
+                      r.place operator(pg_catalog.=) 1
+                      or t."position" operator(pg_catalog.>) settled
+                      or t.xid operator(pg_catalog.=) any (holders)
+                  )
                 order by t."position" limit max_events
             ) t
+            where r.place operator(pg_catalog.=) 1
+               or r.last operator(pg_catalog.>=)
+                    least(settled operator(pg_catalog.+) 1, again)
         ) t
         cross join lateral (
             select

@@ -6,8 +6,8 @@
 -- looks up indexes. Retention is the caller's business.
 --
 -- First it adopts events without a transaction row: there are none unless somebody forged
--- pgoutbox.transaction in a session that another transaction then used. These get a position
--- now, late but not lost. Under the lock it makes sure that nothing has come since: by
+-- pgoutbox.transaction in a session that another transaction then used. These become events of the
+-- transaction that found them, late but not lost. Under the lock it makes sure that nothing has come since: by
 -- transaction id, of those in progress at that look or later. Counted, not only looked for,
 -- since a restored outbox has ids of another cluster, which may be higher than any of this one.
 create or replace function pgoutbox.rotate(target_slot integer) returns boolean
@@ -27,7 +27,14 @@ declare
                 )
                 or exists (
                     select from rows from (unnest(p.gap_first), unnest(p.gap_last)) g (first, last)
-                    join pgoutbox.transaction_%1$s t on t.position between g.first and g.last
+                    join pgoutbox.transaction_%1$s t
+                        on t.position between greatest(g.first, p.settled + 1) and g.last
+                )
+                -- Looked up by id, for many positions may lie in one gap.
+                or exists (
+                    select from unnest(p.holders) h (xid)
+                    where exists (select from pgoutbox.first_event_%1$s e where e.xid = h.xid)
+                       or exists (select from pgoutbox.event_%1$s e where e.xid = h.xid)
                 )
          )', target_slot);
     count_since constant text := format(
@@ -61,17 +68,28 @@ begin
     -- The one statement that reads everything, and the only one that should.
     perform set_config('enable_seqscan', 'on', true);
     execute format(
-        'insert into pgoutbox.transaction_%1$s
+        'with first_event as (
+             update pgoutbox.first_event_%1$s e set xid = pg_catalog.pg_current_xact_id()
+             where not exists (
+                 select from pgoutbox.transaction_%1$s t
+                 where t.xid = e.xid and e.seq between t.first_seq and t.last_seq
+             )
+             returning e.seq
+         ), event as (
+             update pgoutbox.event_%1$s e set xid = pg_catalog.pg_current_xact_id()
+             where not exists (
+                 select from pgoutbox.transaction_%1$s t
+                 where t.xid = e.xid and e.seq between t.first_seq and t.last_seq
+             )
+             returning e.seq
+         )
+         insert into pgoutbox.transaction_%1$s
              (position, xid, first_seq, last_seq, committed_at, synchronous_commit)
          select
-             nextval(''pgoutbox.position_seq''), e.xid, min(e.seq), max(e.seq) + 1,
-             clock_timestamp(), ''on''
-         from (table pgoutbox.first_event_%1$s union all table pgoutbox.event_%1$s) e
-         where not exists (
-             select from pgoutbox.transaction_%1$s t
-             where t.xid = e.xid and e.seq between t.first_seq and t.last_seq
-         )
-         group by e.xid order by min(e.seq)', target_slot);
+             nextval(''pgoutbox.position_seq''), pg_catalog.pg_current_xact_id(), min(e.seq),
+             max(e.seq) + 1, clock_timestamp(), ''on''
+         from (table first_event union all table event) e
+         having count(*) > 0', target_slot);
     get diagnostics adopted = row_count;
     if adopted > 0 then
         return false;

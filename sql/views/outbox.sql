@@ -12,7 +12,7 @@ select
     coalesce(pgoutbox.as_published(e.old_row), '{}')::json as data_old,
     array(
         select p.relay from pgoutbox.progress p
-        where pgoutbox.is_sent(p, t.position, e.seq)
+        where pgoutbox.is_sent(p, t.position, t.xid, e.seq)
         order by p.relay
     ) as sent_by
 from pgoutbox.transaction t

@@ -169,7 +169,8 @@ async def test_a_long_run_leaves_nothing_dead_in_the_way(
             sum(node["Shared Hit Blocks"] + node["Shared Read Blocks"] for node in plan[:1])
         )
         place = await relay.fetchval(
-            "select pgoutbox.advance($1, 'r', $2, $3, '{}', '{}', null, null, 'null')",
+            "select pgoutbox.advance($1, 'r', $2, $3, '{}', '{}', null, null, 0, '{}', '{}',"
+            " 'null')",
             place,
             leadership,
             number + 1,

@@ -95,7 +95,8 @@ async def test_what_a_relay_writes(connection: asyncpg.Connection, outbox: Outbo
     await connection.execute("select pgoutbox.lead('default'), pgoutbox.lead('default')")
     await connection.execute("select pgoutbox.shard_key_of('default-of-2', 'public', 'orders')")
     place = await connection.fetchval(
-        "select pgoutbox.advance(p.ctid, relay, leadership, $1, '{}', '{}', null, null, 'null')"
+        "select pgoutbox.advance(p.ctid, relay, leadership, $1, '{}', '{}', null, null, 0, '{}',"
+        " '{}', 'null')"
         " from pgoutbox.progress p",
         high,
     )

@@ -98,18 +98,31 @@ async def test_writers_elsewhere_are_not_held_up(
 async def test_gap_holders_are_those_who_drew_a_position(
     connection: asyncpg.Connection, connect: Connect, end: str
 ) -> None:
+    """By the id of the whole transaction, whatever savepoints it has."""
     drew, wrote, bystander = await connect(), await connect(), await connect()
     await bystander.execute("begin; select pg_current_xact_id()")
     await wrote.execute("begin; insert into t values (1)")
-    assert await connection.fetchval("select pgoutbox.gap_holders()") == []
+    assert await _holders(connection) == []
 
-    await drew.execute("begin; insert into t values (2); set constraints all immediate")
-    (holder,) = await connection.fetchval("select pgoutbox.gap_holders()")
-    assert holder == await connection.fetchval(
-        "select virtualtransaction from pg_locks where pid = $1 limit 1", drew.get_server_pid()
+    await drew.execute(
+        "begin; savepoint s; insert into t values (2);set constraints all immediate"
     )
+    await drew.execute("savepoint s2; insert into t values (3)")
+    xid = await drew.fetchval("select pg_current_xact_id()::text::bigint")
+    assert await _holders(connection) == [(xid, None)]
     await drew.execute(end)
-    assert await connection.fetchval("select pgoutbox.gap_holders()") == []
+    assert await _holders(connection) == []
+
+
+async def test_savepoint_that_is_rolled_back_holds_no_gap(
+    connection: asyncpg.Connection, connect: Connect
+) -> None:
+    drew = await connect()
+    await drew.execute(
+        "begin; savepoint s; insert into t values (2);set constraints all immediate"
+    )
+    await drew.execute("rollback to s")
+    assert await _holders(connection) == []
 
 
 async def test_a_stranger_cannot_pass_for_a_gap_holder(
@@ -119,7 +132,7 @@ async def test_a_stranger_cannot_pass_for_a_gap_holder(
     await stranger.execute("begin; select pg_advisory_xact_lock_shared(1885826914, 0)")
     with pytest.raises(asyncpg.InsufficientPrivilegeError):
         await stranger.execute("lock table pgoutbox.transaction_0 in row exclusive mode")
-    assert await connection.fetchval("select pgoutbox.gap_holders()") == []
+    assert await _holders(connection) == []
 
 
 async def test_events_survive_a_rotation_that_came_too_early(
@@ -198,6 +211,11 @@ async def _ends(connection: asyncpg.Connection) -> list[bool]:
         "select * from pgoutbox.next_batch(0, '{}', '{}', null, null, 10, 1000000)"
     )
     return [row["is_last"] for row in rows]
+
+
+async def _holders(connection: asyncpg.Connection) -> list[tuple[int, int | None]]:
+    rows = await connection.fetch("select xid::text::bigint, upto from pgoutbox.gap_holders()")
+    return [(row["xid"], row["upto"]) for row in rows]
 
 
 async def _write_into(connection: asyncpg.Connection, slot: int) -> None:

@@ -81,7 +81,7 @@ async def test_a_replaced_row_is_a_gap_without_holders(
     assert {row["position"] for row in rows} == {2}
     assert len({row["id_source"] for row in rows}) == 1
     assert len({row["seq"] for row in rows}) == 2
-    assert await connection.fetchval("select pgoutbox.gap_holders()") == []
+    assert await connection.fetch("select pgoutbox.gap_holders()") == []
 
 
 @pytest.mark.parametrize("reset", ["reset all", "set pgoutbox.transaction = ''"])
@@ -204,14 +204,15 @@ async def test_prepared_transactions(
         )
     await connection.execute("insert into t values (3)")
     assert await ids(outbox) == [[3]]
-    assert await connection.fetchval("select pgoutbox.gap_holders()") == ["prepared"]
+    holders = await connection.fetch("select upto from pgoutbox.gap_holders()")
+    assert [row["upto"] for row in holders] == [3, 3]
 
     await second.execute(f"commit prepared '{database}2'")
     await first.execute(f"rollback prepared '{database}1'")
 
     outbox = Outbox(connection)
     assert await ids(outbox) == [[2], [3]]
-    assert await connection.fetchval("select pgoutbox.gap_holders()") == []
+    assert await connection.fetch("select pgoutbox.gap_holders()") == []
 
 
 async def test_prepare_fails_where_a_sleeping_relay_must_be_woken(
