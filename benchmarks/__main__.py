@@ -22,6 +22,7 @@ import pgoutbox
 from benchmarks import (
     conditions,
     drain,
+    gaps,
     growth,
     idle,
     instructions,
@@ -40,6 +41,7 @@ BENCHMARKS: Mapping[str, Callable[[Rig], Awaitable[list[Table]]]] = {
     "transaction": drain.run_transaction,
     "load": load.run,
     "latency": latency.run,
+    "gaps": gaps.run,
     "writers": writers.run,
     "instructions": instructions.run,
     "sizes": writers.run_sizes,
@@ -96,7 +98,7 @@ def main(
     python -m benchmarks --json docs/performance/figures.json && make docs
     """
     try:
-        with rig(scale, runs) as servers:
+        with rig(scale, runs, {"max_prepared_transactions": "1"}) as servers:
             report = Report(_setting(servers))
             asyncio.run(_measure(servers, report, names or tuple(BENCHMARKS)))
     except (Failed, PgoutboxError) as error:
