@@ -6,17 +6,18 @@ import random
 
 
 class Backoff:
-    """Delays between attempts: doubling, capped, each between half and all of it."""
+    """Delays between attempts: growing, capped, each between half and all of it."""
 
-    def __init__(self, first: float = 0.1, longest: float = 5.0) -> None:
+    def __init__(self, first: float = 0.1, longest: float = 5.0, growth: float = 2.0) -> None:
         self._first = first
         self._longest = longest
+        self._growth = growth
         self._next = first
 
     def next(self) -> float:
         """Return the next delay in seconds."""
         delay = self._next
-        self._next = min(delay * 2, self._longest)
+        self._next = min(delay * self._growth, self._longest)
         return delay * random.uniform(0.5, 1)  # noqa: S311 - spreads load, guards nothing
 
     def reset(self) -> None:

@@ -143,7 +143,8 @@ def _events(rows: Rows, envelope: Envelope, numbers: Sequence[EventNumber]) -> I
     transaction = Transaction(0, 0, "", None)
     each = zip(rows, envelope.around(rows), numbers or repeat(EventNumber(0, 0)), strict=False)
     for row, (event_id, payload, time, schema, table, action, emitted), number in each:
-        position, *_, traceparent, key, context = row
+        position, *others = row
+        traceparent, key, context = others[12:15]
         if position != transaction.position:
             transaction = Transaction.of(position, number.size, time, traceparent, context)
         yield Event(

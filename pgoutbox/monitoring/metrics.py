@@ -121,7 +121,7 @@ METRICS = (
     ),
     _of_lead(
         "pgoutbox_gaps",
-        "Positions passed before their transaction was seen",
+        "Positions passed before their transaction was seen, and what lies between many of them",
         lambda lead: lead.gaps,
     ),
     _of_lead(

@@ -13,7 +13,7 @@ from uuid import UUID
 
 import asyncpg
 
-from pgoutbox.database import pauses
+from pgoutbox.database import pauses, status
 from pgoutbox.database.pauses import Pause
 from pgoutbox.errors import ConfigError, LeadershipLost
 from pgoutbox.messages.envelope import Envelope, commit_time
@@ -694,6 +694,11 @@ class Outbox:
             timeout=_GLANCE_TIMEOUT,
         )
         return {row["pid"]: row["application"] for row in rows}
+
+    async def long_holders(self) -> list[status.Holder]:
+        """Return the transactions that have held their positions back for long."""
+        found = await status.gap_holders(self._connection, timeout=_GLANCE_TIMEOUT)
+        return [holder for holder in found if status.is_long(holder)]
 
     async def bytes_on_disk(self) -> int:
         """Return what the outbox takes on PostgreSQL's disk."""

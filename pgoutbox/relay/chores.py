@@ -23,6 +23,7 @@ _ROTATE_INTERVAL = 30.0
 _PROBE_INTERVAL = 30.0
 _OTHERS_INTERVAL = 60.0
 _STRANGERS_INTERVAL = 30.0
+_HOLDERS_INTERVAL = 60.0
 _ABANDONED_AFTER = 900.0
 _CHORE_RETRY = 60.0
 
@@ -36,8 +37,8 @@ class Chores:
     """The leader's background tasks, done between two passes when they are due.
 
     They refresh capture functions after drift, look for slots that ``empty`` is to empty, check
-    that notifications arrive, name who else holds the sleep lock, and say which other relays nobody
-    runs, since the outbox keeps events until these have sent them.
+    that notifications arrive, name who else holds the sleep lock and who holds back positions, and
+    say which other relays nobody runs, since the outbox keeps events until these have sent them.
     ``found`` is called where a table exists and isn't captured that has a name in ``find``, or that
     of a captured table; None looks for neither.
     """
@@ -72,6 +73,9 @@ class Chores:
             self._look_for_strangers: Outage(
                 "look at the sleep lock failed; retrying", "look at the sleep lock succeeded"
             ),
+            self._look_at_holders: Outage(
+                "look at open transactions failed; retrying", "look at open transactions succeeded"
+            ),
         }
         self._due = dict.fromkeys(self._outages, 0.0)
         self._problems: set[tuple[str, str]] = set()
@@ -80,6 +84,7 @@ class Chores:
         self._abandoned: set[str] = set()
         self._suspects: set[int] = set()  # pids of who held the sleep lock when last looked
         self._strangers: set[int] = set()
+        self._holders: set[int | None] = set()  # pids of those that it has warned of
 
     async def do(self, progress: Progress, pause: float = 0.0) -> None:
         """Do what is due; ``progress`` is the relay's, which then waits ``pause`` seconds."""
@@ -173,6 +178,22 @@ class Chores:
             )
         self._suspects, self._strangers = set(holders), strangers
         return _STRANGERS_INTERVAL
+
+    async def _look_at_holders(self, progress: Progress) -> float:
+        """Name who has held back positions for long; None stands for prepared transactions."""
+        holders = {h.pid: h for h in await self._outbox.long_holders()} if progress.gaps else {}
+        for pid in holders.keys() - self._holders:
+            log.warning(
+                "a transaction holds its events back",
+                extra={
+                    "pid": pid or "prepared",
+                    "application": holders[pid].application,
+                    "open_s": round(holders[pid].open_s or 0),
+                    "hint": "Commit it or roll it back; events of others aren't held up",
+                },
+            )
+        self._holders = set(holders)
+        return _HOLDERS_INTERVAL
 
     async def _look_at_others(self, _: Progress) -> float:
         rows = await self._outbox.others()

@@ -25,6 +25,7 @@ _DEPTH = 2  # batches in flight, at most
 _FEW = 4  # events in a batch; with more the relay stays awake, and writers are spared the NOTIFY
 _PAUSE = 0.002  # seconds; a look costs about the same for a hundred events as for one
 _FIRST_LOOK_AGAIN = 0.002  # seconds; a commit that is under way takes about as long
+_LOOK_GROWTH = 1.2  # of pauses where writers can't notify: events wait a fifth of the silence
 _QUIET = 0.01  # seconds without an event, then what was confirmed is recorded
 _UNRECORDED = 2_000  # events, at most
 
@@ -205,7 +206,7 @@ class Relay:
             await self._abandon()
 
     async def _run(self) -> None:
-        backoff = Backoff(_FIRST_LOOK_AGAIN, self._poll_interval)
+        backoff = Backoff(_FIRST_LOOK_AGAIN, self._poll_interval, _LOOK_GROWTH)
         while not self._is_stopping:
             self._publisher.check()
             read = self._read

@@ -7,9 +7,10 @@
 --
 -- First it adopts events without a transaction row: there are none unless somebody forged
 -- pgoutbox.transaction in a session that another transaction then used. These become events of the
--- transaction that found them, late but not lost. Under the lock it makes sure that nothing has come since: by
--- transaction id, of those in progress at that look or later. Counted, not only looked for,
--- since a restored outbox has ids of another cluster, which may be higher than any of this one.
+-- transaction that found them, late but not lost. Under the lock it makes sure that nothing has
+-- come since: by transaction id, of those in progress at that look or later. Counted, not only
+-- looked for, since a restored outbox has ids of another cluster, which may be higher than any of
+-- this one.
 create or replace function pgoutbox.rotate(target_slot integer) returns boolean
     language plpgsql
     security definer

@@ -255,6 +255,35 @@ async def test_prepared_transaction_keeps_only_its_own_gap_open(
     await eventually(no_gaps, timeout=10, pause=0.1)
 
 
+async def test_transaction_that_draws_positions_again_and_again(
+    scene: Scene, connect: Connect
+) -> None:
+    """Each is rolled back to a savepoint; the others' events flow on, and progress stays small."""
+    drawing, other = await connect(), await connect()
+    relay = await scene.relay("--poll-interval", "20ms")
+    await relay.line("leading")
+    await drawing.execute(f"begin; {_insert(1)}; set constraints all immediate")
+    for _ in range(150):
+        await drawing.execute(f"savepoint s; {_insert(2)}; rollback to s")
+        await other.execute(_insert(3))
+
+    await eventually(lambda: _more(scene.stream, 149), timeout=10)
+    assert await relay.stop() == 0
+    [(ranges, holders)] = await other.fetch(
+        "select cardinality(gap_first), cardinality(holders) from pgoutbox.progress"
+    )
+    assert holders == 1
+    assert 1 <= ranges <= 101
+
+    await drawing.execute("commit")
+    relay = await scene.relay("--drain")
+    assert await relay.wait() == 0, relay.output
+    assert await scene.stream.count() == 151
+    unsent = await other.fetchval("select count(*) from pgoutbox.outbox where sent_by = '{}'")
+    assert unsent == 0
+    assert await other.fetchval("select gap_first from pgoutbox.progress") == []
+
+
 async def test_tables_change_under_load(scene: Scene, connect: Connect) -> None:
     """Columns come, go, get other names and types: no write fails, no column is missing."""
     owner = await connect()

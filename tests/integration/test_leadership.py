@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 
 import asyncpg
 import pytest
 
 from pgoutbox.monitoring.monitor import Monitor
-from pgoutbox.outbox.progress import Progress
+from pgoutbox.outbox.progress import Gap, Progress
 from pgoutbox.relay import chores
 from tests.conftest import Connect
 from tests.integration.test_other_relays import chores_of
@@ -201,3 +202,28 @@ async def test_who_holds_the_sleep_lock_is_named(
     [line] = [record for record in caplog.records if "sleep lock" in record.message]
     assert vars(line)["pid"] == stranger.get_server_pid()
     assert vars(line)["application"] == "innocent"
+
+
+async def test_who_holds_positions_back_for_long_is_named(
+    database: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(chores, "_HOLDERS_INTERVAL", 0.0)
+    working, listening, owner = [await database.connect() for _ in range(3)]
+    await owner.execute("create table t (id int)")
+    await owner.execute("select pgoutbox.capture_table('t')")
+    holder = await database.connect(application_name="holder")
+    await holder.execute("begin; insert into t values (1); set constraints all immediate")
+    work = await chores_of(working, listening, Monitor())
+    behind = Progress(2, (Gap(1, 1),))
+
+    await work.do(behind)
+    assert "holds its events back" not in caplog.text
+
+    # The package has a function of that name.
+    problems = importlib.import_module("pgoutbox.database.status.problems")
+    monkeypatch.setattr(problems, "_PATIENCE", 0.0)
+    for progress in (Progress(2), behind, behind):
+        await work.do(progress)
+    [line] = [record for record in caplog.records if "holds its events back" in record.message]
+    assert vars(line)["pid"] == holder.get_server_pid()
+    assert vars(line)["application"] == "holder"

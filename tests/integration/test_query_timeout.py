@@ -14,7 +14,7 @@ from pgoutbox.config.settings import DatabaseConfig, MessageConfig
 from pgoutbox.database import connection as database_connection
 from pgoutbox.messages.event import EventNumber, Message
 from pgoutbox.messages.formats import format_of
-from pgoutbox.outbox.progress import Key, Progress
+from pgoutbox.outbox.progress import Gap, Key, Progress
 from pgoutbox.outbox.reader import Batch, Outbox, Withheld
 from pgoutbox.outbox.snapshots import Snapshots
 from tests.conftest import StartDaemon
@@ -27,6 +27,7 @@ from tests.support.waiting import eventually
 PLAIN = format_of(MessageConfig(), "db")
 BEFORE, AFTER = Progress(1), Progress(2, partial=Key(3, 4))
 WITHHELD = Withheld(Key(1, 1), "5c2b6a3e-0000-4000-8000-000000000000", 9, EventNumber(1, 1), None)
+BEHIND = Progress(2, (Gap(1, 1),))
 BATCH = Batch(before=BEFORE, after=AFTER, has_long_transaction=True)
 
 # What asks something, by name; each new method of the outbox belongs here.
@@ -51,6 +52,8 @@ QUESTIONS: dict[str, Callable[[Outbox], Awaitable[object]]] = {
     "is_led": lambda outbox: outbox.is_led("other"),
     "pause": lambda outbox: outbox.pause(),
     "strangers": lambda outbox: outbox.strangers(),
+    "noting_holders": lambda outbox: outbox.noting_holders(BEHIND),
+    "long_holders": lambda outbox: outbox.long_holders(),
     "bytes_on_disk": lambda outbox: outbox.bytes_on_disk(),
     "resting_slots": lambda outbox: outbox.resting_slots(900.0),
 }

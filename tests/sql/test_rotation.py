@@ -104,9 +104,7 @@ async def test_gap_holders_are_those_who_drew_a_position(
     await wrote.execute("begin; insert into t values (1)")
     assert await _holders(connection) == []
 
-    await drew.execute(
-        "begin; savepoint s; insert into t values (2);set constraints all immediate"
-    )
+    await drew.execute("begin; savepoint s; insert into t values (2);set constraints all immediate")
     await drew.execute("savepoint s2; insert into t values (3)")
     xid = await drew.fetchval("select pg_current_xact_id()::text::bigint")
     assert await _holders(connection) == [(xid, None)]
@@ -118,9 +116,7 @@ async def test_savepoint_that_is_rolled_back_holds_no_gap(
     connection: asyncpg.Connection, connect: Connect
 ) -> None:
     drew = await connect()
-    await drew.execute(
-        "begin; savepoint s; insert into t values (2);set constraints all immediate"
-    )
+    await drew.execute("begin; savepoint s; insert into t values (2);set constraints all immediate")
     await drew.execute("rollback to s")
     assert await _holders(connection) == []
 

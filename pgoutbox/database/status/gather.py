@@ -46,7 +46,7 @@ async def gather(conn: Connection, database: Whereabouts | None = None) -> Statu
         tables=await _tables(conn),
         relays=await _relays(conn),
         strangers=await _strangers(conn),
-        holders=await _holders(conn),
+        holders=await gap_holders(conn),
         slots=await _slots(conn),
         outbox_bytes=await conn.fetchval("select pgoutbox.outbox_bytes()"),
     )
@@ -239,8 +239,9 @@ order by open_s desc nulls last
 """
 
 
-async def _holders(conn: Connection) -> tuple[Holder, ...]:
-    rows = await conn.fetch(_HOLDERS)
+async def gap_holders(conn: Connection, timeout: float | None = None) -> tuple[Holder, ...]:
+    """Return the transactions that hold positions back; ``timeout`` is in seconds."""
+    rows = await conn.fetch(_HOLDERS, timeout=timeout)
     return tuple(Holder(row["pid"], row["application"], row["open_s"]) for row in rows)
 
 

@@ -30,7 +30,7 @@ def problems(status: Status) -> tuple[str, ...]:
         *(sentence for table in status.tables for sentence in _table_problems(table)),
         *(said for one in status.relays for said in _relay_problems(one, status.relays)),
         *(_stranger_problem(stranger) for stranger in status.strangers),
-        *(_holder_problem(holder) for holder in status.holders if _is_long(holder)),
+        *(_holder_problem(holder) for holder in status.holders if is_long(holder)),
     )
 
 
@@ -64,7 +64,8 @@ def _stranger_problem(stranger: Stranger) -> str:
     return f"{who} holds the sleep lock, so relays look for events only once a poll interval"
 
 
-def _is_long(holder: Holder) -> bool:
+def is_long(holder: Holder) -> bool:
+    """Tell whether a transaction has held its positions back for too long."""
     return (holder.open_s or 0) > _PATIENCE
 
 
