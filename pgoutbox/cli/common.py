@@ -174,6 +174,11 @@ def say(text: str) -> None:
     click.echo(visible(text), err=True)
 
 
+def wants_color(is_terminal: bool) -> bool:
+    """Tell whether to write colours: on a terminal, unless NO_COLOR is set (no-color.org)."""
+    return is_terminal and not os.environ.get("NO_COLOR")
+
+
 def visible(text: str) -> str:
     """Return ``text`` with everything escaped that a terminal would act on, but line breaks.
 

@@ -19,6 +19,7 @@ from pgoutbox.cli.common import (
     setting_options,
     settings_of,
     table_option,
+    wants_color,
     where_options,
 )
 from pgoutbox.config import values
@@ -118,7 +119,7 @@ async def _show_published(
 
 
 async def _show(events: AsyncIterator[Seen], *, as_json: bool) -> None:
-    from pgoutbox.tail.seen import COLORS, parts, wants_color
+    from pgoutbox.tail.seen import COLORS, parts
 
     is_terminal = sys.stdout.isatty()
     in_color = wants_color(is_terminal)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -79,8 +78,3 @@ def _differing(old: str, new: str) -> str:
         return old
     left = {name: value for name, value in before.items() if (name, value) not in now.items()}
     return json.dumps(left, ensure_ascii=False, separators=(",", ":")) if left else ""
-
-
-def wants_color(is_terminal: bool) -> bool:
-    """Tell whether to write colours: on a terminal, unless NO_COLOR is set (no-color.org)."""
-    return is_terminal and not os.environ.get("NO_COLOR")

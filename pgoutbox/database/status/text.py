@@ -27,7 +27,7 @@ def to_json(status: Status) -> str:
 def to_text(status: Status) -> str:
     """Return it for people."""
     lines = [str(status.database)] if status.database else []
-    lines += _schema_lines(status.schema)
+    lines += schema_lines(status.schema)
     if status.schema.is_missing:
         return "\n".join(lines)
     lines += ["", *_relay_lines(status.relays), "", *_table_lines(status.tables)]
@@ -36,7 +36,8 @@ def to_text(status: Status) -> str:
     return "\n".join(lines)
 
 
-def _schema_lines(status: SchemaStatus) -> list[str]:
+def schema_lines(status: SchemaStatus) -> list[str]:
+    """Return the line about the schema's version."""
     line = f"schema   {status.installed or 'none'}"
     if status.problem:
         line += f": {status.problem} ({status.pgoutbox}); run: {status.remedy}"
@@ -45,7 +46,7 @@ def _schema_lines(status: SchemaStatus) -> list[str]:
 
 def _relay_lines(relays: Sequence[RelayStatus]) -> list[str]:
     header = ("relay", "backlog", "oldest unsent", "gaps", "parked", "leader")
-    lines = _columns([header, *(_relay_row(relay, relays) for relay in relays)])
+    lines = columns([header, *(_relay_row(relay, relays) for relay in relays)])
     lines += [f"{one.relay} publishes {one.share}" for one in relays if one.share and one.leader]
     lines += [_pause_line(relay.relay, relay.pause) for relay in relays if relay.pause]
     return lines
@@ -86,7 +87,7 @@ def _table_lines(tables: Sequence[TableStatus]) -> list[str]:
         )
         for table in tables
     ]
-    return _columns([("table", "actions", "old values", "state"), *rows])
+    return columns([("table", "actions", "old values", "state"), *rows])
 
 
 def _outbox_line(size: int, slots: Sequence[SlotStatus]) -> str:
@@ -94,7 +95,8 @@ def _outbox_line(size: int, slots: Sequence[SlotStatus]) -> str:
     return f"outbox   {size_of(size)} on disk; slots: {'  '.join(sizes)}   (* is being written)"
 
 
-def _columns(rows: Sequence[tuple[str, ...]]) -> list[str]:
+def columns(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """Return a line for each row, in columns that are as wide as their widest cell."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
