@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
 
+from pgoutbox.drivers import Rows, run, run_async
 from pgoutbox.testing.events import CapturedEvent, CapturedEvents
 
 # The commit stage, which gives a transaction's events their place, is a deferred constraint
@@ -36,8 +36,6 @@ _EVENTS = (
 )
 
 _AT_BEGIN = (_IS_INSTALLED, *_COMMIT_STAGE, _END)
-
-Rows = Sequence[Sequence[Any]]
 
 
 class Outbox:
@@ -75,7 +73,7 @@ class _Block:
 
     def __enter__(self) -> CapturedEvents:
         for statement in _AT_BEGIN:
-            self._note(statement, _run(self._connection, statement))
+            self._note(statement, run(self._connection, statement))
         return self._events
 
     def __exit__(
@@ -84,11 +82,11 @@ class _Block:
         if kind is not None:  # the transaction may have failed; the test has, at any rate
             return
         for statement in (*_COMMIT_STAGE, self._query):
-            self._note(statement, _run(self._connection, statement))
+            self._note(statement, run(self._connection, statement))
 
     async def __aenter__(self) -> CapturedEvents:
         for statement in _AT_BEGIN:
-            self._note(statement, await _run_async(self._connection, statement))
+            self._note(statement, await run_async(self._connection, statement))
         return self._events
 
     async def __aexit__(
@@ -97,7 +95,7 @@ class _Block:
         if kind is not None:
             return
         for statement in (*_COMMIT_STAGE, self._query):
-            self._note(statement, await _run_async(self._connection, statement))
+            self._note(statement, await run_async(self._connection, statement))
 
     def _note(self, statement: str, rows: Rows) -> None:
         """Take what a statement has returned."""
@@ -113,31 +111,3 @@ class _Block:
 def _event(text: str) -> CapturedEvent:
     schema, table, action, data, data_old, event_id = json.loads(text)
     return CapturedEvent(schema, table, action, data, data_old, event_id)
-
-
-def _run(connection: Any, statement: str) -> Rows:
-    """Run a statement over a synchronous connection; return its rows."""
-    if hasattr(connection, "flush") and hasattr(connection, "connection"):  # SQLAlchemy's session
-        connection.flush()
-        connection = connection.connection()
-    if hasattr(connection, "exec_driver_sql"):
-        result = connection.exec_driver_sql(statement)
-        return result.fetchall() if result.returns_rows else []
-    cursor = connection.cursor()
-    try:
-        cursor.execute(statement)
-        return cursor.fetchall() if cursor.description else []
-    finally:
-        cursor.close()
-
-
-async def _run_async(connection: Any, statement: str) -> Rows:
-    """Run a statement over an asynchronous connection; return its rows."""
-    if hasattr(connection, "run_sync"):  # SQLAlchemy's
-        rows: Rows = await connection.run_sync(_run, statement)
-        return rows
-    if hasattr(connection, "fetch"):  # asyncpg's
-        rows = await connection.fetch(statement)
-        return rows
-    cursor = await connection.execute(statement)  # psycopg's
-    return await cursor.fetchall() if cursor.description else []
