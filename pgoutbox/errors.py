@@ -66,6 +66,10 @@ class Interrupted(PublishError):
     confirmed = 0
 
 
+class StreamLost(Interrupted):
+    """The stream lacks messages that it had confirmed, and that nobody has removed."""
+
+
 class IdConflict(Interrupted):
     """The stream dropped a message as a repeat of one that isn't ours."""
 

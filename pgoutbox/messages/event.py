@@ -50,6 +50,18 @@ class Emitted(NamedTuple):
         )
 
 
+class LastStored(NamedTuple):
+    """A message that a stream has confirmed, none of the relay's being behind it then.
+
+    ``created`` is when the stream was, as nats-server writes it; ``id`` the ``Nats-Msg-Id``.
+    """
+
+    stream: str
+    created: str
+    sequence: int
+    id: str
+
+
 class EventNumber(NamedTuple):
     """Which of a transaction's events one is, from 1, and how many the transaction has."""
 

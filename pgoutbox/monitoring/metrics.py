@@ -199,6 +199,11 @@ METRICS = (
         "Refusals of an event because another publisher's message in the stream has its id",
         lambda monitor: monitor.id_conflicts,
     ),
+    _one(
+        "pgoutbox_resent_after_loss_total",
+        "Events that were sent again after the stream had lost messages",
+        lambda monitor: monitor.resent,
+    ),
     Metric(
         "pgoutbox_build_info",
         "gauge",

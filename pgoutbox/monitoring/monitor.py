@@ -103,6 +103,7 @@ class Monitor:
         self.sent = 0
         self.batches = 0
         self.parked = 0  # since the start
+        self.resent = 0  # events, after the stream had lost them
         self.id_conflicts = 0  # of events with others' messages in the stream
         self.latency = Histogram()
 

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from pgoutbox.config.settings import MessageConfig, NatsConfig, StreamConfig
 from pgoutbox.errors import ConfigError, PublishError
-from pgoutbox.messages.event import Message
+from pgoutbox.messages.event import LastStored, Message
 from pgoutbox.nats import streams
 from pgoutbox.nats.client import NatsClient
 from pgoutbox.nats.core import CorePublisher
@@ -75,6 +75,18 @@ class Publisher(Protocol):
             Interrupted: the connection is lost, or the server has denied something.
         """
 
+    @property
+    def wants_look(self) -> bool:
+        """Whether it is time to :meth:`look`."""
+
+    async def look(self) -> None:
+        """Make sure that the stream still has what it confirmed; no stretch is open.
+
+        Raises:
+            StreamLost: it hasn't.
+            Interrupted: it doesn't say.
+        """
+
 
 class Connected(Publisher, Protocol):
     """A publisher that describes where its messages go, and how."""
@@ -82,6 +94,33 @@ class Connected(Publisher, Protocol):
     @property
     def description(self) -> Mapping[str, object]:
         """Server, stream, replicas and publishing method, as fields of a log line."""
+
+    @property
+    def last_stored(self) -> LastStored | None:
+        """The last message that the stream has confirmed, or the one to :meth:`resume` behind."""
+
+    async def has(self, last: LastStored) -> bool:
+        """Tell whether the stream has ``last`` and what was before it, or had it removed since.
+
+        Raises:
+            Interrupted: it doesn't say.
+        """
+
+    async def confirms(self, last: LastStored) -> bool:
+        """Tell what :meth:`has` tells, after several looks if the stream is replicated."""
+
+    async def latest(self, after: int, count: int) -> Sequence[tuple[LastStored, bytes]]:
+        """Return the messages behind the stream's sequence ``after``, the newest first.
+
+        Each with its payload, and those of the last ``count`` sequences only; none if the relay may
+        not read the stream.
+
+        Raises:
+            Interrupted: it doesn't say.
+        """
+
+    def resume(self, last: LastStored | None) -> None:
+        """Begin behind ``last``, which the stream has."""
 
 
 async def _nothing() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from pgoutbox.config.settings import StreamConfig
 from pgoutbox.errors import Interrupted
-from pgoutbox.messages.event import Message
+from pgoutbox.messages.event import LastStored, Message
 from pgoutbox.nats import wire
 from pgoutbox.nats.client import NatsClient
 
@@ -46,6 +46,34 @@ class CorePublisher:
     def check(self) -> None:
         """Raise if the connection has failed; see :class:`pgoutbox.nats.connect.Publisher`."""
         self._client.check()
+
+    @property
+    def last_stored(self) -> LastStored | None:
+        """None: nothing is stored."""
+        return None
+
+    @property
+    def wants_look(self) -> bool:
+        """False: nothing is stored that could be lost."""
+        return False
+
+    async def look(self) -> None:
+        """Do nothing; see :class:`pgoutbox.nats.connect.Publisher`."""
+
+    async def has(self, last: LastStored) -> bool:
+        """Return True: without a stream nothing is lost that can be sent again."""
+        return True
+
+    async def confirms(self, last: LastStored) -> bool:
+        """Return True; see :meth:`has`."""
+        return True
+
+    async def latest(self, after: int, count: int) -> Sequence[tuple[LastStored, bytes]]:
+        """Return nothing; see :class:`pgoutbox.nats.connect.Connected`."""
+        return ()
+
+    def resume(self, last: LastStored | None) -> None:
+        """Do nothing; see :class:`pgoutbox.nats.connect.Connected`."""
 
     def begin_stretch(self) -> None:
         """Return None: the server answers only once it has read everything."""

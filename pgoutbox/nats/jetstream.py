@@ -9,13 +9,14 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from pgoutbox.config.settings import StreamConfig
-from pgoutbox.errors import Interrupted, Refused
-from pgoutbox.messages.event import Message
+from pgoutbox.errors import Interrupted, Refused, StreamLost
+from pgoutbox.messages.event import LastStored, Message
 from pgoutbox.nats import streams, wire
 from pgoutbox.nats.batches import AtomicBatches, FastBatches, OneByOne
 from pgoutbox.nats.chain import Chain, ChainById, ChainBySequence
 from pgoutbox.nats.client import NatsClient
 from pgoutbox.nats.ingest import Answer, IngestBatch
+from pgoutbox.nats.reading import Reading
 from pgoutbox.nats.repeats import Repeats
 from pgoutbox.nats.streams import StreamInfo, Target
 from pgoutbox.nats.stretch import Stretch, no_answer
@@ -24,7 +25,10 @@ from pgoutbox.nats.window import Window
 
 log = logging.getLogger("pgoutbox.nats")
 
-_STREAM_CHECK_INTERVAL = 10.0  # seconds; someone may have given the stream replicas
+_STREAM_CHECK_INTERVAL = 10.0  # seconds; someone may have changed the stream, or lost some of it
+# Seconds between looks at a replicated stream that lacks something: a new leader may not have
+# taken over all that was confirmed yet.
+_LOOKS_AGAIN = (0.5, 1.0)
 
 
 class JetStreamPublisher:
@@ -51,7 +55,10 @@ class JetStreamPublisher:
         self._verify = verify
         self._on_wait = on_wait
         self._tenure = tenure or Tenure()
-        self._repeats = Repeats(client, target, self._tenure)
+        self._reading = Reading(client, target, self._tenure)
+        self._repeats = Repeats(self._reading, self._tenure)
+        self._last: LastStored | None = None  # but for those of a stretch
+        self._is_in_doubt = False  # whether the stream has what it confirmed
         self._inbox = ""
         self._window = Window(0, stream.confirmations, ())
         self._stretch: Stretch | None = None
@@ -112,15 +119,67 @@ class JetStreamPublisher:
         """Raise if the connection has failed; see :class:`pgoutbox.nats.connect.Publisher`."""
         self._client.check()
 
+    @property
+    def last_stored(self) -> LastStored | None:
+        """The last message confirmed; see :class:`pgoutbox.nats.connect.Connected`."""
+        if self._stretch is not None and self._stretch.last is not None:
+            return self._as_last(*self._stretch.last)
+        return self._last
+
+    def _as_last(self, message: Message, sequence: int) -> LastStored:
+        stream = self._stream
+        return LastStored(stream.name, stream.created, sequence, wire.message_id(message))
+
+    async def confirms(self, last: LastStored) -> bool:
+        """Tell whether nothing is lost; see :class:`pgoutbox.nats.connect.Connected`."""
+        pauses = _LOOKS_AGAIN if self._stream.replicas > 1 else ()
+        for pause in pauses:
+            if await self.has(last):
+                return True
+            await asyncio.sleep(pause)
+            await self._find()
+        return await self.has(last)
+
+    async def has(self, last: LastStored) -> bool:
+        """Tell whether the stream has a message; see :class:`pgoutbox.nats.connect.Connected`."""
+        return await self._reading.has(self._stream, last)
+
+    async def latest(self, after: int, count: int) -> list[tuple[LastStored, bytes]]:
+        """Return the last messages; see :class:`pgoutbox.nats.connect.Connected`."""
+        stream = self._stream
+        sequences = range(stream.end, max(after, stream.end - count), -1)
+        return [
+            (LastStored(stream.name, stream.created, sequence, message.id), message.payload)
+            for sequence, message in zip(
+                sequences, await self._reading.messages(stream.name, sequences), strict=True
+            )
+            if message is not None
+        ]
+
+    def resume(self, last: LastStored | None) -> None:
+        """Begin behind ``last``; see :class:`pgoutbox.nats.connect.Connected`."""
+        self._last = last
+
+    @property
+    def wants_look(self) -> bool:
+        """Whether :meth:`look` is due; see :class:`pgoutbox.nats.connect.Publisher`."""
+        return self._is_check_due
+
+    async def look(self) -> None:
+        """Look at the stream; see :class:`pgoutbox.nats.connect.Publisher`."""
+        self._end_stretch()
+        await self._check_stream()
+
     def begin_stretch(self) -> Stretch | None:
         """Return what sends batches one behind another; see :meth:`Publisher.begin_stretch`."""
         chain = self._chain
         if not isinstance(chain, ChainById) or not chain.is_established or self._is_check_due:
             return None
+        self._end_stretch()
         self._stretch = Stretch(
             self._client,
             chain,
-            start=self._stretch.end if self._stretch else self._window.end,
+            start=self._window.end,
             inbox=self._inbox,
             confirmations=self._stream.confirmations,
             window=self._config.window,
@@ -131,6 +190,15 @@ class JetStreamPublisher:
         )
         return self._stretch
 
+    def _end_stretch(self) -> None:
+        """Go on behind the last stretch, if there was one."""
+        if self._stretch is None:
+            return
+        self._last = self.last_stored
+        self._is_in_doubt = self._is_in_doubt or self._stretch.is_broken
+        self._window = Window(self._stretch.end, self._stream.confirmations, ())
+        self._stretch = None
+
     @property
     def _is_check_due(self) -> bool:
         return time.monotonic() - self._checked_at > _STREAM_CHECK_INTERVAL
@@ -138,15 +206,16 @@ class JetStreamPublisher:
     async def publish(self, messages: Sequence[Message]) -> None:
         """Store ``messages`` in order; see :class:`pgoutbox.nats.connect.Publisher`."""
         self.check()
-        if self._stretch is not None:
-            self._window = Window(self._stretch.end, self._stream.confirmations, ())
-            self._stretch = None
-        if self._is_check_due or any(map(self._is_stray, messages)):
+        self._end_stretch()
+        if any(map(self._is_stray, messages)):
             await self._check_stream()
         done = 0
         while done < len(messages):
-            if self._chain.wants_end:
-                await self._check_stream()
+            try:
+                await self._look_if_needed()
+            except Interrupted as error:
+                error.confirmed = done
+                raise
             following = self._next(messages, done)
             window = Window(
                 self._window.end,
@@ -167,6 +236,7 @@ class JetStreamPublisher:
                 done += window.confirmed
                 self._tenure.has_stored = window.has_stored
                 self._chain.learn(window, following)
+                self._note(window, following)
 
     def _is_stray(self, message: Message) -> bool:
         """Return True if the stream doesn't have an emitted event's subject, as far as we know."""
@@ -184,19 +254,57 @@ class JetStreamPublisher:
             following = messages[done : done + 1]
         return following
 
+    def _note(self, window: Window, messages: Sequence[Message]) -> None:
+        """Note the last message stored, and whether a refusal puts those before it in doubt."""
+        before = self._last.sequence if self._last else 0
+        if window.confirmed and window.sequence and window.sequence > before:
+            self._last = self._as_last(messages[window.confirmed - 1], window.sequence)
+        self._is_in_doubt = self._is_in_doubt or window.is_broken
+
+    async def _look_if_needed(self) -> None:
+        """Look at the stream if that is due, or if something was refused.
+
+        Raises:
+            StreamLost: it lacks what it had confirmed.
+            Interrupted: it didn't answer, or has been deleted.
+        """
+        if self._is_in_doubt and await self._has_last():
+            self._is_in_doubt = False
+        if self._is_in_doubt or self._is_check_due or self._chain.wants_end:
+            await self._check_stream()
+
+    async def _has_last(self) -> bool:
+        """Look for the last message stored: quicker than looking at the stream as a whole."""
+        last = self.last_stored
+        if last is None:
+            return True
+        (found,) = await self._reading.messages(last.stream, [last.sequence])
+        return found is not None and found.id == last.id
+
     async def _check_stream(self) -> None:
-        """Look up the stream's end, and whether its settings now need another kind of chain."""
-        stream = await streams.find(self._client, self._target, self._stream.name)
+        """Look up the stream's end, and whether its settings now need another kind of chain.
+
+        Raises:
+            StreamLost: it lacks what it had confirmed.
+        """
+        last = self.last_stored
+        await self._find()
         self._checked_at = time.monotonic()
+        if last is not None and not await self.confirms(last):
+            raise StreamLost("the stream lacks messages that it had confirmed")
+        self._is_in_doubt = False
+        if self._chain.wants_end:
+            self._chain.end = self._stream.end
+        if kind_of_chain(self._stream, self._config) is not type(self._chain):
+            self._chain = self._chain_for(self._stream)
+            log.info("publishing method changed with the stream", extra=self.description)
+            self._warn_if_slow()
+
+    async def _find(self) -> None:
+        stream = await streams.find(self._client, self._target, self._stream.name)
         if stream is None:
             raise Interrupted(f"the stream {self._stream.name!r} has been deleted")
         self._stream = stream
-        if self._chain.wants_end:
-            self._chain.end = stream.end
-        if kind_of_chain(stream, self._config) is not type(self._chain):
-            self._chain = self._chain_for(stream)
-            log.info("publishing method changed with the stream", extra=self.description)
-            self._warn_if_slow()
 
     async def _send(self, window: Window, messages: Sequence[Message]) -> None:
         """Send ``messages``, as the window has room for them, until one is refused."""

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import Sequence
 from itertools import islice
 
 from pgoutbox.errors import IdConflict
 from pgoutbox.messages.event import Message
-from pgoutbox.nats import streams
-from pgoutbox.nats.client import NatsClient
-from pgoutbox.nats.failures import Denied
-from pgoutbox.nats.streams import Target
+from pgoutbox.nats.reading import Reading
 from pgoutbox.nats.tenure import Tenure
-from pgoutbox.nats.window import Repeat, Window
+from pgoutbox.nats.window import Window
 
 log = logging.getLogger("pgoutbox.nats")
 
@@ -24,9 +19,8 @@ _READS_AT_ONCE = 100  # messages
 class Repeats:
     """Compares repeats with the messages of the stream that have their ids."""
 
-    def __init__(self, client: NatsClient, target: Target, tenure: Tenure) -> None:
-        self._client = client
-        self._target = target
+    def __init__(self, reading: Reading, tenure: Tenure) -> None:
+        self._reading = reading
         self._tenure = tenure
 
     async def examine(self, window: Window, stream: str) -> None:
@@ -38,30 +32,11 @@ class Repeats:
         """
         repeats = list(islice(window.repeats(), _READS_AT_ONCE))
         messages = [window.messages[repeat.number] for repeat in repeats]
-        stored = await self._stored(repeats, stream)
+        stored = await self._reading.messages(stream, (repeat.sequence for repeat in repeats))
         for repeat, message, found in zip(repeats, messages, stored, strict=True):
             if found is not None and not found.is_of(message):
                 raise self._conflict(message, stream, repeat.sequence)
             window.accept(repeat.number)
-
-    async def _stored(
-        self, repeats: Sequence[Repeat], stream: str
-    ) -> Sequence[streams.StoredMessage | None]:
-        """Return the stream's messages; None for those that it doesn't have, or doesn't show."""
-        if self._tenure.may_read:
-            reads = (
-                streams.stored(self._client, self._target, stream, repeat.sequence)
-                for repeat in repeats
-            )
-            try:
-                return await asyncio.gather(*reads)
-            except Denied as denial:
-                self._tenure.may_read = False
-                log.warning(
-                    "can't check that repeats are the relay's own: reading the stream is denied",
-                    extra={"subject": denial.subject},
-                )
-        return [None] * len(repeats)
 
     def _conflict(self, message: Message, stream: str, sequence: int) -> IdConflict:
         if self._tenure.conflict != message.id:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import json
 import logging
+import re
 from itertools import zip_longest
 from typing import Any, NamedTuple
 
@@ -29,6 +30,7 @@ log = logging.getLogger("pgoutbox.nats")
 _NOT_FOUND = {10037, 10059}  # a message, a stream
 _NOT_ENABLED = {10039, 10076}
 _TIMEOUT = 5.0  # seconds
+_MESSAGE_ID = re.compile(rb"\r\nNats-Msg-Id: ([^\r\n]+)\r\n")
 
 _API_LEVEL_OF_BATCHES = 4  # fast-ingest ones
 _ATOMIC_SINCE = (2, 12, 1)  # nats-server; before, a change of leader could tear a batch
@@ -44,6 +46,8 @@ class StreamInfo(NamedTuple):
     domain: str | None  # as in its acknowledgements
     takes_batches: bool = False  # fast-ingest ones (allow_batched)
     takes_atomic: bool = False  # atomic ones (allow_atomic)
+    first: int = 1  # its first sequence; what was before that has been removed
+    created: str = ""  # when, as the server writes it
 
     def takes(self, subject: str) -> bool:
         """Return True if it stores messages of that subject."""
@@ -66,6 +70,12 @@ class StoredMessage(NamedTuple):
 
     headers: bytes
     payload: bytes
+
+    @property
+    def id(self) -> str:
+        """Its ``Nats-Msg-Id``; empty where it has none."""
+        found = _MESSAGE_ID.search(self.headers)
+        return found[1].decode(errors="replace") if found else ""
 
     def is_of(self, message: Message) -> bool:
         """Return True if it is what the relay publishes for the event of ``message``.
@@ -198,6 +208,8 @@ async def find(client: NatsClient, target: Target, name: str) -> StreamInfo | No
         info.get("domain"),
         bool(settings.get("allow_batched")),
         bool(settings.get("allow_atomic")) and client.version >= _ATOMIC_SINCE,
+        info["state"]["first_seq"],
+        info["created"],
     )
 
 

@@ -139,12 +139,17 @@ class Stretch:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
+    @property
+    def last(self) -> tuple[Message, int] | None:
+        """The last of its messages that is stored, and its sequence."""
+        if not self._batches or self.confirmed <= self._batches[0][0]:
+            return None
+        first, messages = self._batches[0]
+        return messages[self.confirmed - first - 1], self.confirmed + self._offset
+
     def close(self) -> int:
         """End the stretch; return the number before which all messages are stored."""
-        last = None
-        if self._batches and self.confirmed > self._batches[0][0]:
-            first, messages = self._batches[0]
-            last = messages[self.confirmed - first - 1]
+        last = self.last[0] if self.last else None
         self._chain.resume(last, self.confirmed + self._offset, self.end - self.confirmed)
         return self.confirmed
 

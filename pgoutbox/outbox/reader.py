@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -17,11 +18,12 @@ from pgoutbox.database import pauses, status
 from pgoutbox.database.pauses import Pause
 from pgoutbox.errors import ConfigError, LeadershipLost
 from pgoutbox.messages.envelope import Envelope, commit_time
-from pgoutbox.messages.event import EventNumber, Message
+from pgoutbox.messages.event import EventNumber, LastStored, Message
 from pgoutbox.messages.formats import MessageFormat
 from pgoutbox.messages.headers import header_lines
 from pgoutbox.outbox import resends
 from pgoutbox.outbox.careful import CarefulReader, Reading
+from pgoutbox.outbox.marks import Mark, Marks, from_json, to_json
 from pgoutbox.outbox.numbering import Numbering
 from pgoutbox.outbox.progress import Gap, Holder, Key, Place, Progress
 from pgoutbox.outbox.resends import Resend, Some
@@ -183,6 +185,11 @@ class Outbox:
         self._saved_place: Place | None = None
         self._has_asked = False  # who of the noted holders is left, since it leads
         self._ended: Sequence[int] = ()  # of the holders, by the snapshot of the last read
+        self._confirmed: Callable[[], LastStored | None] = lambda: None
+        self._recorded = Progress()  # as in the database
+        self._recorded_at = 0.0  # of the monotonic clock
+        self.last_stored: LastStored | None = None  # as recorded with the progress
+        self.marks = Marks(connection, relay)
 
     async def take_over(self, leadership: UUID) -> Progress:
         """Take over the relay's progress, and return it.
@@ -220,9 +227,11 @@ class Outbox:
             tuple(map(Holder, map(int, row["holders"]), row["holder_since"])),
         )
         self._saved, self._saved_place = _columns(progress), None
+        self._recorded = progress
         self._has_asked = False
         if self._snapshots is not None:
             self._snapshots.begin(self._envelope)
+        self.last_stored = from_json(row["last_stored"])
         self._check_end(progress)
         await self._check_until()
         return progress
@@ -569,6 +578,42 @@ class Outbox:
         """
         await self._write(progress, self._plan_of(in_flight), flush=False)
 
+    def record_with(self, confirmed: Callable[[], LastStored | None]) -> None:
+        """Record with the progress from now on what ``confirmed`` returns."""
+        self._confirmed = confirmed
+
+    async def keep_mark(self) -> None:
+        """Keep a mark of the recorded progress, which the stream has."""
+        if self.last_stored is not None:
+            await self.marks.keep(self._recorded, self.last_stored, since=0.0)
+
+    async def go_back(self, mark: Mark, stream: str, until: Progress) -> None:
+        """Go on from ``mark``: a stream has lost messages of events that are sent ``until`` now.
+
+        Raises:
+            LeadershipLost: another relay of the same name has taken over.
+        """
+        self._replay = ()
+        self._has_asked = False
+        self.last_stored = mark.last
+        self.record_with(lambda: None)
+        async with self._connection.transaction():
+            await self.marks.drop_behind(mark)
+            await self.marks.begin_loss(stream, until)
+            await self._write(mark.progress, (), flush=True)
+
+    async def forget_stream(self) -> None:
+        """Go on in another stream: what the last one loses from now on isn't looked at."""
+        self.last_stored = None
+        await self.marks.drop_behind(None)
+
+    async def message_at(self, key: Key) -> Message | None:
+        """Return what this relay publishes for an event; None if it publishes nothing for it."""
+        before = Progress(_NOTHING_ABOVE, partial=key._replace(seq=key.seq - 1))
+        batch = await self._read(before, _NOTHING_ABOVE, ())
+        is_there = bool(batch.keys) and batch.keys[0] == key
+        return batch.messages[0] if is_there else None
+
     def fall_back(self) -> None:
         """Publishing failed: return the rest of the noted plan first from now on."""
         self._replay = self._plan
@@ -585,6 +630,7 @@ class Outbox:
         is_new = place is not None and place != self._saved_place
         if not flush and not is_new and (wanted, plan) == (self._saved, self._plan):
             return
+        last = self._confirmed() or self.last_stored
         # A commit that waits for the disk takes everything before it along.
         row = await self._connection.fetchrow(
             _ADVANCE_BOTH if is_new else _ADVANCE,
@@ -594,6 +640,7 @@ class Outbox:
             self._leadership,
             *wanted,
             json.dumps([cut.to_json() for cut in plan] or None),
+            to_json(last),
             *(place if is_new and place else ()),
         )
         if row is None or row["row_tid"] is None:
@@ -601,6 +648,10 @@ class Outbox:
         self._row_tid = row["row_tid"]
         self._plan = plan
         self._saved, self._saved_place = wanted, place
+        if last != self.last_stored:
+            await self.marks.keep(self._recorded, self.last_stored, since=self._recorded_at)
+            self.last_stored = last
+        self._recorded, self._recorded_at = progress, time.monotonic()
         if is_new and row["state"] != "running" and self._snapshots is not None:
             self._snapshots.leave()
 
@@ -809,7 +860,7 @@ def _columns(progress: Progress) -> tuple[object, ...]:
 
 _ADVANCE = """
 select pgoutbox.advance(
-    $2, $3, $4, $5, $6, $7, $8, $9, $10, $11::bigint[]::text[]::xid8[], $12, $13
+    $2, $3, $4, $5, $6, $7, $8, $9, $10, $11::bigint[]::text[]::xid8[], $12, $13, $14
 ) as row_tid, null as state
 from (select pg_catalog.set_config('synchronous_commit', $1, true)) setting
 """
@@ -817,10 +868,11 @@ from (select pg_catalog.set_config('synchronous_commit', $1, true)) setting
 # A snapshot's place with it, under the same leadership.
 _ADVANCE_BOTH = """
 select a.row_tid, case when a.row_tid is not null then
-    pgoutbox.note_chunk($14, $3, $15, $16, $17, $18) end as state
+    pgoutbox.note_chunk($15, $3, $16, $17, $18, $19) end as state
 from (
     select pgoutbox.advance(
-        $2, $3, $4, $5, $6, $7, $8, $9, $10, $11::bigint[]::text[]::xid8[], $12, $13) as row_tid
+        $2, $3, $4, $5, $6, $7, $8, $9, $10, $11::bigint[]::text[]::xid8[], $12, $13, $14
+    ) as row_tid
     from (select pg_catalog.set_config('synchronous_commit', $1, true)) setting
     offset 0
 ) a

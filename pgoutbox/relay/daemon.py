@@ -26,6 +26,7 @@ from pgoutbox.errors import (
     Refused,
     SchemaError,
     SchemaMissing,
+    StreamLost,
 )
 from pgoutbox.monitoring import metrics, sentry, systemd, web
 from pgoutbox.monitoring.monitor import Monitor
@@ -37,6 +38,7 @@ from pgoutbox.outbox.reader import Outbox
 from pgoutbox.outbox.selection import Filter
 from pgoutbox.relay.backlog import BacklogCount
 from pgoutbox.relay.chores import Chores
+from pgoutbox.relay.healing import Healing
 from pgoutbox.relay.installing import Installer
 from pgoutbox.relay.leadership import Leadership
 from pgoutbox.relay.loop import Relay
@@ -266,6 +268,8 @@ class Daemon:
             empty=rotation.begin,
         )
         steering = Steering(outbox, wake_up, self._monitor)
+        healing = Healing(outbox, self._monitor)
+        await healing.begin()
         backoff = Backoff()
         tenure = Tenure()
         while True:
@@ -286,10 +290,13 @@ class Daemon:
                     self._say_connected(connected.description)
                     await outbox.note_method(str(connected.description["method"]))
                     outbox.limit_events(connected.max_payload)
-                    relay = self._relay_to(connected, outbox, wake_up, chores, steering)
+                    self._progress = await healing.check(connected, self._progress)
+                    relay = self._relay_to(connected, outbox, wake_up, chores, steering, healing)
                     await self._run(relay)
                     if not steering.is_paused:
                         return
+            except StreamLost as error:
+                log.debug("looking for what the stream has", extra={"error": str(error)})
             except (PublishError, Refused, ConfigError) as error:
                 self._monitor.id_conflicts += isinstance(error, IdConflict)
                 await outbox.note_error(str(error))
@@ -349,6 +356,7 @@ class Daemon:
         wake_up: WakeUp,
         chores: Chores,
         steering: Steering,
+        healing: Healing,
     ) -> Relay:
         async def after_pass(progress: Progress) -> None:
             self._progress = progress
@@ -357,6 +365,7 @@ class Daemon:
             gaps = sum(gap.last - gap.first + 1 for gap in progress.gaps)
             self._monitor.passed(gaps, self._config.relay.poll_interval)
             self._parking_log.say_rest()
+            await healing.passed(progress)
             await chores.do(progress, self._config.relay.poll_interval)
             await steering.look_if_due()
             if steering.is_paused:
@@ -374,6 +383,7 @@ class Daemon:
             monitor=self._monitor,
             parking_log=self._parking_log,
             resending=steering.resending,
+            landed=healing.landed,
         )
         return relay
 

@@ -132,7 +132,8 @@ class Relay:
     published at once, behind what isn't confirmed yet; progress is recorded later, at the latest
     after ``record_interval`` seconds, and before anything that a restart must not tear.
 
-    ``chores`` is called when nothing else uses the outbox's connection.
+    ``chores`` is called when nothing else uses the outbox's connection, ``landed`` with where
+    events stand that are stored.
     """
 
     def __init__(
@@ -149,8 +150,10 @@ class Relay:
         monitor: Monitor,
         parking_log: ParkingLog | None = None,
         resending: ResendingLike | None = None,
+        landed: Callable[[Sequence[Key]], None] = lambda _: None,
     ) -> None:
         self._resending = resending
+        self._landed = landed
         self._outbox = outbox
         self._publisher = publisher
         self._wake_up = wake_up
@@ -261,6 +264,9 @@ class Relay:
         while self._flights:
             await self._confirm()
         await self._record_if_due()
+        if self._publisher.wants_look:
+            self._close_stretch()
+            await self._publisher.look()
         await self._chores(self.progress)
         await self._outbox.look_for_snapshots()
         await self._send_some_again()
@@ -468,6 +474,7 @@ class Relay:
     def _count(self, flight: Flight, stored: int) -> None:
         """Count further messages of a batch as stored."""
         self._monitor.stored(flight.rest[:stored], flight.batch.oldest)
+        self._landed(flight.batch.keys[flight.stored : flight.stored + stored])
         flight.stored += stored
         self.sent += stored
 

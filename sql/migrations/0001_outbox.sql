@@ -241,7 +241,8 @@ create table pgoutbox.progress (
     plan jsonb not null default 'null',
     method text,
     started_at timestamptz not null default pg_catalog.clock_timestamp(),
-    share text not null default ''
+    share text not null default '',
+    last_stored jsonb
 ) with (fillfactor = 10);
 
 comment on table pgoutbox.progress is 'What each relay has sent.';
@@ -253,6 +254,38 @@ comment on column pgoutbox.progress.plan is
 comment on column pgoutbox.progress.method is 'How the leader publishes, in words.';
 comment on column pgoutbox.progress.share is
     'What of the outbox the relay publishes, as flags; all of it where empty.';
+
+comment on column pgoutbox.progress.last_stored is
+    'The last message that the stream has confirmed: stream, created, sequence, id.';
+
+-- Progress as it was, and the last message that the stream had confirmed by then, so that a relay
+-- can go back when the stream has lost messages; see keep_mark.sql.
+create table pgoutbox.mark (
+    relay text,
+    sequence bigint,
+    progress jsonb not null,
+    last_stored jsonb,
+    made_at timestamptz not null default pg_catalog.clock_timestamp(),
+    primary key (relay, sequence)
+);
+
+comment on table pgoutbox.mark is 'What each relay had sent when its stream was how long.';
+comment on column pgoutbox.mark.sequence is 'Of the stream; 0 before the relay''s first message.';
+comment on column pgoutbox.mark.last_stored is 'As in pgoutbox.progress; null with sequence 0.';
+
+-- One row a relay whose stream has lost messages, the last time that it has.
+create table pgoutbox.loss (
+    relay text primary key,
+    stream text not null,
+    noticed_at timestamptz not null default pg_catalog.clock_timestamp(),
+    progress jsonb not null,
+    events bigint
+);
+
+comment on table pgoutbox.loss is 'The last time that a relay''s stream had lost messages.';
+comment on column pgoutbox.loss.progress is
+    'Of the relay then: of the events that it covers some are sent again.';
+comment on column pgoutbox.loss.events is 'How many were sent again; null while that goes on.';
 
 -- Why a relay publishes nothing, while that lasts. Beside the progress, which is written all the
 -- time.

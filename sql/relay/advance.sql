@@ -6,7 +6,7 @@
 create or replace function pgoutbox.advance(
     row_tid tid, relay text, leadership uuid, high bigint, gap_first bigint[], gap_last bigint[],
     partial_position bigint, partial_seq bigint, settled bigint, holders xid8[],
-    holder_since bigint[], plan jsonb
+    holder_since bigint[], plan jsonb, last_stored jsonb
 ) returns tid
     language plpgsql
     volatile
@@ -17,7 +17,8 @@ begin
     set high = advance.high, gap_first = advance.gap_first, gap_last = advance.gap_last,
         partial_position = advance.partial_position, partial_seq = advance.partial_seq,
         settled = advance.settled, holders = advance.holders,
-        holder_since = advance.holder_since, plan = advance.plan
+        holder_since = advance.holder_since, plan = advance.plan,
+        last_stored = advance.last_stored
     where p.ctid = advance.row_tid and p.relay = advance.relay and p.leadership = advance.leadership
     returning p.ctid into row_tid;
     if not found then
@@ -25,7 +26,8 @@ begin
         set high = advance.high, gap_first = advance.gap_first, gap_last = advance.gap_last,
             partial_position = advance.partial_position, partial_seq = advance.partial_seq,
             settled = advance.settled, holders = advance.holders,
-            holder_since = advance.holder_since, plan = advance.plan
+            holder_since = advance.holder_since, plan = advance.plan,
+            last_stored = advance.last_stored
         where p.relay = advance.relay and p.leadership = advance.leadership
         returning p.ctid into row_tid;
         if not found then

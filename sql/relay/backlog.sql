@@ -12,7 +12,7 @@ as $$
         union all
         select
             backlog.relay, null, null, null, 0, '{}', '{}', null, null, 0, '{}', '{}', 'null', null,
-            now(), ''
+            now(), '', null
         where not exists (select from pgoutbox.progress p where p.relay = backlog.relay)
     ) p
     cross join lateral (

@@ -47,11 +47,17 @@ begin
     end if;
     insert into pgoutbox.progress
         (relay, high, gap_first, gap_last, partial_position, partial_seq, settled,
-         holders, holder_since, plan, share)
+         holders, holder_since, plan, share, last_stored)
     select
         begin_after.relay, p.high, p.gap_first, p.gap_last, p.partial_position, p.partial_seq,
-        p.settled, p.holders, p.holder_since, p.plan, begin_after.share
+        p.settled, p.holders, p.holder_since, p.plan, begin_after.share,
+        case when cardinality(others) = 1 then p.last_stored end
     from pgoutbox.progress p where p.relay = others[1]
+    on conflict do nothing;
+    -- What the stream loses of the other's messages is then this relay's to send again.
+    insert into pgoutbox.mark (relay, sequence, progress, last_stored, made_at)
+    select begin_after.relay, m.sequence, m.progress, m.last_stored, m.made_at
+    from pgoutbox.mark m where m.relay = others[1] and cardinality(others) = 1
     on conflict do nothing;
     return null;
 end

@@ -16,8 +16,9 @@ begin
         'grant select, insert, update, delete on pgoutbox.parked to %s', role);
     execute pg_catalog.format('grant select, delete on pgoutbox.parked_event to %s', role);
     execute pg_catalog.format(
-        'grant select, insert, update, delete on pgoutbox.relay_error, pgoutbox.relay_pause
-             to %s', role);
+        'grant select, insert, update, delete on pgoutbox.mark, pgoutbox.relay_error,
+             pgoutbox.relay_pause to %s', role);
+    execute pg_catalog.format('grant select, insert, update on pgoutbox.loss to %s', role);
     execute pg_catalog.format('grant select, insert on pgoutbox.shard_key to %s', role);
     -- Not to ask for one: the condition runs with the rights of the schema's owner.
     execute pg_catalog.format(
@@ -49,7 +50,8 @@ begin
              pgoutbox.shard_key_of(text, text, text), pgoutbox.begin_at(text, bigint),
              pgoutbox.resend_keys(pgoutbox.resend, bigint, bigint),
              pgoutbox.advance(tid, text, uuid, bigint, bigint[], bigint[], bigint, bigint, bigint,
-                 xid8[], bigint[], jsonb),
+                 xid8[], bigint[], jsonb, jsonb),
+             pgoutbox.keep_mark(text, jsonb, jsonb, boolean),
              pgoutbox.ended_since(xid8[], bigint[]),
              pgoutbox.is_sent(pgoutbox.progress, bigint, xid8, bigint),
              pgoutbox.read_chunk(uuid, text, jsonb, integer, bigint, boolean, boolean, text[],

@@ -22,6 +22,7 @@ from pgoutbox.nats.client import NatsClient
 from pgoutbox.nats.failures import Denied
 from pgoutbox.nats.jetstream import JetStreamPublisher
 from pgoutbox.nats.streams import StreamInfo, Target
+from pgoutbox.nats.wire import message_id
 from tests.support.waiting import eventually
 
 Answer = Callable[[list[str]], list[tuple[str, dict[str, Any]]]]
@@ -71,13 +72,18 @@ class Stream:
     async def request(self, subject: str, body: bytes, timeout: float) -> SimpleNamespace:
         """Answer as JetStream's API does."""
         if subject == f"$JS.API.STREAM.INFO.{self._name}":
-            info = {"config": {"allow_batched": True}, "state": {"last_seq": len(self.stored)}}
+            state = {"first_seq": 1, "last_seq": len(self.stored)}
+            info = {"config": {"allow_batched": True}, "state": state, "created": "then"}
             return SimpleNamespace(data=json.dumps(info).encode())
         assert subject == f"$JS.API.STREAM.MSG.GET.{self._name}"
         if self.denies_reading:
             raise Denied("this user may not publish to a subject", subject=subject)
-        self.reads.append(json.loads(body)["seq"])
-        message = {"hdrs": b64encode(b"NATS/1.0\r\n\r\n"), "data": b64encode(self.payload)}
+        sequence = json.loads(body)["seq"]
+        self.reads.append(sequence)
+        name = dict(enumerate(self.stored, 1)).get(sequence, "another's")
+        message_name = message_id(Message("t.a", name, b""))
+        headers = f"NATS/1.0\r\nNats-Msg-Id: {message_name}\r\n\r\n".encode()
+        message = {"hdrs": b64encode(headers), "data": b64encode(self.payload)}
         texts = {name: value.decode() for name, value in message.items()}
         return SimpleNamespace(data=json.dumps({"message": texts}).encode())
 

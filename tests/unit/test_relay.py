@@ -144,7 +144,12 @@ class Stream:
         self._confirmed = 0
         self._is_broken = False
 
+    wants_look = False
+
     def check(self) -> None:
+        pass
+
+    async def look(self) -> None:
         pass
 
     async def publish(self, messages: Sequence[Message]) -> None:

@@ -15,6 +15,7 @@ from pgoutbox.database.sessions import Whereabouts
 from pgoutbox.database.status.model import (
     Holder,
     Leader,
+    LossStatus,
     PauseStatus,
     RelayStatus,
     SchemaStatus,
@@ -148,7 +149,9 @@ select
     r.share, r.pid, a.application_name as application, e.error,
     extract(epoch from pg_catalog.clock_timestamp() - e.since)::float8 as error_s,
     s.paused_by, s.reason as pause_reason,
-    extract(epoch from pg_catalog.clock_timestamp() - s.since)::float8 as paused_s
+    extract(epoch from pg_catalog.clock_timestamp() - s.since)::float8 as paused_s,
+    l.stream as lost_stream, l.events as lost_events,
+    extract(epoch from pg_catalog.clock_timestamp() - l.noticed_at)::float8 as lost_s
 from (
     select
         p.relay, p.high, p.gap_first, p.gap_last, p.method, p.started_at, p.share,
@@ -162,6 +165,7 @@ left join pg_catalog.pg_stat_activity a on a.pid = r.pid
 cross join lateral pgoutbox.backlog(r.relay) b
 left join pgoutbox.relay_error e on e.relay = r.relay
 left join pgoutbox.relay_pause s on s.relay = r.relay
+left join pgoutbox.loss l on l.relay = r.relay
 order by r.relay
 """
 
@@ -184,9 +188,16 @@ async def _relays(conn: Connection) -> tuple[RelayStatus, ...]:
             error=row["error"],
             error_s=row["error_s"],
             pause=_pause(row),
+            loss=_loss(row),
         )
         for row in await conn.fetch(_RELAYS)
     )
+
+
+def _loss(row: asyncpg.Record) -> LossStatus | None:
+    if row["lost_stream"] is None:
+        return None
+    return LossStatus(row["lost_stream"], row["lost_s"], row["lost_events"])
 
 
 def _pause(row: asyncpg.Record) -> PauseStatus | None:

@@ -60,6 +60,15 @@ class PauseStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class LossStatus:
+    """Messages that a relay's stream had lost when it last did."""
+
+    stream: str
+    noticed_s: float  # how long ago
+    events: int | None  # sent again; None while that goes on
+
+
+@dataclass(frozen=True, slots=True)
 class RelayStatus:
     """What one relay has to do, and who does it."""
 
@@ -74,6 +83,7 @@ class RelayStatus:
     share: str  # what it publishes, as flags; empty where that is everything
     error: str | None = None  # why it publishes nothing
     error_s: float | None = None  # how long ago it said so
+    loss: LossStatus | None = None  # of its stream
     pause: PauseStatus | None = None
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from pgoutbox.database.status.model import (
+    LossStatus,
     PauseStatus,
     RelayStatus,
     SchemaStatus,
@@ -49,7 +50,16 @@ def _relay_lines(relays: Sequence[RelayStatus]) -> list[str]:
     lines = columns([header, *(_relay_row(relay, relays) for relay in relays)])
     lines += [f"{one.relay} publishes {one.share}" for one in relays if one.share and one.leader]
     lines += [_pause_line(relay.relay, relay.pause) for relay in relays if relay.pause]
+    lines += [_loss_line(relay.relay, relay.loss) for relay in relays if relay.loss]
     return lines
+
+
+def _loss_line(relay: str, loss: LossStatus) -> str:
+    what = "is sending them again"
+    if loss.events is not None:
+        what = f"has sent {loss.events:,} {'event' if loss.events == 1 else 'events'} again"
+    stream, ago = printable(loss.stream), age(loss.noticed_s)
+    return f"{printable(relay)} found {ago} ago that stream {stream} had lost messages, and {what}"
 
 
 def _pause_line(relay: str, pause: PauseStatus) -> str:
