@@ -172,7 +172,7 @@ METRICS = (
         ("relay",),
         lambda _: [],  # see _families
     ),
-    _one("pgoutbox_leader", "Whether this relay leads", lambda m: m.role is Role.LEADER),
+    _one("pgoutbox_leader", "Whether this relay leads", lambda m: m.is_leading),
     _of_lead(
         "pgoutbox_paused",
         "Whether somebody has paused this relay, so that its events wait",

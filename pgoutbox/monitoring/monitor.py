@@ -72,6 +72,9 @@ class Lead:
     snapshot_rows: dict[str, int] = field(default_factory=dict)  # of each table's last snapshot
 
 
+OnStored = Callable[[Sequence[Message]], object]
+
+
 class Monitor:
     """Is told what happens, counts it, and judges whether the relay is alive and ready.
 
@@ -87,8 +90,10 @@ class Monitor:
         counts_subjects: bool = False,
         template: str = WAL_LISTENER_TEMPLATE,
         clock: Callable[[], float] = time.monotonic,
+        on_stored: OnStored | None = None,
     ) -> None:
         self.relay = relay  # its name
+        self._on_stored = on_stored
         self._counts_subjects = counts_subjects
         self._subject = template if Template(template).needs_key else None
         self._clock = clock
@@ -126,9 +131,14 @@ class Monitor:
         return self.lead is not None and self.lead.has_passed and not self.nats.is_out
 
     @property
+    def is_leading(self) -> bool:
+        """Whether this relay leads."""
+        return self.role is Role.LEADER
+
+    @property
     def is_paused(self) -> bool:
         """Whether the relay leads, and publishes nothing because somebody has paused it."""
-        return self.role is Role.LEADER and self.lead is not None and self.lead.is_paused
+        return self.is_leading and self.lead is not None and self.lead.is_paused
 
     def pause(self, is_paused: bool) -> None:
         """Note whether somebody has paused this relay."""
@@ -173,6 +183,8 @@ class Monitor:
             for (subject, table, is_emitted), count in counts.items():
                 shown = _EMITTED if is_emitted else self._subject or subject
                 self.published[shown, table] += count
+        if self._on_stored is not None:
+            self._on_stored(messages)
 
     def read_rows(self, table: str, rows: int) -> None:
         """Note how many rows a snapshot of a table has sent."""

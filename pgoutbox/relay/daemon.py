@@ -7,7 +7,7 @@ import gc
 import logging
 import os
 from collections.abc import Callable, Mapping
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack, nullcontext, suppress
 
 from pgoutbox import __version__
 from pgoutbox.backoff import Backoff
@@ -29,7 +29,7 @@ from pgoutbox.errors import (
     StreamLost,
 )
 from pgoutbox.monitoring import metrics, sentry, systemd, web
-from pgoutbox.monitoring.monitor import Monitor
+from pgoutbox.monitoring.monitor import Monitor, OnStored
 from pgoutbox.names import Address
 from pgoutbox.nats import connect, credentials
 from pgoutbox.nats.tenure import Tenure
@@ -89,13 +89,26 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 
 class Daemon:
-    """Opens what one relay process needs, runs the relay on it, and reopens what fails."""
+    """Opens what one relay process needs, runs the relay on it, and reopens what fails.
 
-    def __init__(self, config: Config, *, drain: bool = False, until: int | None = None) -> None:
+    It runs until ``stop`` is set. Without one it is the process's own: SIGTERM and SIGINT stop it,
+    and it reports to systemd. ``on_stored`` is told of messages that the stream has confirmed.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        drain: bool = False,
+        until: int | None = None,
+        stop: asyncio.Event | None = None,
+        on_stored: OnStored | None = None,
+    ) -> None:
         self._config = config
         self._is_draining = drain
         self._until = until
-        self._stop = asyncio.Event()
+        self._is_guest = stop is not None  # of another process
+        self._stop = stop or asyncio.Event()
         self._relay: Relay | None = None
         self._progress = Progress()  # as last known
         self._sent = 0
@@ -103,6 +116,7 @@ class Daemon:
             relay=config.relay.name,
             counts_subjects=config.monitoring.metrics_addr is not None,
             template=config.messages.subject,
+            on_stored=on_stored,
         )
         names = config.install.actions_by_name
         self._wanted = Filter(names, self._monitor.skipped) if names else None
@@ -128,12 +142,19 @@ class Daemon:
             until=until,
         )
 
+    @property
+    def monitor(self) -> Monitor:
+        """What the relay knows of itself."""
+        return self._monitor
+
     async def serve(self) -> None:
         """Relay until a signal comes, or all is sent with ``drain``; see :func:`run`."""
         async with AsyncExitStack() as stack:
             if not self._is_draining:  # which may run beside a relay with the same settings
                 await self._open_ports(stack)
-                await stack.enter_async_context(systemd.reporting(self._monitor, os.environ))
+                if not self._is_guest:
+                    reporting = systemd.reporting(self._monitor, os.environ)
+                    await stack.enter_async_context(reporting)
             await self._serve_until_stopped()
 
     def _names_to_capture(self) -> list[str] | None:
@@ -166,7 +187,7 @@ class Daemon:
             log.info("listening", extra={"addr": str(address), "paths": " ".join(paths)})
 
     async def _serve_until_stopped(self) -> None:
-        with stop_on_signal(self._stop):
+        with nullcontext() if self._is_guest else stop_on_signal(self._stop):
             log.info(
                 "relay starts",
                 extra={
