@@ -6,17 +6,19 @@ import errno
 import io
 import os
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import click
 
+from pgoutbox import patterns
 from pgoutbox.config import load
 from pgoutbox.config.declare import Setting
 from pgoutbox.config.settings import Config, flags_of
 from pgoutbox.config.values import InvalidValue, parse_moment
 from pgoutbox.errors import ConfigError, PgoutboxError
+from pgoutbox.patterns import Pattern
 
 Result = TypeVar("Result")
 
@@ -127,6 +129,49 @@ table_option = click.option(
     callback=utf8,
     help="Table, as SQL names it: users, billing.invoices, '\"Odd Name\"'. May be repeated.",
 )
+
+
+def selection_options(command: Command) -> Command:
+    """Add the options that choose tables by names and patterns; see :class:`Selection`."""
+    for option in reversed(_SELECTION):
+        command = option(command)
+    return command
+
+
+_SELECTION = (
+    click.option(
+        "--table",
+        "tables",
+        multiple=True,
+        metavar="NAME",
+        callback=utf8,
+        help="Table, as SQL names it: users, billing.invoices, '\"Odd Name\"'; or a pattern with *"
+        " and ? outside of double quotes: 'tenant_*.orders'. May be repeated.",
+    ),
+    click.option(
+        "--schema",
+        "schemas",
+        multiple=True,
+        metavar="NAME",
+        callback=utf8,
+        help="All tables of this schema, or of schemas that match a pattern. May be repeated.",
+    ),
+    click.option("--all-tables", is_flag=True, help="All tables of the database."),
+)
+
+
+def selected(
+    tables: Sequence[str], schemas: Sequence[str], everything: bool
+) -> tuple[list[str], list[Pattern]]:
+    """Return the names and the patterns that the options of :func:`selection_options` give.
+
+    Raises:
+        ConfigError: one of them can't be read.
+    """
+    try:
+        return patterns.chosen(tables, schemas, everything=everything)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")

@@ -11,15 +11,17 @@ from pgoutbox.cli.common import (
     Command,
     run,
     say,
+    selected,
+    selection_options,
     setting_options,
     settings_of,
-    table_option,
     utf8,
     where_options,
 )
 from pgoutbox.config import values
 from pgoutbox.config.settings import Config, flags_of
 from pgoutbox.errors import ConfigError
+from pgoutbox.patterns import Pattern, parse
 
 
 def _grant_option(kind: str, meaning: str) -> Callable[[Command], Command]:
@@ -33,7 +35,16 @@ def _grant_option(kind: str, meaning: str) -> Callable[[Command], Command]:
 
 
 @click.command()
-@table_option
+@selection_options
+@click.option(
+    "--except-table",
+    "excepted",
+    multiple=True,
+    metavar="NAME",
+    callback=utf8,
+    help="Table or pattern to leave out of patterns, --schema and --all-tables; without a schema"
+    " it means any schema's. May be repeated.",
+)
 @click.option(
     "--actions",
     metavar="LIST",
@@ -63,6 +74,9 @@ def install(
     ctx: click.Context,
     /,
     tables: Sequence[str],
+    schemas: Sequence[str],
+    all_tables: bool,
+    excepted: Sequence[str],
     actions: str | None,
     grant_relay: Sequence[str],
     grant_capture: Sequence[str],
@@ -77,10 +91,12 @@ def install(
 
     Safe to run again at any time. Without --table it captures the tables of listener.filter in
     the configuration file. It locks each table briefly, one after another, and never holds up the
-    application for longer than --lock-timeout.
+    application for longer than --lock-timeout. Patterns are kept: tables that match and are made
+    later are captured by the next install, or within seconds by a relay with --install.
 
     \b
     pgoutbox install --table users --table billing.invoices
+    pgoutbox install --schema billing --table 'tenant_*.orders' --except-table '*_old'
     pgoutbox install --print-sql --table users | psql "$DATABASE_URL" -v ON_ERROR_STOP=1
     pgoutbox install --print-sql --tables-only --table users >> migrations/0042.sql
     """
@@ -96,8 +112,13 @@ def install(
         raise click.UsageError("--tables-only goes without --grant-… and --context.")
     settings = settings_of(ctx, **flags)
     wanted = _read_actions(actions)
+    names, patterns = selected(tables, schemas, all_tables)
+    left_out = [_excepted(name) for name in excepted]
+    if left_out and not patterns:
+        raise click.UsageError("--except-table goes with a pattern, --schema or --all-tables.")
     if print_sql:
-        script = _script(settings, tables, wanted, grants, context, tables_only)
+        chosen = (patterns, left_out)
+        script = _script(settings, names, wanted, grants, context, tables_only, chosen)
         click.echo(script.encode(), nl=False)
         return
 
@@ -111,9 +132,11 @@ def install(
         async with connection.session(settings.database, purpose="install", say=say) as conn:
             await installing.install(
                 conn,
-                tables,
+                names,
                 settings.install,
                 say,
+                patterns=patterns,
+                excepted=left_out,
                 actions=wanted,
                 grants=grants,
                 context=context,
@@ -129,22 +152,32 @@ def _script(
     grants: Mapping[str, Sequence[str]],
     context: bool | None,
     tables_only: bool,
+    patterns: tuple[Sequence[Pattern], Sequence[Pattern]],
 ) -> str:
     from pgoutbox.database import print_sql
 
     wanted = dict.fromkeys(tables, actions)
-    filtered = None if tables else settings.install.actions_by_name
+    chosen = print_sql.Chosen(*patterns, actions) if patterns[0] else None
+    filtered = None if tables or chosen else settings.install.actions_by_name
     old_values = settings.install.old_values
     if tables_only:
-        return print_sql.print_tables(wanted, old_values, filtered=filtered)
+        return print_sql.print_tables(wanted, old_values, chosen=chosen, filtered=filtered)
     return print_sql.print_sql(
         wanted,
         old_values,
         grants,
         context=context,
+        chosen=chosen,
         filtered=filtered,
         lock_timeout=settings.install.lock_timeout,
     )
+
+
+def _excepted(name: str) -> Pattern:
+    try:
+        return parse(name)
+    except ValueError as error:
+        raise ConfigError(f"--except-table {error}") from error
 
 
 def _read_actions(text: str | None) -> tuple[str, ...] | None:

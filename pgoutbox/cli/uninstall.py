@@ -10,9 +10,10 @@ import click
 from pgoutbox.cli.common import (
     run,
     say,
+    selected,
+    selection_options,
     setting_options,
     settings_of,
-    table_option,
     utf8,
     where_options,
 )
@@ -20,7 +21,7 @@ from pgoutbox.config.settings import flags_of
 
 
 @click.command(short_help="Release tables, forget a relay, or drop the schema.")
-@table_option
+@selection_options
 @click.option(
     "--relay",
     "relay_name",
@@ -32,6 +33,7 @@ from pgoutbox.config.settings import flags_of
 @click.option(
     "--drop-unsent", is_flag=True, help="With --all: discard events that are not sent yet."
 )
+@click.option("--print-sql", is_flag=True, help="Print the SQL instead of running it.")
 @setting_options(*flags_of("install.lock_timeout", "install.lock_wait"))
 @where_options
 @click.pass_context
@@ -39,27 +41,55 @@ def uninstall(
     ctx: click.Context,
     /,
     tables: Sequence[str],
+    schemas: Sequence[str],
+    all_tables: bool,
     relay_name: str | None,
     everything: bool,
     drop_unsent: bool,
+    print_sql: bool,
     **flags: Any,
 ) -> None:
     """Release tables, forget a relay, or with --all drop the schema pgoutbox.
 
     Events of a released table that are already in the outbox will still be sent. The outbox keeps
     events until every relay has sent them, so forget a relay that no longer runs. --all fails
-    while there are unsent events.
+    while there are unsent events. A pattern releases all captured tables that match it, and isn't
+    kept for later ones any more.
 
     \b
     pgoutbox uninstall --table users
+    pgoutbox uninstall --table 'tenant_*.orders'
     pgoutbox uninstall --relay retired
     pgoutbox relay --drain && pgoutbox uninstall --all
     """
-    if sum((bool(tables), relay_name is not None, everything)) != 1:
-        raise click.UsageError("Give one of --table, --relay and --all.")
+    is_chosen = bool(tables or schemas or all_tables)
+    if sum((is_chosen, relay_name is not None, everything)) != 1:
+        raise click.UsageError(
+            "Give one of --relay and --all, or tables with --table, --schema and --all-tables."
+        )
     if drop_unsent and not everything:
         raise click.UsageError("--drop-unsent goes with --all.")
+    if print_sql and relay_name is not None:
+        raise click.UsageError("--print-sql doesn't go with --relay.")
     settings = settings_of(ctx, **flags)
+    names, patterns = selected(tables, schemas, all_tables)
+    if print_sql:
+        from pgoutbox.database import print_sql as printing
+
+        script = (
+            printing.print_uninstall_all(
+                drop_unsent=drop_unsent, lock_timeout=settings.install.lock_timeout
+            )
+            if everything
+            else "".join(
+                [
+                    *map(printing.print_release, names),
+                    *map(printing.print_forget_pattern, patterns),
+                ]
+            )
+        )
+        click.echo(script.encode(), nl=False)
+        return
 
     async def work() -> None:
         from pgoutbox.database import connection
@@ -71,6 +101,6 @@ def uninstall(
             elif relay_name is not None:
                 await installing.forget_relay(conn, relay_name, say)
             else:
-                await installing.uninstall(conn, tables, settings.install, say)
+                await installing.uninstall(conn, names, settings.install, say, patterns=patterns)
 
     run(work())

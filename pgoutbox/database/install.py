@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from contextlib import asynccontextmanager
 from functools import wraps
 from types import MappingProxyType
@@ -13,6 +21,7 @@ import asyncpg
 
 from pgoutbox.config.settings import InstallConfig
 from pgoutbox.database import ownership, schema
+from pgoutbox.database import patterns as kept
 from pgoutbox.database.table_locks import lock_table, patiently
 from pgoutbox.database.tables import (
     Table,
@@ -26,6 +35,7 @@ from pgoutbox.database.tables import (
 )
 from pgoutbox.errors import InstallError, one_a_line
 from pgoutbox.names import suggest
+from pgoutbox.patterns import Pattern
 
 if TYPE_CHECKING:
     Connection = asyncpg.Connection[asyncpg.Record]
@@ -70,31 +80,51 @@ async def install(
     settings: InstallConfig,
     say: Say,
     *,
+    patterns: Sequence[Pattern] = (),
+    excepted: Sequence[Pattern] = (),
     actions: Sequence[str] | None = None,
     grants: Mapping[str, Sequence[str]] = MappingProxyType({}),
     context: bool | None = None,
     warn: Say | None = None,
+    alarm: Say | None = None,
 ) -> None:
     """Bring the schema up to date and capture ``tables``, or else those of the filter.
 
     What isn't given of actions, old values and ``context`` stays as it is; actions of the filter
-    are added to what others have captured, for each relay picks what its own filter names. Without
-    ``tables`` those are captured, too, that have taken the names of captured ones. Nothing is
-    changed where a name is wrong. A table that fails keeps no other from being captured;
+    are added to what others have captured, for each relay picks what its own filter names.
+    ``patterns`` but for what is ``excepted`` are kept: without ``tables`` and ``patterns`` those
+    tables are captured, too, that match kept ones, or have taken the names of captured tables.
+    Nothing is changed where a name is wrong. A table that fails keeps no other from being captured;
     InstallError then names what failed and what is done. ``grants`` are roles by what they are
     granted, of GRANTS. ``warn``, else ``say``, is told that something in the filter has nothing to
-    capture.
+    capture; ``alarm``, else ``say``, of a table in a schema that is newer than its pattern.
     """
     warn = warn or say
     warnings: list[str] = []
+    is_asked = bool(tables or patterns)
 
-    async def find() -> tuple[dict[Table, Sequence[str] | None], list[_Grant]]:
-        roles = [await _grant(conn, kind, name) for kind in grants for name in grants[kind]]
-        if tables:
-            return dict.fromkeys(await resolve(conn, tables), actions), roles
+    async def find() -> tuple[dict[Table, _Wanted], list[_Grant]]:
         warnings.clear()
+        roles = [await _grant(conn, kind, name) for kind in grants for name in grants[kind]]
+        if is_asked:
+            return await find_asked(), roles
         named = await tables_of_filter(conn, settings, warnings.append)
-        return dict.fromkeys(await successors(conn)) | named, roles
+        found = dict.fromkeys(await successors(conn), _Wanted(old_values=settings.old_values))
+        found |= {
+            match.table: _Wanted(match.actions, match.old_values, match)
+            for match in await kept.matches(conn)
+            if match.may_capture and not match.is_captured
+        }
+        return found | {
+            table: _Wanted(named[table], settings.old_values, is_named=True) for table in named
+        }, roles
+
+    async def find_asked() -> dict[Table, _Wanted]:
+        found = await kept.keep(conn, patterns, excepted, actions, settings.old_values)
+        warnings.extend(kept.about(patterns, found))
+        asked = await resolve(conn, tables)
+        asked += [match.table for match in found if match.may_capture]
+        return dict.fromkeys(asked, _Wanted(actions, settings.old_values))
 
     wanted, roles = await _install_schema(conn, settings, say, find)
     for warning in warnings:
@@ -105,11 +135,13 @@ async def install(
         say(f"sessions of writers: {'' if context else 'not '}captured")
 
     async def capture(table: Table) -> str:
-        return await _capture(conn, table, wanted[table], settings, say, widens=not tables)
+        return await _capture(conn, table, wanted[table], settings, say, widens=not is_asked)
 
     await _each(conn, list(wanted), capture, say)
-    if settings.tables and not tables:
-        await _name_left_out(conn, {table.oid for table, named in wanted.items() if named}, say)
+    await _name_new_schemas(conn, wanted.values(), alarm or say)
+    if settings.tables and not is_asked:
+        named = {table.oid for table, each in wanted.items() if each.is_named}
+        await _name_left_out(conn, named, say)
     if not await conn.fetchval("select exists (select from pgoutbox.captured_table)"):
         remedy = (
             "check listener.filter" if settings.tables else "run: pgoutbox install --table NAME"
@@ -120,15 +152,52 @@ async def install(
         say(f"role {grant.role}: {GRANTS[grant.kind]}")
 
 
+class _Wanted(NamedTuple):
+    """What a table is to be captured for; None leaves it as it is."""
+
+    actions: Sequence[str] | None = None
+    old_values: str | None = None
+    match: kept.Match | None = None  # by which it is found
+    is_named: bool = False  # by the filter
+
+
+async def _name_new_schemas(conn: Connection, wanted: Iterable[_Wanted], alarm: Say) -> None:
+    """Say which tables were captured because of a schema that is newer than the pattern."""
+    new = [each.match for each in wanted if each.match and each.match.is_new_schema]
+    for match in new:
+        name, pattern = printable(match.table.name), printable(match.pattern)
+        alarm(f"{name}: captured in a schema that is new and matches {pattern}")
+    if new:
+        await conn.execute("select pgoutbox.note_schemas()")
+
+
 @_explains_rights
 async def uninstall(
-    conn: Connection, tables: Sequence[str], settings: InstallConfig, say: Say
+    conn: Connection,
+    tables: Sequence[str],
+    settings: InstallConfig,
+    say: Say,
+    *,
+    patterns: Sequence[Pattern] = (),
 ) -> None:
-    """Stop capturing ``tables``; events that they have already written stay and are sent."""
+    """Stop capturing ``tables``; events that they have already written stay and are sent.
+
+    ``patterns`` are kept no longer, and all captured tables that match them are released. A table
+    that is released by its name is left out of the patterns that are kept.
+    """
     if (await schema.state(conn)).functions_version is None:
         say(_NO_SCHEMA)
         return
-    await _release_each(conn, await resolve_captured(conn, tables), settings, say)
+    released = await resolve_captured(conn, tables)
+    for table in released:
+        if changed := await conn.fetchval("select pgoutbox.except_table($1::oid)", table.oid):
+            names = ", ".join(map(printable, changed))
+            say(f"{printable(table.name)}: left out of {names} from now on")
+    for pattern in patterns:
+        found = await kept.forget(conn, pattern)
+        say(f"{printable(pattern.text)}: later tables that match aren't captured any more")
+        released += [table for table in found if table not in released]
+    await _release_each(conn, released, settings, say)
 
 
 @_explains_rights
@@ -259,6 +328,8 @@ async def _install_schema(
         whole = Table(oid or 0, "schema pgoutbox", is_partitioned=True)
         is_changed, found = await patiently(conn, whole, work, settings, say)
     except asyncpg.InsufficientPrivilegeError as error:
+        if await conn.fetchval(f"select {schema.IS_THERE}"):
+            raise
         raise InstallError(
             f"the schema pgoutbox can't be installed: {error}",
             hint=await ownership.remedy(conn),
@@ -292,14 +363,14 @@ where (p.pubinsert or p.pubupdate or p.pubdelete or p.pubtruncate) and exists (
 async def _capture(
     conn: Connection,
     table: Table,
-    actions: Sequence[str] | None,
+    asked: _Wanted,
     settings: InstallConfig,
     say: Say,
     *,
     widens: bool,
 ) -> str:
     """Capture one table, or bring it in line; return what became of it."""
-    options = (table.oid, actions, settings.old_values, widens)
+    options = (table.oid, asked.actions, asked.old_values, widens)
 
     async def work() -> str:
         async with _as_owner_of(conn, table, say):

@@ -4,12 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
+from typing import NamedTuple
 
 from pgoutbox import __version__
 from pgoutbox.database import ownership, schema
+from pgoutbox.database.patterns import as_json
 from pgoutbox.database.schema import literal
+from pgoutbox.patterns import Pattern
 
 Actions = Sequence[str] | None  # None: as installed
+
+
+class Chosen(NamedTuple):
+    """Patterns that are to be kept, what is left out of them, and their tables' actions."""
+
+    patterns: Sequence[Pattern]
+    excepted: Sequence[Pattern] = ()
+    actions: Actions = None
 
 
 def print_sql(
@@ -18,6 +29,7 @@ def print_sql(
     grants: Mapping[str, Sequence[str]] = MappingProxyType({}),
     *,
     context: bool | None = None,
+    chosen: Chosen | None = None,
     filtered: Mapping[str, Sequence[str]] | None = None,
     lock_timeout: float = 2.0,
 ) -> str:
@@ -27,10 +39,11 @@ def print_sql(
     refuses where the schema is newer. One statement, so that it is done in whole or not at all,
     in a transaction or without. ``tables`` and their actions; names are found by the search_path
     of the session that applies it. ``filtered`` are names without a schema, to be found in all
-    of them. Old values and context that are None stay as they are. ``lock_timeout`` is in seconds.
+    of them. Old values and context that are None stay as they are. ``lock_timeout`` is in seconds,
+    and ``chosen`` are patterns that are to be kept.
     """
     steps = [
-        _SET.format(lock_timeout=f"{max(1, round(lock_timeout * 1000))}ms"),
+        _SET.format(lock_timeout=_milliseconds(lock_timeout)),
         _refuse_strangers(),
         _TAKE_TURNS.format(
             make=f"    perform {schema.NOTE_KNOWN_OBJECTS};\n{_migrate(schema.migrations()[0])}",
@@ -46,7 +59,7 @@ def print_sql(
             for wanted in (context,)
             if wanted is not None
         ),
-        *(f"    perform {call};\n" for call in _captures(tables, old_values, filtered)),
+        *(f"    perform {call};\n" for call in _captures(tables, old_values, filtered, chosen)),
         *(
             f"    perform pgoutbox.grant_{kind}({literal(quoted(role))}::pg_catalog.regrole);\n"
             for kind, roles in grants.items()
@@ -63,6 +76,7 @@ def print_tables(
     tables: Mapping[str, Actions],
     old_values: str | None = None,
     *,
+    chosen: Chosen | None = None,
     filtered: Mapping[str, Sequence[str]] | None = None,
 ) -> str:
     """Return what captures the tables where the schema is installed already: a line for each.
@@ -72,46 +86,112 @@ def print_tables(
     what splits or rewrites migrations leaves them alone.
     """
     return "".join(
-        "do "
-        + literal(
-            "begin if pg_catalog.to_regnamespace('pgoutbox') is not null then "
-            f"perform pgoutbox.require_release('{__version__}'); perform {call}; end if; end"
-        )
-        + ";\n"
-        for call in _captures(tables, old_values, filtered)
+        f"do {literal(_where_installed(call))};\n"
+        for call in _captures(tables, old_values, filtered, chosen)
     )
 
 
 def print_release(table: str) -> str:
     """Return the line that releases a table, where the schema is installed and the table there."""
-    name = literal(table)
-    return (
-        "do "
-        + literal(
-            "begin if pg_catalog.to_regnamespace('pgoutbox') is not null then "
-            "perform pgoutbox.release_table(t.relation) from "
-            f"(select pg_catalog.to_regclass({name}) as relation) t where t.relation is not null; "
-            "end if; end"
-        )
-        + ";\n"
+    call = (
+        "pgoutbox.except_table(t.relation), pgoutbox.release_table(t.relation) from "
+        f"(select pg_catalog.to_regclass({literal(table)}) as relation) t"
+        " where t.relation is not null"
     )
+    return f"do {literal(_where_installed(call))};\n"
+
+
+def print_forget_pattern(pattern: Pattern) -> str:
+    """Return the line that releases the tables of a pattern, and keeps it no longer."""
+    schema_like = literal(pattern.schema) if pattern.schema else "pgoutbox.like_literal(s)"
+    path = "" if pattern.schema else "unnest(pg_catalog.current_schemas(false)) s, lateral "
+    found = f"pgoutbox.forget_pattern({schema_like}, {literal(pattern.table)})"
+    return f"do {literal(_where_installed(f'pgoutbox.release_table(r) from {path}{found} r'))};\n"
+
+
+def print_uninstall_all(*, drop_unsent: bool = False, lock_timeout: float = 2.0) -> str:
+    """Return what `uninstall --all` would run, as one statement.
+
+    It refuses while there are unsent or parked events, unless these are to be dropped.
+    """
+    body = (
+        f"{_DECLARE}begin\n{_SET.format(lock_timeout=_milliseconds(lock_timeout))}"
+        f"{_refuse_strangers()}    if {schema.IS_THERE} then\n"
+        f"{_RELEASE_ALL}{'' if drop_unsent else _REFUSE_UNSENT}"
+        f"        drop schema pgoutbox cascade;\n    end if;\n{_RESTORE}end\n"
+    )
+    tag = _tag(body)
+    return f"do {tag}\n{body}{tag};\n"
+
+
+# Nobody writes any more when it is asked what is unsent.
+_RELEASE_ALL = """\
+        perform pgoutbox.release_table(t.relation) from pgoutbox.captured_table t;
+        lock table pgoutbox.event, pgoutbox.transaction;
+"""
+
+_REFUSE_UNSENT = """\
+        if exists (
+            select from (
+                select p.relay from pgoutbox.progress p
+                union all select 'default' where not exists (select from pgoutbox.progress)
+            ) r cross join lateral pgoutbox.backlog(r.relay) b where b.events > 0
+        ) or exists (select from pgoutbox.parked) then
+            raise exception 'events are unsent or parked, and would be lost'
+                using hint = 'Send them first: pgoutbox relay --drain; or print this again'
+                    ' with --drop-unsent.';
+        end if;
+"""
+
+
+def _where_installed(call: str) -> str:
+    """Return a block that does nothing in a database without the schema."""
+    return (
+        "begin if pg_catalog.to_regnamespace('pgoutbox') is not null then "
+        f"perform pgoutbox.require_release('{__version__}'); perform {call}; end if; end"
+    )
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{max(1, round(seconds * 1000))}ms"
 
 
 def _captures(
     tables: Mapping[str, Actions],
     old_values: str | None,
     filtered: Mapping[str, Sequence[str]] | None,
+    chosen: Chosen | None,
 ) -> Iterator[str]:
     """Yield what follows PERFORM for each table."""
+    if chosen:
+        yield from (_keep(pattern, chosen, old_values) for pattern in chosen.patterns)
     for table, actions in tables.items():
         yield _capture(f"{literal(table)}::pg_catalog.regclass", actions, old_values)
     for name, actions in (filtered or {}).items():
         if actions:
             call = _capture("t.relation", actions, old_values, widen=True)
             yield f"{call} from pgoutbox.tables_named(array[{literal(name)}]) t"
-    if not tables:
+    if chosen or not tables:
+        yield "pgoutbox.capture_matches()"
+    if not (tables or chosen):
         successors = "pgoutbox.uncaptured('{}') u where u.is_successor"
         yield f"pgoutbox.capture_table(u.relation) from {successors}"
+
+
+def _keep(pattern: Pattern, chosen: Chosen, old_values: str | None) -> str:
+    """Return the call of ``pgoutbox.keep_pattern``; without a schema one for each of the path."""
+    rest = [
+        literal(pattern.table),
+        f"{literal(as_json(chosen.excepted))}::pg_catalog.jsonb",
+        literal("{" + ",".join(chosen.actions) + "}") if chosen.actions else "null",
+        literal(old_values),
+    ]
+    if pattern.schema is not None:
+        place = [literal(pattern.text), literal(pattern.schema)]
+        return f"pgoutbox.keep_pattern({', '.join([*place, *rest])})"
+    name = f"pg_catalog.concat(pg_catalog.quote_ident(s), {literal('.' + pattern.text)})"
+    call = ", ".join([name, "pgoutbox.like_literal(s)", *rest])
+    return f"pgoutbox.keep_pattern({call}) from unnest(pg_catalog.current_schemas(false)) s"
 
 
 def _capture(

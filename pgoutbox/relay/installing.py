@@ -78,6 +78,7 @@ class Installer:
                 self._config.install,
                 self._say,
                 warn=self._say if self._is_installed else log.warning,
+                alarm=log.warning,
             )
 
     def _say(self, line: str) -> None:

@@ -8,18 +8,20 @@ begin
     execute format('grant usage on schema pgoutbox to %s', role);
     execute format(
         'grant select on pgoutbox.migration, pgoutbox.installation, pgoutbox.captured_table,
+             pgoutbox.captured_pattern,
              pgoutbox.table_state to %s', role);
     execute format(
         'grant execute on function
              pgoutbox.capture_table(regclass, text[], text, boolean),
              pgoutbox.note_capture(regclass, text[], text, boolean),
              pgoutbox.release_table(regclass), pgoutbox.note_release(regclass),
+             pgoutbox.except_table(regclass),
              pgoutbox.place_triggers(regclass), pgoutbox.trigger_changes(regclass),
              pgoutbox.capture_truncate(), pgoutbox.captured_root(regclass),
              pgoutbox.capture_wanted(regclass, text[], text, boolean),
              pgoutbox.why_not_capture(regclass), pgoutbox.qualified_name(regclass),
              pgoutbox.successor_of(pgoutbox.captured_table), pgoutbox.relation_named(text),
-             pgoutbox.tables_named(text[]), pgoutbox.uncaptured(text[]),
+             pgoutbox.tables_named(text[]), pgoutbox.pattern_matches(), pgoutbox.uncaptured(text[]),
              pgoutbox.table_shape(regclass, text), pgoutbox.identity_columns(regclass),
              pgoutbox.captured_leaves(regclass), pgoutbox.captured_as(regclass),
              pgoutbox.require_release(text), pgoutbox.positions_behind()

@@ -69,6 +69,24 @@ comment on column pgoutbox.captured_table.keys is
     'Columns of the key, as it is and as it was before, latest first: events keep the names that '
     'columns had.';
 
+-- Tables by names with wildcards, as LIKE has them, and as they were given.
+create type pgoutbox.table_pattern as (pattern text, schema_like text, table_like text);
+
+-- What was asked for by a pattern: later tables that match are captured, too.
+create table pgoutbox.captured_pattern (
+    pattern text primary key,
+    wanted pgoutbox.table_pattern not null,
+    excepted pgoutbox.table_pattern[] not null,
+    actions text[],
+    old_values text,
+    schemas text[] not null
+);
+
+comment on table pgoutbox.captured_pattern is
+    'Patterns whose tables are captured, those that are made later included.';
+comment on column pgoutbox.captured_pattern.schemas is
+    'The schemas that matched when it was given, or of which it has been said that they do.';
+
 -- Cached: a session takes 64 numbers at once, which spares most of the contention. Only
 -- the order inside a transaction matters, and that is one session.
 create sequence pgoutbox.event_seq as bigint cache 64;

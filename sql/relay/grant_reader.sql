@@ -7,14 +7,15 @@ begin
     execute format('grant usage on schema pgoutbox to %s', role);
     execute format(
         'grant select on pgoutbox.migration, pgoutbox.installation, pgoutbox.captured_table,
+             pgoutbox.captured_pattern,
              pgoutbox.table_state, pgoutbox.progress, pgoutbox.relay_error, pgoutbox.relay_pause,
              pgoutbox.transaction to %s', role);
     execute format(
         'grant select (slot, xid, seq) on pgoutbox.event_in_slot to %s', role);
     -- A subject may have a row's key in it, as the payload has its data.
     execute format(
-        'grant select (relay, event_id, position, reason, parked_at) on pgoutbox.parked to %s',
-        role);
+        'grant select (relay, event_id, position, seq, schema_name, table_name, action, bytes,
+             reason, number, size, retries, parked_at) on pgoutbox.parked to %s', role);
     execute format('grant select on sequence pgoutbox.position_seq to %s', role);
     execute format(
         'grant execute on function
@@ -24,7 +25,7 @@ begin
              pgoutbox.table_shape(regclass, text), pgoutbox.identity_columns(regclass),
              pgoutbox.captured_leaves(regclass), pgoutbox.captured_as(regclass),
              pgoutbox.why_not_capture(regclass), pgoutbox.qualified_name(regclass),
-             pgoutbox.successor_of(pgoutbox.captured_table)
+             pgoutbox.successor_of(pgoutbox.captured_table), pgoutbox.pattern_matches()
          to %s', role);
 end
 $$;

@@ -7,6 +7,7 @@ begin
     execute pg_catalog.format('grant usage on schema pgoutbox to %s', role);
     execute pg_catalog.format(
         'grant select on pgoutbox.migration, pgoutbox.installation, pgoutbox.captured_table,
+             pgoutbox.captured_pattern,
              pgoutbox.event, pgoutbox.event_in_slot, pgoutbox.transaction, pgoutbox.transaction_0,
              pgoutbox.transaction_1, pgoutbox.transaction_2,
              pgoutbox.transaction_3, pgoutbox.transaction_4, pgoutbox.table_state,
@@ -62,7 +63,7 @@ begin
              pgoutbox.table_shape(regclass, text), pgoutbox.identity_columns(regclass),
              pgoutbox.captured_leaves(regclass), pgoutbox.captured_as(regclass),
              pgoutbox.capture_wanted(regclass, text[], text, boolean),
-             pgoutbox.tables_named(text[]),
+             pgoutbox.tables_named(text[]), pgoutbox.pattern_matches(),
              pgoutbox.why_not_capture(regclass), pgoutbox.qualified_name(regclass),
              pgoutbox.uncaptured(text[]), pgoutbox.successor_of(pgoutbox.captured_table)
          to %s', role);

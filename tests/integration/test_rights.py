@@ -317,6 +317,7 @@ async def test_a_tables_owner_captures_and_releases_it(
         "select pgoutbox.note_capture('public.ours', '{INSERT}', null, false)",
         "select pgoutbox.release_table('public.ours')",
         "select pgoutbox.note_release('public.ours')",
+        "select pgoutbox.except_table('public.ours')",
         "create trigger forge after insert on theirs.t for each row"
         " execute function pgoutbox.capture_1()",
         "select * from pgoutbox.outbox",
@@ -400,8 +401,9 @@ async def test_a_reader_sees_all_of_status_and_no_rows_data(
     await owner.execute("create table t (id int); select pgoutbox.capture_table('t')")
     await owner.execute("insert into t values (1)")
     await owner.execute(
-        "insert into pgoutbox.parked (relay, event_id, position, subject, reason, payload)"
-        " values ('default', gen_random_uuid(), 1, 's.1', 'too large', '{}')"
+        "insert into pgoutbox.parked"
+        " (relay, event_id, position, seq, bytes, subject, reason, payload)"
+        " values ('default', gen_random_uuid(), 1, 1, 2, 's.1', 'too large', '{}')"
     )
     granted = pgoutbox("install", "--grant-reader", tenant, "--dsn", database.dsn)
     assert f"role {tenant}: may see all of `pgoutbox status`" in granted.stderr
@@ -425,6 +427,7 @@ async def test_a_reader_sees_all_of_status_and_no_rows_data(
         "select new_row from pgoutbox.event_in_slot",
         "select payload from pgoutbox.parked",
         "select subject from pgoutbox.parked",
+        "select * from pgoutbox.parked_event",
         "select * from pgoutbox.first_event_0",
         "select pgoutbox.capture_table('t')",
         "select pgoutbox.lead('r')",

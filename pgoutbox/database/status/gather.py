@@ -11,6 +11,7 @@ import asyncpg
 
 from pgoutbox import __version__
 from pgoutbox.database import schema
+from pgoutbox.database.patterns import matches
 from pgoutbox.database.sessions import Whereabouts
 from pgoutbox.database.status.model import (
     Holder,
@@ -23,6 +24,7 @@ from pgoutbox.database.status.model import (
     Status,
     Stranger,
     TableStatus,
+    UncapturedTable,
 )
 from pgoutbox.database.status.problems import session_name
 from pgoutbox.names import ACTIONS
@@ -41,9 +43,14 @@ async def gather(conn: Connection, database: Whereabouts | None = None) -> Statu
     found = _schema_status(await schema.state(conn))
     if found.is_missing:
         return Status(found, database=database)
+    patterns = await conn.fetch(
+        "select p.pattern from pgoutbox.captured_pattern p order by p.pattern"
+    )
     return Status(
         database=database,
         schema=found,
+        patterns=tuple(row["pattern"] for row in patterns),
+        uncaptured=await _uncaptured(conn) if patterns else (),
         tables=await _tables(conn),
         relays=await _relays(conn),
         strangers=await _strangers(conn),
@@ -89,6 +96,14 @@ async def _tables(conn: Connection) -> tuple[TableStatus, ...]:
             holders.get(row["oid"]),
         )
         for row in rows
+    )
+
+
+async def _uncaptured(conn: Connection) -> tuple[UncapturedTable, ...]:
+    return tuple(
+        UncapturedTable(match.table.name, match.pattern)
+        for match in await matches(conn)
+        if match.may_capture and not match.is_captured
     )
 
 

@@ -41,6 +41,14 @@ class TableStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class UncapturedTable:
+    """A table that isn't captured, though it matches a pattern that is kept."""
+
+    table: str
+    pattern: str
+
+
+@dataclass(frozen=True, slots=True)
 class Leader:
     """The session that leads a relay."""
 
@@ -128,4 +136,6 @@ class Status:
     holders: tuple[Holder, ...] = ()
     slots: tuple[SlotStatus, ...] = ()
     outbox_bytes: int = 0  # on disk
+    patterns: tuple[str, ...] = ()  # that are kept for later tables
+    uncaptured: tuple[UncapturedTable, ...] = ()
     database: Whereabouts | None = None

@@ -6,7 +6,14 @@ import re
 import shlex
 from collections.abc import Iterator, Sequence
 
-from pgoutbox.database.status.model import Holder, RelayStatus, Status, Stranger, TableStatus
+from pgoutbox.database.status.model import (
+    Holder,
+    RelayStatus,
+    Status,
+    Stranger,
+    TableStatus,
+    UncapturedTable,
+)
 from pgoutbox.database.tables import printable
 
 _PATIENCE = 300.0  # seconds that an event may be unsent, or a transaction hold positions
@@ -28,10 +35,16 @@ def problems(status: Status) -> tuple[str, ...]:
         return (f"the schema is {status.schema.problem}; run: {status.schema.remedy}",)
     return (
         *(sentence for table in status.tables for sentence in _table_problems(table)),
+        *(_uncaptured_problem(table) for table in status.uncaptured),
         *(said for one in status.relays for said in _relay_problems(one, status.relays)),
         *(_stranger_problem(stranger) for stranger in status.strangers),
         *(_holder_problem(holder) for holder in status.holders if is_long(holder)),
     )
+
+
+def _uncaptured_problem(table: UncapturedTable) -> str:
+    name, pattern = printable(table.table), printable(table.pattern)
+    return f"{name} matches {pattern}, and isn't captured; run: pgoutbox install"
 
 
 def _relay_problems(relay: RelayStatus, relays: Sequence[RelayStatus]) -> Iterator[str]:

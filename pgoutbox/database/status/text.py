@@ -32,6 +32,8 @@ def to_text(status: Status) -> str:
     if status.schema.is_missing:
         return "\n".join(lines)
     lines += ["", *_relay_lines(status.relays), "", *_table_lines(status.tables)]
+    if status.patterns:
+        lines.append(f"patterns {', '.join(map(printable, status.patterns))}")
     lines += ["", _outbox_line(status.outbox_bytes, status.slots)]
     lines += [f"! {problem}" for problem in problems(status) if not status.schema.problem]
     return "\n".join(lines)
