@@ -13,6 +13,7 @@ from typing import Any, NoReturn, TypeVar
 import click
 
 from pgoutbox import patterns
+from pgoutbox.cli import completion
 from pgoutbox.config import load
 from pgoutbox.config.declare import Setting
 from pgoutbox.config.settings import Config, flags_of
@@ -95,7 +96,8 @@ def _option(setting: Setting, help_text: str) -> Callable[[Command], Command]:
     if setting.is_switch:
         negative = flag.replace("--", "--no-", 1)
         return click.option(f"{flag}/{negative}", default=None, help=help_text)
-    return click.option(flag, metavar=setting.type.metavar, help=help_text)
+    complete = completion.relays if flag == "--name" else None
+    return click.option(flag, metavar=setting.type.metavar, help=help_text, shell_complete=complete)
 
 
 def where_options(command: Command) -> Command:
@@ -127,6 +129,7 @@ table_option = click.option(
     multiple=True,
     metavar="NAME",
     callback=utf8,
+    shell_complete=completion.tables,
     help="Table, as SQL names it: users, billing.invoices, '\"Odd Name\"'. May be repeated.",
 )
 
@@ -145,6 +148,7 @@ _SELECTION = (
         multiple=True,
         metavar="NAME",
         callback=utf8,
+        shell_complete=completion.tables,
         help="Table, as SQL names it: users, billing.invoices, '\"Odd Name\"'; or a pattern with *"
         " and ? outside of double quotes: 'tenant_*.orders'. May be repeated.",
     ),

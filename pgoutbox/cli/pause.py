@@ -8,9 +8,10 @@ from typing import Any
 
 import click
 
+from pgoutbox.cli import completion
 from pgoutbox.cli.common import json_option, run, say, settings_of, utf8, where_options
 
-_name = click.argument("name", metavar="NAME", callback=utf8)
+_name = click.argument("name", metavar="NAME", callback=utf8, shell_complete=completion.relays)
 
 
 @click.command(short_help="Let a relay publish nothing until it is resumed.")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pgoutbox.cli import completion
 from pgoutbox.cli.common import run, say, settings_of, utf8, where_options
 from pgoutbox.errors import ConfigError
 
@@ -30,7 +31,14 @@ _json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.
 
 
 @snapshot.command(short_help="Ask for snapshots of tables.")
-@click.argument("tables", nargs=-1, required=True, metavar="TABLE...", callback=utf8)
+@click.argument(
+    "tables",
+    nargs=-1,
+    required=True,
+    metavar="TABLE...",
+    callback=utf8,
+    shell_complete=completion.tables,
+)
 @click.option(
     "--where",
     "condition",
@@ -64,6 +72,7 @@ _json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.
     multiple=True,
     metavar="NAME",
     callback=utf8,
+    shell_complete=completion.relays,
     help="Relay that is to publish them; default: each. May be repeated.",
 )
 @click.option("--detach", is_flag=True, help="Ask, and don't wait for the end.")

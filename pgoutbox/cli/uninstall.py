@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from pgoutbox.cli import completion
 from pgoutbox.cli.common import (
     run,
     say,
@@ -27,6 +28,7 @@ from pgoutbox.config.settings import flags_of
     "relay_name",
     metavar="NAME",
     callback=utf8,
+    shell_complete=completion.relays,
     help="Relay that no longer runs: forget its progress and its parked events.",
 )
 @click.option("--all", "everything", is_flag=True, help="Release all tables and drop the schema.")

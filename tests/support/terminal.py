@@ -11,7 +11,7 @@ import subprocess
 import sys
 import termios
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -49,7 +49,16 @@ class Terminal:
     @property
     def lines(self) -> list[str]:
         """The lines as they look."""
-        return _ESCAPES.sub("", self.written).replace("\r", "").split("\n")
+        return self.text.split("\n")
+
+    @property
+    def text(self) -> str:
+        """All of it, without escape sequences."""
+        return _ESCAPES.sub("", self.written).replace("\r", "")
+
+    def type(self, keys: str) -> None:
+        """Press keys."""
+        os.write(self._descriptor, keys.encode())
 
     def end(self) -> int:
         """Wait until the command has ended, and return its exit code."""
@@ -66,15 +75,31 @@ def on_terminal(
     env: Mapping[str, str] | None = None,
 ) -> Iterator[Terminal]:
     """Run the real command on a terminal of that size; it is killed at the end."""
-    ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
     environment = {"TERM": "xterm-256color", **clean_environment(env)}
     for name in ("COLUMNS", "LINES", *(() if env and "NO_COLOR" in env else ("NO_COLOR",))):
         environment.pop(name, None)
+    command = [sys.executable, "-m", "pgoutbox", *arguments]
+    with _started(command, environment, columns=columns, rows=rows) as terminal:
+        yield terminal
+
+
+@contextmanager
+def shell_on_terminal(command: list[str], *, env: Mapping[str, str]) -> Iterator[Terminal]:
+    """Run a shell on a terminal; it is killed at the end."""
+    with _started(command, env, columns=120, rows=40) as terminal:
+        yield terminal
+
+
+@contextmanager
+def _started(
+    command: Sequence[str | Path], env: Mapping[str, str], *, columns: int, rows: int
+) -> Iterator[Terminal]:
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
     process = subprocess.Popen(
-        guarded([sys.executable, "-m", "pgoutbox", *arguments]),
+        guarded(command),
         cwd=ROOT,
-        env=environment,
+        env=env,
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,
