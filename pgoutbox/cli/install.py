@@ -62,6 +62,11 @@ def _grant_option(kind: str, meaning: str) -> Callable[[Command], Command]:
     help="Capture who made each change: session user, application name, client address;"
     " default: unchanged; at first, no.",
 )
+@click.option(
+    "--snapshot",
+    is_flag=True,
+    help="Publish the rows that each --table has already, too, unless that was asked for before.",
+)
 @click.option("--print-sql", is_flag=True, help="Print the SQL instead of running it.")
 @click.option(
     "--tables-only",
@@ -83,6 +88,7 @@ def install(
     grant_emit: Sequence[str],
     grant_reader: Sequence[str],
     context: bool | None,
+    snapshot: bool,
     print_sql: bool,
     tables_only: bool,
     **flags: Any,
@@ -97,6 +103,7 @@ def install(
     \b
     pgoutbox install --table users --table billing.invoices
     pgoutbox install --schema billing --table 'tenant_*.orders' --except-table '*_old'
+    pgoutbox install --table users --snapshot
     pgoutbox install --print-sql --table users | psql "$DATABASE_URL" -v ON_ERROR_STOP=1
     pgoutbox install --print-sql --tables-only --table users >> migrations/0042.sql
     """
@@ -113,6 +120,10 @@ def install(
     settings = settings_of(ctx, **flags)
     wanted = _read_actions(actions)
     names, patterns = selected(tables, schemas, all_tables)
+    if snapshot and (print_sql or patterns or not names):
+        raise click.UsageError(
+            "--snapshot goes with tables by name (--table), without patterns and --print-sql."
+        )
     left_out = [_excepted(name) for name in excepted]
     if left_out and not patterns:
         raise click.UsageError("--except-table goes with a pattern, --schema or --all-tables.")
@@ -141,6 +152,11 @@ def install(
                 grants=grants,
                 context=context,
             )
+            if snapshot:
+                from pgoutbox.database import snapshots
+
+                wish = snapshots.Wish(once=True)
+                await snapshots.start(conn, names, wish, (), settings.relay.name, say)
 
     run(work())
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TextIO
 
@@ -12,7 +13,7 @@ from pgoutbox.database.snapshots import ENDED, SnapshotStatus
 from pgoutbox.database.tables import printable
 
 _LINE_INTERVAL = 10.0  # seconds between lines where there is no terminal
-_RATE_OVER = 5.0  # seconds
+_RATE_OVER = 10.0  # seconds
 
 
 def table_of(found: Sequence[SnapshotStatus]) -> str:
@@ -57,7 +58,8 @@ class Display:
         self._is_terminal = self._stream.isatty()
         self._clock = clock
         self._ended: set[tuple[str, str]] = set()
-        self._seen: dict[tuple[str, str], tuple[float, int]] = {}
+        self._rated: tuple[str, str, str] | None = None  # what the samples are of
+        self._samples: deque[tuple[float, int]] = deque()
         self._line_due = clock() + _LINE_INTERVAL
         self._width = 0  # of the bar's line that stands there
 
@@ -72,11 +74,12 @@ class Display:
         first = first or next(iter(open_ones), None)
         if first is None:
             return
+        rate = self._rate(first)
         if self._is_terminal:
-            self._draw(self._bar(first))
+            self._draw(_bar(first, rate))
         elif self._clock() >= self._line_due:
             self._line_due = self._clock() + _LINE_INTERVAL
-            self._write_line(self._words(first))
+            self._write_line(_words(first, rate))
 
     def _write_line(self, text: str) -> None:
         self._draw("")
@@ -90,33 +93,39 @@ class Display:
             self._stream.flush()
             self._width = len(text)
 
-    def _words(self, one: SnapshotStatus) -> str:
-        if one.state == "waiting":
-            return f"{printable(one.table)}: waiting for the relay {printable(one.relay)}"
-        about = f" of about {one.estimated_rows:,}" if one.estimated_rows else ""
-        rate = self._rate(one)
-        parts = [f"{printable(one.table)}: {one.rows:,}{about} rows", f"{rate:,.0f}/s"]
-        left = (one.estimated_rows or 0) - one.rows
-        if rate and left > 0:
-            minutes, seconds = divmod(int(left / rate), 60)
-            parts.append(f"{minutes}:{seconds:02} left")
-        return ", ".join(parts)
-
-    def _bar(self, one: SnapshotStatus) -> str:
-        words = self._words(one)
-        room = min(40, shutil.get_terminal_size().columns - len(words) - 4)
-        if one.state == "waiting" or not one.estimated_rows or room < 10:
-            return words[: shutil.get_terminal_size().columns - 1]
-        done = min(room, room * one.rows // one.estimated_rows)
-        return f"[{'#' * done}{'.' * (room - done)}] {words}"
-
     def _rate(self, one: SnapshotStatus) -> float:
         """Return rows a second, over the last seconds."""
-        key, now = (one.id, one.relay), self._clock()
-        began, rows = self._seen.setdefault(key, (now, one.rows))
-        if now - began > 2 * _RATE_OVER:
-            self._seen[key] = (now - _RATE_OVER, rows + (one.rows - rows) // 2)
+        if self._rated != (one.id, one.relay, one.state):
+            self._rated = (one.id, one.relay, one.state)
+            self._samples.clear()
+        now = self._clock()
+        self._samples.append((now, one.rows))
+        while now - self._samples[0][0] > _RATE_OVER:
+            self._samples.popleft()
+        began, rows = self._samples[0]
         return (one.rows - rows) / (now - began) if now > began else 0.0
+
+
+def _words(one: SnapshotStatus, rate: float) -> str:
+    if one.state == "waiting":
+        return f"{printable(one.table)}: waiting for the relay {printable(one.relay)}"
+    about = f" of about {one.estimated_rows:,}" if one.estimated_rows else ""
+    parts = [f"{printable(one.table)}: {one.rows:,}{about} rows", f"{rate:,.0f}/s"]
+    left = (one.estimated_rows or 0) - one.rows
+    if rate and left > 0:
+        minutes, seconds = divmod(int(left / rate), 60)
+        parts.append(f"{minutes}:{seconds:02} left")
+    return ", ".join(parts)
+
+
+def _bar(one: SnapshotStatus, rate: float) -> str:
+    words = _words(one, rate)
+    columns = shutil.get_terminal_size().columns
+    room = min(40, columns - len(words) - 4)
+    if one.state == "waiting" or not one.estimated_rows or room < 10:
+        return words[: columns - 1]
+    done = min(room, room * one.rows // one.estimated_rows)
+    return f"[{'#' * done}{'.' * (room - done)}] {words}"
 
 
 def _ending(one: SnapshotStatus) -> str:

@@ -224,7 +224,7 @@ async def forget_relay(conn: Connection, relay: str, say: Say) -> None:
             await conn.fetch(f"delete from pgoutbox.{table} where relay = $1 returning 1", relay)  # noqa: S608 - ours
             for table in ("progress", "parked")
         ]
-        for table in ("relay_error", "relay_pause", "resend", "mark", "loss"):
+        for table in ("relay_error", "relay_pause", "resend", "mark", "loss", "snapshot"):
             await conn.execute(f"delete from pgoutbox.{table} where relay = $1", relay)  # noqa: S608 - ours
         await conn.execute(_FORGET_SHARD_KEYS)
         if not (known or parked):

@@ -32,6 +32,7 @@ class Wish:
     action: Literal["READ", "INSERT"] = "READ"
     subject: str | None = None
     rate: int | None = None  # rows a second
+    once: bool = False  # unless one has been done already
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +149,8 @@ async def _ask(conn: Connection, table: Table, wish: Wish, relays: Sequence[str]
     """Insert what is asked for; return its id."""
     values = (table.oid, wish.condition, wish.action, wish.subject, wish.rate)
     await conn.execute("lock table pgoutbox.snapshot in share row exclusive mode")
-    before = await conn.fetchrow(_SAME, *values, relays)
+    states = ["waiting", "running", "paused", *(["done"] if wish.once else [])]
+    before = await conn.fetchrow(_SAME, *values, relays, states)
     if before is not None:
         say(f"{table.name}: there is such a snapshot, {before['state']}: {before['id']}")
         return str(before["id"])
@@ -261,7 +263,7 @@ order by 1 limit 1
 
 _SAME = """
 select s.id, s.state from pgoutbox.snapshot s
-where s.relation = $1::oid and s.state in ('waiting', 'running', 'paused')
+where s.relation = $1::oid and s.state = any ($7::text[])
   and (s.condition, s.action, s.subject, s.rate)
       is not distinct from ($2::text, $3::text, $4::text, $5::integer)
   and s.relay = any ($6::text[])

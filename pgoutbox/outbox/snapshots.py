@@ -29,7 +29,7 @@ _RETRY = 0.2  # seconds after a chunk that couldn't be read, such as of a locked
 _ATTEMPTS = 5  # each in a snapshot of its own
 _LOCKED = "55P03"
 _OUTDATED = "P0K02"  # read_chunk()'s: altered since the transaction's snapshot
-_NOT_OF_A_VALUE = (_LOCKED, _OUTDATED, "P0K01", "42501", "57014")  # no key, no right, too slow
+_NOT_OF_A_VALUE = (_LOCKED, _OUTDATED, "P0K01", "42P01", "42501", "57014")  # no key, no table, …
 
 
 @dataclass(frozen=True, slots=True)

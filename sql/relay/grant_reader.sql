@@ -16,6 +16,10 @@ begin
     execute format(
         'grant select (relay, event_id, position, seq, schema_name, table_name, action, bytes,
              reason, number, size, retries, parked_at) on pgoutbox.parked to %s', role);
+    -- Neither a last key nor an error, which may quote a row's data.
+    execute format(
+        'grant select (id, relay, relation, table_name, state, rows, asked_at)
+             on pgoutbox.snapshot to %s', role);
     execute format('grant select on sequence pgoutbox.position_seq to %s', role);
     execute format(
         'grant execute on function
@@ -25,7 +29,8 @@ begin
              pgoutbox.table_shape(regclass, text), pgoutbox.identity_columns(regclass),
              pgoutbox.captured_leaves(regclass), pgoutbox.captured_as(regclass),
              pgoutbox.why_not_capture(regclass), pgoutbox.qualified_name(regclass),
-             pgoutbox.successor_of(pgoutbox.captured_table), pgoutbox.pattern_matches()
+             pgoutbox.successor_of(pgoutbox.captured_table), pgoutbox.pattern_matches(),
+             pgoutbox.snapshot_parts(regclass)
          to %s', role);
 end
 $$;

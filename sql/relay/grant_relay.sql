@@ -57,6 +57,7 @@ begin
              pgoutbox.is_sent(pgoutbox.progress, bigint, xid8, bigint),
              pgoutbox.read_chunk(uuid, text, jsonb, integer, bigint, boolean, boolean, text[],
                  integer, integer),
+             pgoutbox.snapshot_parts(regclass),
              pgoutbox.note_chunk(uuid, text, jsonb, integer, bigint, boolean),
              pgoutbox.rotate(integer), pgoutbox.resting_slots(interval), pgoutbox.outbox_bytes(),
              pgoutbox.slot(timestamptz), pgoutbox.ring(), pgoutbox.mend_drift(),

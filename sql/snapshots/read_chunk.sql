@@ -58,6 +58,13 @@ declare
 begin
     select s.* into strict asked from pgoutbox.snapshot s
     where s.id = snapshot and s.relay = read_chunk.relay and s.state in ('waiting', 'running');
+    if not exists (
+        select from pgoutbox.captured_table c join pg_class r on r.oid = c.relation
+        where c.relation = asked.relation
+    ) then
+        raise exception 'the table % is gone, or is no longer captured', asked.table_name
+            using errcode = 'undefined_table';
+    end if;
     place := coalesce(place, '{"round": 0, "done": [], "gone": []}');
     done := array(select jsonb_array_elements_text(place -> 'done')::oid);
     gone := array(select jsonb_array_elements_text(place -> 'gone')::oid) || array(
@@ -75,9 +82,6 @@ begin
             gone := array_remove(gone, part::oid);
             place := jsonb_set(place, '{round}', to_jsonb((place ->> 'round')::integer + 1));
         end if;
-    end if;
-    if not exists (select from pg_class c where c.oid = asked.relation) then
-        raise exception 'the table % is gone', asked.table_name using errcode = 'undefined_table';
     end if;
     if part is not null then
         select o.* into ordering from pgoutbox.snapshot_order(part) o;

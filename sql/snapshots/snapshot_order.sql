@@ -4,6 +4,10 @@
 -- can't be null; each as PostgreSQL sorts by default, so that ORDER BY walks the index. No row
 -- where there is none. Operators come from the index: by a name alone another one might be
 -- found, such as that of text for citext. `described` is what a last key belongs to.
+--
+-- The last key is read back from text, with the rights of the schema's owner, and a domain's checks
+-- are functions of whoever made it. So a column of a domain counts as what that is made of, and one
+-- that has domains inside isn't taken for a key.
 create or replace function pgoutbox.snapshot_order(relation regclass) returns table (
     columns text[], types text[], equal text[], greater text[], described text
 )
@@ -40,11 +44,12 @@ as $$
                   and m.amoplefttype = p.opcintype and m.amoprighttype = p.opcintype
             ) as greater,
             a.attnotnull and a.attgenerated = '' and p.opcdefault
+                and not pgoutbox.has_domain_inside(t.oid)
                 and (i.indoption::int2[])[n.place - 1] = 0
                 and (i.indcollation::oid[])[n.place - 1] = a.attcollation as is_usable
         from unnest(i.indkey::int2[]) with ordinality n (number, place)
         join pg_attribute a on a.attrelid = i.indrelid and a.attnum = n.number
-        join pg_type t on t.oid = a.atttypid
+        join pg_type t on t.oid = pgoutbox.base_type(a.atttypid)
         join pg_opclass p on p.oid = (i.indclass::oid[])[n.place - 1]
         where n.place <= i.indnkeyatts
     ) k

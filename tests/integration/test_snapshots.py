@@ -63,3 +63,112 @@ async def test_rows_that_were_there_come_first(
         f"{found[0]['id']}; chunk=3; rows=500", f"{found[0]['id']}; chunk=3; rows=500; last",
     ]  # fmt: skip
     assert _rows(stored[2500:]) == [("UPDATE", {"id": 7, "name": "new"})]
+
+
+async def _users(connection: asyncpg.Connection, rows: int = 50) -> None:
+    await connection.execute(
+        "create table users (id int primary key, name text);"
+        f"insert into users select n, 'user ' || n from generate_series(1, {rows}) n"
+    )
+
+
+async def test_install_and_drain_publish_the_rows_that_were_there_once(
+    database: Database, connection: asyncpg.Connection, stream: Stream
+) -> None:
+    await _users(connection)
+    for expected in (50, 50):
+        for arguments in (
+            ("install", "--table", "users", "--snapshot", "--dsn", database.dsn),
+            ("relay", "--drain", *_relay_flags(database, stream)),
+        ):
+            done = await asyncio.to_thread(pgoutbox, *arguments)
+            assert done.returncode == 0, done.stderr
+        assert await stream.count() == expected
+
+
+async def test_pause_resume_and_cancel(
+    database: Database, connection: asyncpg.Connection, stream: Stream, daemon: StartDaemon
+) -> None:
+    await _users(connection)
+    await connection.execute("select pgoutbox.capture_table('users')")
+    await daemon("relay", *_relay_flags(database, stream))
+    (found,) = await _snapshot(database, "start", "users", "--rate", "10", "--detach")
+    assert found["state"] == "waiting"
+    await _has(stream, 3)
+
+    async def steer(step: str) -> str:
+        done = await asyncio.to_thread(
+            pgoutbox, "snapshot", step, str(found["id"])[:8], "--dsn", database.dsn
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stderr.splitlines()[-1]
+
+    async def listed() -> dict[str, object]:
+        return (await _snapshot(database, "list"))[0]
+
+    assert await steer("pause") == f"snapshot {found['id']} of relay default: paused"
+
+    async def is_still() -> bool:
+        before = await listed()
+        await connection.execute("insert into users select max(id) + 1, 'event' from users")
+        return before["rows"] == (await listed())["rows"]
+
+    await eventually(is_still)
+    paused = await listed()
+    assert (paused["state"], paused["last_key"]) == ("paused", [str(paused["rows"])])
+    assert await steer("resume") == f"snapshot {found['id']} of relay default: running"
+
+    async def goes_on() -> bool:
+        return int(str((await listed())["rows"])) > int(str(paused["rows"]))
+
+    await eventually(goes_on)
+    assert await steer("cancel") == f"snapshot {found['id']} of relay default: cancelled"
+    assert await steer("resume") == f"snapshot {found['id']}: cancelled already"
+    text = await asyncio.to_thread(pgoutbox, "snapshot", "list", "--dsn", database.dsn)
+    assert text.stdout.splitlines()[1].split()[:4] == [
+        str(found["id"])[:8], "public.users", "default", "cancelled",
+    ]  # fmt: skip
+
+
+async def test_a_subject_that_no_stream_has_fails_the_snapshot_and_no_event(
+    database: Database, connection: asyncpg.Connection, stream: Stream, daemon: StartDaemon
+) -> None:
+    await _users(connection)
+    await connection.execute("select pgoutbox.capture_table('users')")
+    relay = await daemon("relay", *_relay_flags(database, stream), "--poll-interval", "200ms")
+    await relay.line("connected to NATS")
+
+    done = await asyncio.to_thread(
+        pgoutbox, "snapshot", "start", "users", "--subject", "nowhere.{table}",
+        "--dsn", database.dsn,
+    )  # fmt: skip
+    await connection.execute("insert into users values (0, 'event')")
+    await _has(stream, 1)
+
+    assert done.returncode == 6
+    assert "no stream has the message's subject" in done.stderr
+    status = await asyncio.to_thread(pgoutbox, "status", "--dsn", database.dsn, "--check")
+    assert status.returncode == 7
+    assert "the snapshot of public.users by relay default has failed" in status.stdout
+
+
+async def test_what_cannot_be_asked_for_is_said_and_nothing_is_asked(
+    database: Database, connection: asyncpg.Connection
+) -> None:
+    await _users(connection)
+    await connection.execute("create table keyless (id int); create table bare (id int)")
+    for table in ("users", "keyless"):
+        await connection.execute("select pgoutbox.capture_table($1::text::regclass)", table)
+    for arguments, code, said in (
+        (("start", "bare"), 6, "bare isn't captured"),
+        (("start", "users", "keyless"), 6, "keyless has no key"),
+        (("start", "nothing"), 6, "there is no table nothing"),
+        (("start", "users", "--where", "nam = 'x'"), 6, 'column "nam" does not exist'),
+        (("start", "users", "--where", "true) or"), 6, "the condition can't be used"),
+        (("start", "users", "--subject", "a b"), 2, "--subject must make a subject"),
+        (("start", "users", "--relay", "other"), 6, "there is no relay other"),
+        (("pause", "12345678"), 6, "12345678 is no snapshot's id"),
+    ):
+        done = await asyncio.to_thread(pgoutbox, "snapshot", *arguments, "--dsn", database.dsn)
+        assert (done.returncode, said in done.stderr) == (code, True), done.stderr
+    assert await connection.fetchval("select count(*) from pgoutbox.snapshot") == 0

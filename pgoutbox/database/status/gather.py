@@ -18,6 +18,7 @@ from pgoutbox.database.status.model import (
     Leader,
     LossStatus,
     PauseStatus,
+    Reading,
     RelayStatus,
     SchemaStatus,
     SlotStatus,
@@ -56,8 +57,27 @@ async def gather(conn: Connection, database: Whereabouts | None = None) -> Statu
         strangers=await _strangers(conn),
         holders=await gap_holders(conn),
         slots=await _slots(conn),
+        snapshots=await _snapshots(conn),
         outbox_bytes=await conn.fetchval("select pgoutbox.outbox_bytes()"),
     )
+
+
+async def _snapshots(conn: Connection) -> tuple[Reading, ...]:
+    rows = await conn.fetch(_SNAPSHOTS)
+    return tuple(Reading(**row) for row in rows)
+
+
+_SNAPSHOTS = """
+select
+    s.id::text, coalesce(pgoutbox.qualified_name(s.relation), s.table_name) as "table",
+    s.relay, s.state, s.rows, (
+        select pg_catalog.sum(greatest(p.reltuples, 0))::bigint
+        from pgoutbox.snapshot_parts(s.relation) p
+    ) as estimated_rows
+from pgoutbox.snapshot s
+where s.state not in ('done', 'cancelled')
+order by s.asked_at, s.id, s.relay
+"""
 
 
 def _schema_status(state: schema.SchemaState) -> SchemaStatus:

@@ -126,6 +126,18 @@ class SlotStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class Reading:
+    """A snapshot of a table that a relay reads, or is to read, or could not."""
+
+    id: str
+    table: str
+    relay: str
+    state: str
+    rows: int
+    estimated_rows: int | None  # of the whole table
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
     """All of it, at one moment."""
 
@@ -135,6 +147,7 @@ class Status:
     strangers: tuple[Stranger, ...] = ()
     holders: tuple[Holder, ...] = ()
     slots: tuple[SlotStatus, ...] = ()
+    snapshots: tuple[Reading, ...] = ()  # those that haven't come to their end
     outbox_bytes: int = 0  # on disk
     patterns: tuple[str, ...] = ()  # that are kept for later tables
     uncaptured: tuple[UncapturedTable, ...] = ()

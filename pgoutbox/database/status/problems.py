@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 
 from pgoutbox.database.status.model import (
     Holder,
+    Reading,
     RelayStatus,
     Status,
     Stranger,
@@ -38,6 +39,7 @@ def problems(status: Status) -> tuple[str, ...]:
         *(_uncaptured_problem(table) for table in status.uncaptured),
         *(said for one in status.relays for said in _relay_problems(one, status.relays)),
         *(_stranger_problem(stranger) for stranger in status.strangers),
+        *(_snapshot_problem(one) for one in status.snapshots if one.state == "failed"),
         *(_holder_problem(holder) for holder in status.holders if is_long(holder)),
     )
 
@@ -45,6 +47,14 @@ def problems(status: Status) -> tuple[str, ...]:
 def _uncaptured_problem(table: UncapturedTable) -> str:
     name, pattern = printable(table.table), printable(table.pattern)
     return f"{name} matches {pattern}, and isn't captured; run: pgoutbox install"
+
+
+def _snapshot_problem(snapshot: Reading) -> str:
+    return (
+        f"the snapshot of {printable(snapshot.table)} by relay {printable(snapshot.relay)} has"
+        " failed; `pgoutbox snapshot list` says why; then run:"
+        f" pgoutbox snapshot resume {snapshot.id[:8]}, or cancel"
+    )
 
 
 def _relay_problems(relay: RelayStatus, relays: Sequence[RelayStatus]) -> Iterator[str]:

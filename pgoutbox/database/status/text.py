@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pgoutbox.database.status.model import (
     LossStatus,
     PauseStatus,
+    Reading,
     RelayStatus,
     SchemaStatus,
     SlotStatus,
@@ -34,6 +35,8 @@ def to_text(status: Status) -> str:
     lines += ["", *_relay_lines(status.relays), "", *_table_lines(status.tables)]
     if status.patterns:
         lines.append(f"patterns {', '.join(map(printable, status.patterns))}")
+    if status.snapshots:
+        lines += ["", *_snapshot_lines(status.snapshots)]
     lines += ["", _outbox_line(status.outbox_bytes, status.slots)]
     lines += [f"! {problem}" for problem in problems(status) if not status.schema.problem]
     return "\n".join(lines)
@@ -100,6 +103,21 @@ def _table_lines(tables: Sequence[TableStatus]) -> list[str]:
         for table in tables
     ]
     return columns([("table", "actions", "old values", "state"), *rows])
+
+
+def _snapshot_lines(snapshots: Sequence[Reading]) -> list[str]:
+    rows = [
+        (
+            one.id[:8],
+            printable(one.table),
+            printable(one.relay),
+            one.state,
+            f"{one.rows:,}",
+            "-" if one.estimated_rows is None else f"{one.estimated_rows:,}",
+        )
+        for one in snapshots
+    ]
+    return columns([("snapshot", "table", "relay", "state", "rows", "of about"), *rows])
 
 
 def _outbox_line(size: int, slots: Sequence[SlotStatus]) -> str:
