@@ -52,6 +52,12 @@ def _grant_option(kind: str, meaning: str) -> Callable[[Command], Command]:
     " default: unchanged; for a new table, all.",
 )
 @setting_options(*flags_of("install"))
+@click.option(
+    "--always/--no-always",
+    default=None,
+    help="Capture in sessions with session_replication_role = replica, too, such as those of a"
+    " subscription; default: unchanged; for a new table, no.",
+)
 @_grant_option("relay", "Role to give the rights that a relay needs, and no others.")
 @_grant_option("capture", "Role that may capture, and release, the tables that it owns.")
 @_grant_option("emit", "Role that may emit events of its own, and set contexts.")
@@ -83,6 +89,7 @@ def install(
     all_tables: bool,
     excepted: Sequence[str],
     actions: str | None,
+    always: bool | None,
     grant_relay: Sequence[str],
     grant_capture: Sequence[str],
     grant_emit: Sequence[str],
@@ -129,7 +136,7 @@ def install(
         raise click.UsageError("--except-table goes with a pattern, --schema or --all-tables.")
     if print_sql:
         chosen = (patterns, left_out)
-        script = _script(settings, names, wanted, grants, context, tables_only, chosen)
+        script = _script(settings, names, wanted, always, grants, context, tables_only, chosen)
         click.echo(script.encode(), nl=False)
         return
 
@@ -149,6 +156,7 @@ def install(
                 patterns=patterns,
                 excepted=left_out,
                 actions=wanted,
+                fires_always=always,
                 grants=grants,
                 context=context,
             )
@@ -165,6 +173,7 @@ def _script(
     settings: Config,
     tables: Sequence[str],
     actions: tuple[str, ...] | None,
+    always: bool | None,
     grants: Mapping[str, Sequence[str]],
     context: bool | None,
     tables_only: bool,
@@ -177,13 +186,16 @@ def _script(
     filtered = None if tables or chosen else settings.install.actions_by_name
     old_values = settings.install.old_values
     if tables_only:
-        return print_sql.print_tables(wanted, old_values, chosen=chosen, filtered=filtered)
+        return print_sql.print_tables(
+            wanted, old_values, chosen=chosen, fires_always=always, filtered=filtered
+        )
     return print_sql.print_sql(
         wanted,
         old_values,
         grants,
         context=context,
         chosen=chosen,
+        fires_always=always,
         filtered=filtered,
         lock_timeout=settings.install.lock_timeout,
     )

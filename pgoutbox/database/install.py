@@ -83,6 +83,7 @@ async def install(
     patterns: Sequence[Pattern] = (),
     excepted: Sequence[Pattern] = (),
     actions: Sequence[str] | None = None,
+    fires_always: bool | None = None,
     grants: Mapping[str, Sequence[str]] = MappingProxyType({}),
     context: bool | None = None,
     warn: Say | None = None,
@@ -111,7 +112,7 @@ async def install(
         named = await tables_of_filter(conn, settings, warnings.append)
         found = dict.fromkeys(await successors(conn), _Wanted(old_values=settings.old_values))
         found |= {
-            match.table: _Wanted(match.actions, match.old_values, match)
+            match.table: _Wanted(match.actions, match.old_values, match.fires_always, match)
             for match in await kept.matches(conn)
             if match.may_capture and not match.is_captured
         }
@@ -120,11 +121,12 @@ async def install(
         }, roles
 
     async def find_asked() -> dict[Table, _Wanted]:
-        found = await kept.keep(conn, patterns, excepted, actions, settings.old_values)
+        options = actions, settings.old_values, fires_always
+        found = await kept.keep(conn, patterns, excepted, *options)
         warnings.extend(kept.about(patterns, found))
         asked = await resolve(conn, tables)
         asked += [match.table for match in found if match.may_capture]
-        return dict.fromkeys(asked, _Wanted(actions, settings.old_values))
+        return dict.fromkeys(asked, _Wanted(*options))
 
     wanted, roles = await _install_schema(conn, settings, say, find)
     for warning in warnings:
@@ -157,6 +159,7 @@ class _Wanted(NamedTuple):
 
     actions: Sequence[str] | None = None
     old_values: str | None = None
+    fires_always: bool | None = None
     match: kept.Match | None = None  # by which it is found
     is_named: bool = False  # by the filter
 
@@ -393,6 +396,10 @@ async def _capture(
             " actions => $2, old_values => $3, widen => $4)",
             *options,
         )
+        if asked.fires_always is not None:
+            is_changed |= await conn.fetchval(
+                "select pgoutbox.fire_always($1::oid::regclass, $2)", table.oid, asked.fires_always
+            )
         if wanted["is_captured"] and not wanted["is_as_installed"]:
             actions = ",".join(wanted["actions"]).lower()
             return f"from now on: {actions}; old values: {wanted['old_values']}"

@@ -27,6 +27,7 @@ class Match:
     pattern: str
     actions: Actions
     old_values: str | None
+    fires_always: bool | None
     is_captured: bool
     may_capture: bool
     is_new_schema: bool
@@ -38,6 +39,7 @@ async def keep(
     excepted: Sequence[Pattern],
     actions: Actions,
     old_values: str | None,
+    fires_always: bool | None,
 ) -> list[Match]:
     """Keep the patterns, and return what matches them.
 
@@ -47,13 +49,14 @@ async def keep(
     kept = [each for pattern in patterns for each in await _qualified(conn, pattern)]
     for pattern in kept:
         await conn.execute(
-            "select pgoutbox.keep_pattern($1, $2, $3, $4::text::jsonb, $5, $6)",
+            "select pgoutbox.keep_pattern($1, $2, $3, $4::text::jsonb, $5, $6, $7)",
             pattern.text,
             pattern.schema,
             pattern.table,
             as_json(excepted),
             actions,
             old_values,
+            fires_always,
         )
     names = {pattern.text for pattern in kept}
     return [match for match in await matches(conn) if match.pattern in names]
@@ -72,6 +75,7 @@ async def matches(conn: Connection) -> list[Match]:
             row["pattern"],
             row["actions"],
             row["old_values"],
+            row["fires_always"],
             row["is_captured"],
             row["may_capture"],
             row["is_new_schema"],

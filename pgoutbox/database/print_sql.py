@@ -30,6 +30,7 @@ def print_sql(
     *,
     context: bool | None = None,
     chosen: Chosen | None = None,
+    fires_always: bool | None = None,
     filtered: Mapping[str, Sequence[str]] | None = None,
     lock_timeout: float = 2.0,
 ) -> str:
@@ -59,7 +60,10 @@ def print_sql(
             for wanted in (context,)
             if wanted is not None
         ),
-        *(f"    perform {call};\n" for call in _captures(tables, old_values, filtered, chosen)),
+        *(
+            f"    perform {call};\n"
+            for call in _captures(tables, old_values, filtered, chosen, fires_always)
+        ),
         *(
             f"    perform pgoutbox.grant_{kind}({literal(quoted(role))}::pg_catalog.regrole);\n"
             for kind, roles in grants.items()
@@ -77,6 +81,7 @@ def print_tables(
     old_values: str | None = None,
     *,
     chosen: Chosen | None = None,
+    fires_always: bool | None = None,
     filtered: Mapping[str, Sequence[str]] | None = None,
 ) -> str:
     """Return what captures the tables where the schema is installed already: a line for each.
@@ -87,7 +92,7 @@ def print_tables(
     """
     return "".join(
         f"do {literal(_where_installed(call))};\n"
-        for call in _captures(tables, old_values, filtered, chosen)
+        for call in _captures(tables, old_values, filtered, chosen, fires_always)
     )
 
 
@@ -161,12 +166,16 @@ def _captures(
     old_values: str | None,
     filtered: Mapping[str, Sequence[str]] | None,
     chosen: Chosen | None,
+    fires_always: bool | None,
 ) -> Iterator[str]:
     """Yield what follows PERFORM for each table."""
     if chosen:
-        yield from (_keep(pattern, chosen, old_values) for pattern in chosen.patterns)
+        yield from (_keep(pattern, chosen, old_values, fires_always) for pattern in chosen.patterns)
     for table, actions in tables.items():
-        yield _capture(f"{literal(table)}::pg_catalog.regclass", actions, old_values)
+        relation = f"{literal(table)}::pg_catalog.regclass"
+        yield _capture(relation, actions, old_values)
+        if fires_always is not None:
+            yield f"pgoutbox.fire_always({relation}, {str(fires_always).lower()})"
     for name, actions in (filtered or {}).items():
         if actions:
             call = _capture("t.relation", actions, old_values, widen=True)
@@ -178,13 +187,16 @@ def _captures(
         yield f"pgoutbox.capture_table(u.relation) from {successors}"
 
 
-def _keep(pattern: Pattern, chosen: Chosen, old_values: str | None) -> str:
+def _keep(
+    pattern: Pattern, chosen: Chosen, old_values: str | None, fires_always: bool | None
+) -> str:
     """Return the call of ``pgoutbox.keep_pattern``; without a schema one for each of the path."""
     rest = [
         literal(pattern.table),
         f"{literal(as_json(chosen.excepted))}::pg_catalog.jsonb",
         literal("{" + ",".join(chosen.actions) + "}") if chosen.actions else "null",
         literal(old_values),
+        "null" if fires_always is None else str(fires_always).lower(),
     ]
     if pattern.schema is not None:
         place = [literal(pattern.text), literal(pattern.schema)]

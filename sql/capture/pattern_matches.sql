@@ -6,7 +6,7 @@
 -- there when the pattern was given.
 create or replace function pgoutbox.pattern_matches()
     returns table (
-        relation regclass, pattern text, actions text[], old_values text,
+        relation regclass, pattern text, actions text[], old_values text, fires_always boolean,
         is_captured boolean, may_capture boolean, is_new_schema boolean
     )
     language sql
@@ -14,7 +14,7 @@ create or replace function pgoutbox.pattern_matches()
     set search_path = pg_catalog, pg_temp
 as $$
     select distinct on (c.oid)
-        c.oid::regclass, p.pattern, p.actions, p.old_values,
+        c.oid::regclass, p.pattern, p.actions, p.old_values, p.fires_always,
         exists (select from pgoutbox.captured_table t where t.relation = c.oid),
         pg_has_role(own.nspowner, c.relowner, 'usage')
             or pg_has_role(session_user, c.relowner, 'member'),

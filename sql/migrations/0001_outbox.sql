@@ -79,6 +79,7 @@ create table pgoutbox.captured_pattern (
     excepted pgoutbox.table_pattern[] not null,
     actions text[],
     old_values text,
+    fires_always boolean,
     schemas text[] not null
 );
 

@@ -101,3 +101,48 @@ async def test_disabled_trigger_is_reported_until_install_mends_it(
     ]
     await owner.execute("select pgoutbox.capture_table('orders')")
     assert await outbox.mend_drift() == []
+
+
+async def test_capture_fires_in_replica_sessions_where_it_was_asked_for(
+    database: Database, connect: Connect
+) -> None:
+    owner, admin = await connect(), await connect(ADMIN)
+    await owner.execute(
+        "create table users (id int); create table days (day int) partition by list (day);"
+        "create table day_1 partition of days for values in (1); create table later_1 (id int)"
+    )
+    dsn = ("--dsn", database.dsn)
+    both = ("--table", "users", "--table", "days", "--table", "later_*")
+
+    async def write(count: int) -> int:
+        """Write as a subscription does; how many of the tables were captured."""
+        await admin.execute(
+            "set session_replication_role = replica; insert into users values (1);"
+            "insert into days values (1); insert into days select 2 where exists ("
+            "  select from pg_class where relname = 'day_2'); truncate users"
+        )
+        events = await owner.fetchval("select count(*) from pgoutbox.outbox")
+        return int(events) - count
+
+    pgoutbox("install", *both, *dsn)
+    assert await write(0) == 0
+    always = pgoutbox("install", *both, "--always", *dsn)
+    assert await write(0) == 3
+    again = pgoutbox("install", *both, "--always", *dsn)
+    await owner.execute("create table day_2 partition of days for values in (2)")
+    pgoutbox("install", *both, "--actions", "insert,truncate", *dsn)
+    assert await write(3) == 4, "also of triggers that were made anew, and of new partitions"
+    await owner.execute("create table later_2 (id int)")
+    pgoutbox("install", *dsn)
+    await admin.execute("insert into later_2 values (1)")
+    assert await owner.fetchval("select count(*) from pgoutbox.outbox") == 8
+    pgoutbox("install", *both, "--no-always", *dsn)
+    assert await write(8) == 0
+    lines = pgoutbox("install", "--print-sql", "--tables-only", *both, "--always").stdout
+    for line in lines.splitlines():
+        await owner.execute(line)
+    assert await write(8) == 4
+
+    assert "public.users: captured" in always.stderr
+    assert "public.users: already captured" in again.stderr
+    assert pgoutbox("status", "--check", *dsn).stdout.count("ok") >= 4
