@@ -42,7 +42,7 @@ class SchemaError(PgoutboxError):
 
 
 class SchemaMissing(SchemaError):
-    """The database has no schema pgoutbox, or none any more."""
+    """The database has no schema pgoutbox, none any more, or not all of it yet."""
 
 
 class DatabaseError(PgoutboxError):
@@ -85,6 +85,10 @@ class InstallError(PgoutboxError):
     """A table can't be captured or released, or a relay forgotten."""
 
     exit_code = 6
+
+
+class OutboxReplaced(DatabaseError):
+    """The outbox, or the relay's progress in it, isn't the one that the relay knows any more."""
 
 
 class LeadershipLost(PgoutboxError):

@@ -37,6 +37,15 @@ FAILURES = (
     OSError,
 )
 
+# What a question fails with where the schema was dropped, or is being restored.
+GONE = (
+    asyncpg.InvalidSchemaNameError,
+    asyncpg.UndefinedTableError,
+    asyncpg.UndefinedFunctionError,
+    asyncpg.UndefinedColumnError,
+    asyncpg.UndefinedObjectError,
+)
+
 OLDEST_SERVER = 13  # the first with xid8
 CONNECT_TIMEOUT = 15.0  # seconds
 

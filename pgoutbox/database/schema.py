@@ -82,6 +82,11 @@ class SchemaState:
     positions_behind: int = 0  # how far the sequence of positions lies behind what is sent
 
     @property
+    def is_hollow(self) -> bool:
+        """It is a copy of the structure alone, or of that so far."""
+        return self.functions_version == ""
+
+    @property
     def is_newer(self) -> bool:
         """The database was brought up to date by a later pgoutbox than this one."""
         theirs = _release(self.functions_version or "")
@@ -162,8 +167,9 @@ async def state(conn: asyncpg.Connection[Any]) -> SchemaState:
 async def check(conn: asyncpg.Connection[Any]) -> str | None:
     """Make sure that a relay of this release can work with the database's schema.
 
-    SchemaError, with the command to run, where it can't. Where the schema is newer and the
-    relay may go on: a sentence for the log.
+    SchemaError, with the command to run, where it can't; SchemaMissing where that may change
+    beneath a relay that waits. Where the schema is newer and the relay may go on: a sentence for
+    the log.
     """
     found = await state(conn)
     if found.functions_version is None:
@@ -173,8 +179,13 @@ async def check(conn: asyncpg.Connection[Any]) -> str | None:
             f"the schema pgoutbox is newer than this relay ({__version__}): {found.breaking}",
             hint=f"Upgrade pgoutbox to {_said_release(found)} or later.",
         )
+    if found.is_hollow:
+        raise SchemaMissing(
+            "the schema pgoutbox is the copy of one without its rows, or is being restored",
+            hint=_RUN_INSTALL,
+        )
     if found.positions_behind:
-        raise SchemaError(
+        raise SchemaMissing(
             "this database is a copy without its sequences' values: the next"
             f" {found.positions_behind} transactions would count as sent",
             hint=_RUN_INSTALL,
@@ -185,9 +196,23 @@ async def check(conn: asyncpg.Connection[Any]) -> str | None:
             f" ({functions_version()})",
             hint=_RUN_INSTALL,
         )
+    if not await conn.fetchval(_HAS_KEYS):
+        raise SchemaMissing(
+            "the schema pgoutbox has no primary keys yet; is it being restored?",
+            hint="Let the restore end. A dump whose restore has failed is to be restored again.",
+        )
     if found.is_newer:
         return f"the schema pgoutbox ({_said_release(found)}) is newer than this relay"
     return None
+
+
+# pg_restore makes them after all rows are there; until then a relay would get into its way.
+_HAS_KEYS = """
+select exists (
+    select from pg_catalog.pg_constraint c
+    where c.conrelid = 'pgoutbox.progress'::pg_catalog.regclass and c.contype = 'p'
+)
+"""
 
 
 def _said_release(found: SchemaState) -> str:

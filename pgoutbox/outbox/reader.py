@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -25,7 +24,8 @@ from pgoutbox.outbox import resends
 from pgoutbox.outbox.careful import CarefulReader, Reading
 from pgoutbox.outbox.marks import Mark, Marks, from_json, to_json
 from pgoutbox.outbox.numbering import Numbering
-from pgoutbox.outbox.progress import Gap, Holder, Key, Place, Progress
+from pgoutbox.outbox.progress import Gap, Key, Place, Progress
+from pgoutbox.outbox.progress_row import OutboxId, ProgressRow, required
 from pgoutbox.outbox.resends import Resend, Some
 from pgoutbox.outbox.selection import Filter, Share
 from pgoutbox.outbox.snapshots import Chunk, Snapshots
@@ -174,14 +174,14 @@ class Outbox:
         self._is_utf8 = True  # what is stored
         self._batch_bytes = batch_bytes
         self._leadership: UUID | None = None
+        self._row = ProgressRow(connection, relay)
+        self._method: str | None = None  # as noted in the database
         self._envelope: Envelope
         self._noted_error: str | None = ""  # not known, from the leader before
-        self._row_tid: object = None  # of the progress row; every update changes it
         # Progress after each batch in flight, as noted in the database, and what of an earlier
         # leader's note, or that of an attempt which failed, is to be finished first.
         self._plan: tuple[Progress, ...] = ()
         self._replay: tuple[Progress, ...] = ()
-        self._saved: tuple[object, ...] = ()  # progress, as it is in the database
         self._saved_place: Place | None = None
         self._has_asked = False  # who of the noted holders is left, since it leads
         self._ended: Sequence[int] = ()  # of the holders, by the snapshot of the last read
@@ -198,43 +198,32 @@ class Outbox:
 
         Raises:
             LeadershipLost: it is over already.
+            OutboxReplaced: there is no installation; a restore has just begun.
             ConfigError: the progress goes beyond the last position to read, or that one beyond the
                 outbox.
 
         """
-        row = await self._connection.fetchrow(
-            "select * from pgoutbox.progress p where p.relay = $1 and p.leadership = $2",
-            self._relay,
-            leadership,
-        )
-        if row is None:
-            raise self._lost()
+        await self._row.take(leadership)
         self._leadership = leadership
-        installation = await self._connection.fetchrow(
-            "select id, pg_catalog.getdatabaseencoding() as encoding from pgoutbox.installation"
-        )
-        assert installation is not None  # noqa: S101 - one row
-        self._envelope = Envelope(installation["id"])
-        self._is_utf8 = installation["encoding"] in _ENCODINGS_OF_UTF8
-        plan = tuple(map(Progress.from_json, json.loads(row["plan"]) or ()))
-        self._plan = self._replay = plan
-        partial = row["partial_position"]
-        progress = Progress(
-            row["high"],
-            tuple(map(Gap, row["gap_first"], row["gap_last"])),
-            None if partial is None else Key(partial, row["partial_seq"]),
-            row["settled"],
-            tuple(map(Holder, map(int, row["holders"]), row["holder_since"])),
-        )
-        self._saved, self._saved_place = _columns(progress), None
+        self._envelope = Envelope(self._row.outbox.installation)
+        encoding = await self._connection.fetchval("select pg_catalog.getdatabaseencoding()")
+        self._is_utf8 = encoding in _ENCODINGS_OF_UTF8
+        self._plan = self._replay = self._row.plan
+        progress = self._row.progress
+        self._saved_place = None
         self._recorded = progress
         self._has_asked = False
         if self._snapshots is not None:
             self._snapshots.begin(self._envelope)
-        self.last_stored = from_json(row["last_stored"])
+        self.last_stored = from_json(self._row.last_stored)
         self._check_end(progress)
         await self._check_until()
         return progress
+
+    @property
+    def identity(self) -> OutboxId:
+        """Which outbox it is that this relay leads."""
+        return self._row.outbox
 
     def _check_end(self, progress: Progress) -> None:
         """Make sure that nothing beyond the last position has been read, or published perhaps."""
@@ -261,16 +250,11 @@ class Outbox:
 
     async def take_share(self, share: str) -> str | None:
         """Note what this relay publishes; return what it published before if that was other."""
-        row = await self._connection.fetchrow(
-            "update pgoutbox.progress p set share = $3 from pgoutbox.progress before"
-            " where p.relay = $1 and p.leadership = $2 and p.share <> $3 and before.relay = p.relay"
-            " returning before.share, before.high",
-            self._relay,
-            self._leadership,
-            share,
-        )
-        self._row_tid = None
-        return row["share"] if row and row["high"] else None
+        before = self._row.share
+        if before == share:
+            return None
+        await self._row.note_share(share)
+        return before if self._row.progress.high else None
 
     async def emits(self) -> bool:
         """Return True if a role may emit events of its own."""
@@ -278,14 +262,9 @@ class Outbox:
 
     async def note_method(self, method: str) -> None:
         """Note how this relay publishes, for people who look at its status."""
-        await self._connection.execute(
-            "update pgoutbox.progress set method = $3"
-            " where relay = $1 and leadership = $2 and method is distinct from $3",
-            self._relay,
-            self._leadership,
-            method,
-        )
-        self._row_tid = None
+        if method != self._method:
+            await self._row.note_method(method)
+            self._method = method
 
     async def note_error(self, error: str | None) -> None:
         """Note why nothing is published, for people who look at the status; None once it is."""
@@ -474,7 +453,9 @@ class Outbox:
         )
 
     async def _ask(self, query: str, *arguments: object) -> list[asyncpg.Record]:
-        rows = await self._connection.fetch(query, *arguments)
+        rows = await self._row.ask(
+            lambda: self._connection.fetch(query, *arguments, *self._row.known)
+        )
         self._ended = rows[0]["ended"] or ()
         return rows if rows[0]["position"] is not None else []
 
@@ -575,6 +556,7 @@ class Outbox:
 
         Raises:
             LeadershipLost: another relay of the same name has taken over.
+            OutboxReplaced: this isn't the outbox or the progress that was known.
         """
         await self._write(progress, self._plan_of(in_flight), flush=False)
 
@@ -626,33 +608,21 @@ class Outbox:
         return tuple(batch.after for batch in in_flight[: torn[-1] if torn else 0])
 
     async def _write(self, progress: Progress, plan: tuple[Progress, ...], *, flush: bool) -> None:
-        wanted, place = _columns(progress), progress.place
+        place = progress.place
         is_new = place is not None and place != self._saved_place
-        if not flush and not is_new and (wanted, plan) == (self._saved, self._plan):
+        if not flush and not is_new and self._row.says(progress, plan):
             return
         last = self._confirmed() or self.last_stored
-        # A commit that waits for the disk takes everything before it along.
-        row = await self._connection.fetchrow(
-            _ADVANCE_BOTH if is_new else _ADVANCE,
-            "local" if flush else "off",
-            self._row_tid,
-            self._relay,
-            self._leadership,
-            *wanted,
-            json.dumps([cut.to_json() for cut in plan] or None),
-            to_json(last),
-            *(place if is_new and place else ()),
+        state = await self._row.write(
+            progress, plan, to_json(last), flush=flush, place=place if is_new else None
         )
-        if row is None or row["row_tid"] is None:
-            raise self._lost()
-        self._row_tid = row["row_tid"]
         self._plan = plan
-        self._saved, self._saved_place = wanted, place
+        self._saved_place = place
         if last != self.last_stored:
             await self.marks.keep(self._recorded, self.last_stored, since=self._recorded_at)
             self.last_stored = last
         self._recorded, self._recorded_at = progress, time.monotonic()
-        if is_new and row["state"] != "running" and self._snapshots is not None:
+        if is_new and state != "running" and self._snapshots is not None:
             self._snapshots.leave()
 
     def _lost(self) -> LeadershipLost:
@@ -809,7 +779,7 @@ left join lateral pgoutbox.CALL, settled => $1, holders => $2::text[]::xid8[], a
 
 
 def _beside_holders(call: str, columns: str = "u.*") -> str:
-    return _BESIDE_HOLDERS.replace("CALL", call).replace("COLUMNS", columns)
+    return required(_BESIDE_HOLDERS.replace("CALL", call).replace("COLUMNS", columns))
 
 
 _READ = _beside_holders("next_batch($5, $6, $7, $8, $9, $10, $11, $12")
@@ -844,39 +814,6 @@ from (select) one left join lateral pgoutbox.event_at($3, $4) e on true
 on conflict do nothing
 """
 
-
-def _columns(progress: Progress) -> tuple[object, ...]:
-    """Return a progress as the columns of its row, without the plan."""
-    return (
-        progress.high,
-        [gap.first for gap in progress.gaps],
-        [gap.last for gap in progress.gaps],
-        *(progress.partial or (None, None)),
-        progress.settled,
-        [holder.xid for holder in progress.holders],
-        [holder.since for holder in progress.holders],
-    )
-
-
-_ADVANCE = """
-select pgoutbox.advance(
-    $2, $3, $4, $5, $6, $7, $8, $9, $10, $11::bigint[]::text[]::xid8[], $12, $13, $14
-) as row_tid, null as state
-from (select pg_catalog.set_config('synchronous_commit', $1, true)) setting
-"""
-
-# A snapshot's place with it, under the same leadership.
-_ADVANCE_BOTH = """
-select a.row_tid, case when a.row_tid is not null then
-    pgoutbox.note_chunk($15, $3, $16, $17, $18, $19) end as state
-from (
-    select pgoutbox.advance(
-        $2, $3, $4, $5, $6, $7, $8, $9, $10, $11::bigint[]::text[]::xid8[], $12, $13, $14
-    ) as row_tid
-    from (select pg_catalog.set_config('synchronous_commit', $1, true)) setting
-    offset 0
-) a
-"""
 
 # A relay that is frozen meanwhile would hold up vacuum, and the slots' locks; a condition that
 # takes for ever, the events.

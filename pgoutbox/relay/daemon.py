@@ -15,12 +15,11 @@ from pgoutbox.config.settings import Config
 from pgoutbox.database import connection as database
 from pgoutbox.database.target import target_of
 from pgoutbox.errors import (
-    AlreadyRunning,
     ConfigError,
     DatabaseError,
     IdConflict,
-    InstallError,
     LeadershipLost,
+    OutboxReplaced,
     PgoutboxError,
     PublishError,
     Refused,
@@ -239,25 +238,32 @@ class Daemon:
                     self._schema_outage.end()
                     await self._relay_on(outbox, wake_up)
                     return
-            except SchemaMissing as error:  # a database that is new, or was reset
-                if self._is_draining:
-                    raise
-                self._database_outage.end()
-                self._schema_outage.begin(error)
-                self._installer.forget()
-            except (ConfigError, SchemaError, PublishError, Refused, InstallError, AlreadyRunning):
-                raise
-            except LeadershipLost as error:
-                log.warning("leadership lost", extra={"error": str(error)})
             except (PgoutboxError, *database.FAILURES) as error:
-                explained = database.explain(error)
-                if self._is_draining or not isinstance(explained, DatabaseError):
-                    raise explained from error
-                self._database_outage.begin(explained)
+                self._survive(error)
             if self._sent > sent:
                 backoff.reset()
             if self._stop.is_set() or await self._pause(backoff.next()):
                 return
+
+    def _survive(self, error: Exception) -> None:
+        """Say what has ended the sessions; raise unless the relay begins again."""
+        explained = database.explain(error)
+        is_schema = isinstance(error, (SchemaMissing, *database.GONE)) or (
+            # While it is restored beneath us, it may be anything.
+            isinstance(error, SchemaError) and self._leadership.has_led
+        )
+        if isinstance(error, LeadershipLost):
+            log.warning("leadership lost", extra={"error": str(error)})
+        elif self._is_draining or not (is_schema or isinstance(explained, DatabaseError)):
+            raise explained from error
+        elif isinstance(error, OutboxReplaced):
+            self._leadership.say_replaced(error)
+        elif is_schema:  # new, reset, or being restored
+            self._database_outage.end()
+            self._schema_outage.begin(explained)
+            self._installer.forget()
+        else:
+            self._database_outage.begin(explained)
 
     async def _pause(self, seconds: float) -> bool:
         """Sleep; return True at once when the relay is to stop."""

@@ -17,10 +17,11 @@ from pgoutbox.config.settings import Config
 from pgoutbox.database import connection as database
 from pgoutbox.database import pauses, schema
 from pgoutbox.database.sessions import Session, Whereabouts
-from pgoutbox.errors import AlreadyRunning, ConfigError, PgoutboxError
+from pgoutbox.errors import AlreadyRunning, ConfigError, OutboxReplaced, PgoutboxError
 from pgoutbox.messages.formats import MessageFormat, format_of
 from pgoutbox.monitoring.monitor import Monitor
 from pgoutbox.outbox.progress import Progress
+from pgoutbox.outbox.progress_row import OutboxId
 from pgoutbox.outbox.reader import Outbox
 from pgoutbox.outbox.selection import Filter, Share, share_of
 from pgoutbox.outbox.snapshots import Snapshots
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     Connection = asyncpg.Connection[asyncpg.Record]
 
 log = logging.getLogger("pgoutbox.relay")
+
+REPLACED = "the outbox isn't the one that this relay knew; beginning anew with what it says"
 
 _STANDBY_INTERVAL = 1.0  # seconds between a standby's attempts to lead
 
@@ -96,6 +99,8 @@ class Leadership:
         self._leadership: UUID | None = None
         self._whereabouts: Whereabouts | None = None
         self._listener: tuple[int, str] | None = None  # pid and start of the listening session
+        self.has_led = False
+        self._identity: OutboxId | None = None  # of the outbox that this process has led last
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator[tuple[Outbox, WakeUp]]:
@@ -217,6 +222,11 @@ class Leadership:
         assert row is not None  # noqa: S101 - a session sees itself
         self._listener = (int(row["pid"]), row["began"])
 
+    def say_replaced(self, error: OutboxReplaced) -> None:
+        """Say once that this isn't the outbox any more that the relay has led."""
+        log.warning(REPLACED, extra={"error": str(error)})
+        self._identity = None
+
     async def _begin_after(self, listening: Connection, wake_up: WakeUp) -> None:
         """Begin where the relays named by ``--begin-after`` have ended, once they have."""
         config = self._config.relay
@@ -292,11 +302,16 @@ class Leadership:
 
         Raises:
             LeadershipLost: another relay has taken over meanwhile.
+            OutboxReplaced: this is no outbox yet.
             ConfigError: the progress is beyond ``--until``.
         """
         config = self._config.relay
         assert self._leadership is not None  # noqa: S101 - the session has begun
         progress = await outbox.take_over(self._leadership)
+        self.has_led = True
+        if self._identity not in (None, outbox.identity):
+            log.warning(REPLACED, extra={"error": "it was restored or installed anew"})
+        self._identity = outbox.identity
         before = await outbox.take_share(config.share)
         self._monitor.take_lead()
         share = {"share": config.share} if config.share else {}

@@ -9,6 +9,8 @@ from pgoutbox.monitoring.monitor import Server
 
 log = logging.getLogger("pgoutbox.relay")
 
+_NEW_REASON_AFTER = 30.0  # seconds; until then one cause shows in many ways
+
 
 class Outage:
     """Logs ``failure`` once, however often something is retried, and ``recovery`` once.
@@ -21,6 +23,7 @@ class Outage:
         self._recovery = recovery
         self._server = server or Server()
         self._since: float | None = None
+        self._said, self._said_at = "", 0.0
 
     @property
     def is_on(self) -> bool:
@@ -28,14 +31,19 @@ class Outage:
         return self._since is not None
 
     def begin(self, error: Exception) -> None:
-        """Log ``error`` if this is news."""
+        """Log ``error`` if this is news: an outage, or after a while another reason for it."""
         details = {name: getattr(error, name, None) for name in ("subject", "hint")}
-        level = logging.DEBUG if self._since is not None else logging.WARNING
+        now = time.monotonic()
+        is_news = self._since is None or (
+            str(error) != self._said and now - self._said_at > _NEW_REASON_AFTER
+        )
         log.log(
-            level,
+            logging.WARNING if is_news else logging.DEBUG,
             self._failure,
             extra={"error": str(error)} | {name: said for name, said in details.items() if said},
         )
+        if is_news:
+            self._said, self._said_at = str(error), now
         if self._since is None:
             self._since = time.monotonic()
             self._server.is_out = True

@@ -10,7 +10,7 @@ from uuid import UUID
 
 import asyncpg
 
-from pgoutbox.errors import DatabaseError
+from pgoutbox.errors import DatabaseError, OutboxReplaced
 from pgoutbox.locks import SLEEP_LOCK
 
 CHANNEL = "pgoutbox"
@@ -29,6 +29,7 @@ class WakeUp:
     def __init__(self, connection: asyncpg.Connection[asyncpg.Record], relay: str) -> None:
         self._connection = connection
         self._relay = relay
+        self._leadership: UUID | None = None
         self._hint = asyncio.Event()
         self._asked = asyncio.Event()
         self._token = secrets.token_hex(8)
@@ -60,6 +61,7 @@ class WakeUp:
         leadership: UUID | None = await self._connection.fetchval(
             "select pgoutbox.lead($1)", self._relay, timeout=_PROBE_TIMEOUT
         )
+        self._leadership = leadership
         return leadership
 
     @property
@@ -165,18 +167,24 @@ class WakeUp:
             raise DatabaseError("the connection to PostgreSQL was lost")
 
     async def verify(self) -> None:
-        """Make sure that this relay still leads; asks the server now and then.
+        """Make sure that this relay still leads, in the outbox that it knows; asks now and then.
 
         A process that was frozen doesn't know yet what happened meanwhile, but it sees that time
         has passed since it last asked.
 
         Raises:
             DatabaseError: the connection is lost, and with it the lead.
+            OutboxReplaced: the database knows nothing of this leadership any more.
 
         """
         self.check()
         now = time.monotonic()
         if now - self._verified_at > _VERIFIED_FOR:
             async with asyncio.timeout(_PROBE_TIMEOUT):
-                await self._connection.execute("select")
+                is_known = await self._connection.fetchval(_IS_KNOWN, self._relay, self._leadership)
+            if not is_known:
+                raise OutboxReplaced("it doesn't know of this leadership")
             self._verified_at = now  # the answer may have waited while this process was frozen
+
+
+_IS_KNOWN = "select true from pgoutbox.progress p where p.relay = $1 and p.leadership = $2"

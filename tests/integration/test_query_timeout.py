@@ -12,10 +12,12 @@ import pytest
 
 from pgoutbox.config.settings import DatabaseConfig, MessageConfig
 from pgoutbox.database import connection as database_connection
-from pgoutbox.messages.event import EventNumber, Message
+from pgoutbox.messages.event import EventNumber, LastStored, Message
 from pgoutbox.messages.formats import format_of
+from pgoutbox.outbox.marks import Mark
 from pgoutbox.outbox.progress import Gap, Key, Progress
 from pgoutbox.outbox.reader import Batch, Outbox, Withheld
+from pgoutbox.outbox.resends import Resend, Some
 from pgoutbox.outbox.snapshots import Snapshots
 from tests.conftest import StartDaemon
 from tests.support.cluster import Database
@@ -29,6 +31,14 @@ BEFORE, AFTER = Progress(1), Progress(2, partial=Key(3, 4))
 WITHHELD = Withheld(Key(1, 1), "5c2b6a3e-0000-4000-8000-000000000000", 9, EventNumber(1, 1), None)
 BEHIND = Progress(2, (Gap(1, 1),))
 BATCH = Batch(before=BEFORE, after=AFTER, has_long_transaction=True)
+
+RESEND = Resend(1, 1, 0, Key(0, 0))
+
+
+async def _keep_mark(outbox: Outbox) -> None:
+    outbox.last_stored = LastStored("s", "2026-01-01T00:00:00Z", 1, "id")
+    await outbox.keep_mark()
+
 
 # What asks something, by name; each new method of the outbox belongs here.
 QUESTIONS: dict[str, Callable[[Outbox], Awaitable[object]]] = {
@@ -45,12 +55,19 @@ QUESTIONS: dict[str, Callable[[Outbox], Awaitable[object]]] = {
     ),
     "park_withheld": lambda outbox: outbox.park_withheld([(WITHHELD, "too large")]),
     "emits": lambda outbox: outbox.emits(),
+    "read_again": lambda outbox: outbox.read_again(RESEND),
+    "note_resent": lambda outbox: outbox.note_resent(RESEND, Some((), Key(1, 1), is_end=True), 0),
+    "keep_mark": lambda outbox: _keep_mark(outbox),
+    "go_back": lambda outbox: outbox.go_back(Mark(BEFORE, None), "s", AFTER),
+    "forget_stream": lambda outbox: outbox.forget_stream(),
+    "message_at": lambda outbox: outbox.message_at(Key(1, 1)),
     "check": lambda outbox: outbox.check(),
     "mend_drift": lambda outbox: outbox.mend_drift(),
     "misses": lambda outbox: outbox.misses(["t"]),
     "others": lambda outbox: outbox.others(),
     "is_led": lambda outbox: outbox.is_led("other"),
     "pause": lambda outbox: outbox.pause(),
+    "next_resend": lambda outbox: outbox.next_resend(),
     "strangers": lambda outbox: outbox.strangers(),
     "noting_holders": lambda outbox: outbox.noting_holders(BEHIND),
     "long_holders": lambda outbox: outbox.long_holders(),

@@ -95,9 +95,9 @@ async def test_what_a_relay_writes(connection: asyncpg.Connection, outbox: Outbo
     await connection.execute("select pgoutbox.lead('default'), pgoutbox.lead('default')")
     await connection.execute("select pgoutbox.shard_key_of('default-of-2', 'public', 'orders')")
     place = await connection.fetchval(
-        "select pgoutbox.advance(p.ctid, relay, leadership, $1, '{}', '{}', null, null, 0, '{}',"
-        " '{}', 'null')"
-        " from pgoutbox.progress p",
+        "select row_tid from pgoutbox.progress p, pgoutbox.advance("
+        " p.tableoid, p.ctid, p.xmin, $1, '{}', '{}', null, null, 0, '{}', '{}', 'null', null,"
+        " false)",
         high,
     )
     rotated = await connection.fetch(

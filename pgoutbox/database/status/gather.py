@@ -11,6 +11,7 @@ import asyncpg
 
 from pgoutbox import __version__
 from pgoutbox.database import schema
+from pgoutbox.database.connection import GONE
 from pgoutbox.database.patterns import matches
 from pgoutbox.database.sessions import Whereabouts
 from pgoutbox.database.status.model import (
@@ -41,9 +42,20 @@ _SECOND_LOOK = 0.3  # seconds after which nobody in a commit stage is still in i
 
 async def gather(conn: Connection, database: Whereabouts | None = None) -> Status:
     """Look at everything once; changes nothing. ``database`` says where ``conn`` leads."""
-    found = _schema_status(await schema.state(conn))
-    if found.is_missing:
+    found: SchemaStatus | None = None
+    try:
+        found = _schema_status(await schema.state(conn))
+        if found.is_missing:
+            return Status(found, database=database)
+        return await _gather(conn, found, database)
+    except GONE as error:
+        problem = f"incomplete, for {error}; let its restore end, or restore it again"
+        if found is None or found.problem is None:
+            found = SchemaStatus(__version__, None, problem)
         return Status(found, database=database)
+
+
+async def _gather(conn: Connection, found: SchemaStatus, database: Whereabouts | None) -> Status:
     patterns = await conn.fetch(
         "select p.pattern from pgoutbox.captured_pattern p order by p.pattern"
     )
@@ -87,6 +99,12 @@ def _schema_status(state: schema.SchemaState) -> SchemaStatus:
     if state.is_newer:
         problem = state.breaking or "newer than this pgoutbox"
         return SchemaStatus(__version__, installed, problem, f"upgrade pgoutbox to {installed}")
+    if state.is_hollow:
+        problem = "a copy without its rows, or is being restored"
+        return SchemaStatus(__version__, None, problem, "pgoutbox install")
+    if state.positions_behind:
+        problem = "a copy without its sequences' values"
+        return SchemaStatus(__version__, installed, problem, "pgoutbox install")
     if state.is_older:
         problem = "older than this pgoutbox" if installed != __version__ else "of another build"
         return SchemaStatus(__version__, installed, problem, "pgoutbox install")

@@ -18,7 +18,7 @@ class SchemaStatus:
 
     @property
     def is_missing(self) -> bool:
-        """There is no schema pgoutbox."""
+        """There is no schema pgoutbox, or no whole one."""
         return self.installed is None
 
 

@@ -33,7 +33,8 @@ _PROBLEMS = {
 def problems(status: Status) -> tuple[str, ...]:
     """Return what needs attention, a sentence each."""
     if status.schema.problem:
-        return (f"the schema is {status.schema.problem}; run: {status.schema.remedy}",)
+        run = f"; run: {status.schema.remedy}" if status.schema.remedy else ""
+        return (f"the schema is {status.schema.problem}{run}",)
     return (
         *(sentence for table in status.tables for sentence in _table_problems(table)),
         *(_uncaptured_problem(table) for table in status.uncaptured),

@@ -46,7 +46,8 @@ def schema_lines(status: SchemaStatus) -> list[str]:
     """Return the line about the schema's version."""
     line = f"schema   {status.installed or 'none'}"
     if status.problem:
-        line += f": {status.problem} ({status.pgoutbox}); run: {status.remedy}"
+        line += f": {status.problem} ({status.pgoutbox})"
+        line += f"; run: {status.remedy}" if status.remedy else ""
     return [line]
 
 
