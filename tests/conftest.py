@@ -109,6 +109,11 @@ class Servers:
         self._servers.append(server)
         return server.start()
 
+    @property
+    def installation(self) -> Path:
+        """The PostgreSQL that is tested."""
+        return _installation()
+
     async def cluster(self, **settings: str) -> Cluster:
         """Start a PostgreSQL with the roles and the template; its ``server`` may be killed."""
         server = self.postgres(**settings)

@@ -104,9 +104,17 @@ class Nursery:
         self._numbers = itertools.count(1)
         self.relays: list[Relay] = []
 
-    async def start(self, *arguments: str | Path, env: Mapping[str, str] | None = None) -> Relay:
-        """Start ``pgoutbox`` with ``arguments``, and return while it runs."""
-        log = self._folder / f"{next(self._numbers)}.log"
+    async def start(
+        self,
+        *arguments: str | Path,
+        env: Mapping[str, str] | None = None,
+        output: Path | None = None,
+    ) -> Relay:
+        """Start ``pgoutbox`` with ``arguments``, and return while it runs.
+
+        What it writes goes to a file, or to ``output``.
+        """
+        log = output or self._folder / f"{next(self._numbers)}.log"
         log.touch()
         answer = await self.ask(
             {"start": [str(a) for a in arguments], "env": dict(env or {}), "log": str(log)}

@@ -1,4 +1,4 @@
-"""A TCP proxy that loses what passes, holds it back, or cuts the connection."""
+"""A TCP proxy that loses what passes, slows it down, holds it back, or cuts the connection."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ class Proxy:
         self._flows = asyncio.Event()
         self._flows.set()
         self._open: set[asyncio.StreamWriter] = set()
+        self.rate: float | None = None  # bytes a second, in each direction
         self.port = 0
         self.connections = 0
         self.lost = 0
@@ -67,9 +68,11 @@ class Proxy:
     ) -> None:
         rest = b""
         with suppress(OSError):
-            while chunk := await reader.read(2**16):
+            while chunk := await reader.read(2**16 if self.rate is None else 2**12):
                 self.held += 1
                 await self._flows.wait()
+                if self.rate is not None:
+                    await asyncio.sleep(len(chunk) / self.rate)
                 self.held -= 1
                 if self._loses is None:
                     writer.write(chunk)
