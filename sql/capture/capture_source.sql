@@ -4,7 +4,7 @@
 -- qualified down to the operators, since a SET search_path clause costs up to 14 us a call.
 -- Where its guards say that it doesn't fit, or a value's type refuses to make text of it, the row
 -- is rendered by capture_slowly(). The block writes nothing, so its subtransaction gets no
--- transaction id.
+-- transaction id. A row too large to be handed to a function is captured by its key.
 --
 -- The setting pgoutbox.transaction tells how far the transaction is: empty before its first event,
 -- then its id, and what capture_unusual.sql lists. PostgreSQL itself takes that back at the end of
@@ -53,10 +53,17 @@ begin{alone}
             raise exception 'drift';
         end if;
     exception when others then
-        select s.schema_name, s.table_name, s.new_row, s.old_row
-        into event_schema, event_table, new_row, old_row
-        from pgoutbox.capture_slowly(
-            tg_relid, tg_op, new, old, {old_values}, {captured}) s;
+        begin
+            select s.schema_name, s.table_name, s.new_row, s.old_row
+            into event_schema, event_table, new_row, old_row
+            from pgoutbox.capture_slowly(
+                tg_relid, tg_op, new, old, {old_values}, {captured}) s;
+        exception when program_limit_exceeded or internal_error or out_of_memory then
+            select n.schema_name, n.table_name into event_schema, event_table
+            from pgoutbox.named_as(tg_relid, {captured}) n;
+            new_row := case when new.ctid is not null then {new_key} end;
+            old_row := case when old.ctid is not null then {old_key} end;
+        end;
     end;
     ring_second := pg_catalog.date_part('epoch', current_timestamp)::pg_catalog.int8
         operator(pg_catalog.%) {round};
@@ -85,7 +92,9 @@ $body$, jsonb_build_object(
         'naming', (
             select pgoutbox.naming_source(relation) from pg_class c
             where c.oid = relation and c.relkind = 'p'),
-        'new_row', pgoutbox.row_source(relation, 'new'),
+        'new_row', pgoutbox.bounded_source(pgoutbox.row_source(relation, 'new')),
+        'new_key', pgoutbox.key_row_source(relation, 'new'),
+        'old_key', pgoutbox.key_row_source(relation, 'old'),
         'old_row', pgoutbox.old_row_source(relation),
         'old_values', (
             select quote_literal(c.old_values)

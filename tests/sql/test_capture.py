@@ -271,6 +271,61 @@ async def test_a_value_that_cannot_be_rendered_does_not_fail_the_write(
     assert (update.new["v"], update.old["v"]) == ("b", "a")
 
 
+async def test_a_value_that_no_server_takes_is_not_rendered(
+    connection: asyncpg.Connection, capture: Capture, outbox: Outbox
+) -> None:
+    """Its row is captured without it, whatever else is in there."""
+    await capture("t", "id int primary key, n int, v text, b bytea")
+    await connection.execute("alter table t alter v set storage external")
+    await connection.execute("insert into t values (1, 1, repeat('x', 67108865), 'b')")
+    await connection.execute("update t set n = 2")
+    await connection.execute("delete from t")
+
+    inserted, updated, deleted = await outbox.events()
+
+    without = {
+        "id": 1,
+        "b": r"\x62",
+        "v": {"unrenderable": "54000: 67108865 bytes, of at most 67108864"},
+    }
+    assert inserted.new == updated.old == without | {"n": 1}
+    assert updated.new == deleted.old == without | {"n": 2}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    "statements",
+    [
+        (
+            "insert into t values (1, 1, repeat('x', 540000000))",
+            "update t set v = repeat('y', 540000000)",
+        ),
+        ("insert into t values (1, 1, repeat(E'\\x01', 170000000))", "update t set n = 2"),
+        ("insert into t (id, b) values (1, repeat('x', 530000000)::bytea)", "update t set n = 2"),
+        (
+            "insert into t values (1, 1, repeat('x', 600000000))",
+            "update t set b = repeat('x', 600000000)::bytea",
+            "update t set n = 2",
+        ),
+    ],
+)
+async def test_a_row_of_any_size_can_be_written(
+    connection: asyncpg.Connection, capture: Capture, outbox: Outbox, statements: tuple[str, ...]
+) -> None:
+    await capture("t", "id int primary key, n int, v text, b bytea")
+    await connection.execute("alter table t alter v set storage external")
+    await connection.execute("alter table t alter b set storage external")
+    for statement in (*statements, "delete from t"):
+        await connection.execute(statement, timeout=150)
+
+    events = await outbox.events()
+
+    assert [event.action for event in events] == [
+        statement.split()[0].upper() for statement in (*statements, "delete")
+    ]
+    assert all(event.new.get("id", 1) == event.old.get("id", 1) == 1 for event in events)
+
+
 async def test_a_char_above_127_is_text(
     connection: asyncpg.Connection, capture: Capture, outbox: Outbox
 ) -> None:
