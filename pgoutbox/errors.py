@@ -81,6 +81,16 @@ class Refused(PgoutboxError):
     confirmed = 0
 
 
+class TooLarge(Refused):
+    """The message exceeds a limit of NATS."""
+
+    limit = "the stream's max_msg_size"
+
+
+class LimitTooLow(Interrupted):
+    """A message exceeds a limit that is taken for a mistake; it waits until that is mended."""
+
+
 class InstallError(PgoutboxError):
     """A table can't be captured or released, or a relay forgotten."""
 

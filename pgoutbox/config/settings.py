@@ -411,12 +411,21 @@ class RelayConfig:
             "How long to wait for acknowledgements when stopping.",
         ),
     )
-    on_oversize: Literal["park", "stop"] = setting(
-        "park",
+    on_oversize: Literal["auto", "park", "stop"] = setting(
+        "auto",
         own(
             "--on-oversize",
-            values.choice("park", "stop"),
-            "What to do with an event that is too large for NATS: set it aside, or stop.",
+            values.choice("auto", "park", "stop"),
+            "What to do with an event that is too large for NATS: set it aside, unless the limit"
+            " looks like a mistake; set it aside in any case; or stop.",
+        ),
+    )
+    parked_retention: float = setting(
+        0.0,
+        own(
+            "--parked-retention",
+            values.duration(0, 3650 * 86_400),
+            "How long to keep events that were set aside, with people's data in them; 0: for good.",
         ),
     )
 

@@ -61,6 +61,13 @@ class Publisher(Protocol):
             Refused: the one after those that were never can be.
         """
 
+    async def is_unused(self) -> bool:
+        """Return True if the stream has never stored a message.
+
+        Raises:
+            Interrupted: JetStream doesn't answer.
+        """
+
     def begin_stretch(self) -> Stretch | None:
         """Return what sends batches one behind another, before the first of them is stored.
 

@@ -75,6 +75,10 @@ class CorePublisher:
     def resume(self, last: LastStored | None) -> None:
         """Do nothing; see :class:`pgoutbox.nats.connect.Connected`."""
 
+    async def is_unused(self) -> bool:
+        """Return False: there is no stream."""
+        return False
+
     def begin_stretch(self) -> None:
         """Return None: the server answers only once it has read everything."""
 

@@ -170,6 +170,11 @@ class JetStreamPublisher:
         self._end_stretch()
         await self._check_stream()
 
+    async def is_unused(self) -> bool:
+        """Return True if the stream has never stored a message; see :class:`Publisher`."""
+        stream = await streams.find(self._client, self._target, self._stream.name)
+        return stream is not None and stream.end == 0
+
     def begin_stretch(self) -> Stretch | None:
         """Return what sends batches one behind another; see :meth:`Publisher.begin_stretch`."""
         chain = self._chain

@@ -9,14 +9,14 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from pgoutbox.errors import Interrupted, Refused
+from pgoutbox.errors import Interrupted, Refused, TooLarge
 from pgoutbox.messages.event import Message
 from pgoutbox.nats.ingest import Answer, IngestBatch
 
 # Error codes of nats-server (server/errors.json).
 # The message before isn't the expected one; its batch has ended.
 _BROKEN_CHAIN = {10070, 10071, 10164, 10208}
-_TOO_LARGE = {10054, 10097}  # the message, its headers
+_TOO_LARGE = {10054: TooLarge, 10097: Refused}  # the message, its headers
 _STREAM_END = re.compile(r"wrong last sequence: (\d+)")
 
 
@@ -267,7 +267,8 @@ def _refusal(answer: bytes, subject: str) -> tuple[Interrupted | Refused, bool]:
     match _parsed(answer):
         case {"error": {"err_code": int(code), "description": str(description)}}:
             if code in _TOO_LARGE:
-                return Refused(f"the stream rejects it: {description}", subject=subject), False
+                said = f"the stream rejects it: {description}"
+                return _TOO_LARGE[code](said, subject=subject), False
             return Interrupted(f"the stream rejects messages: {description}"), code in _BROKEN_CHAIN
         case {"stream": str(name), "domain": str(domain)}:
             source = f": from stream {name!r} of domain {domain!r}"

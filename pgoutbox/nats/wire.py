@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from itertools import repeat
 
-from pgoutbox.errors import Refused
+from pgoutbox.errors import TooLarge
 from pgoutbox.messages.event import Message
 from pgoutbox.messages.headers import header_lines
+
+MAX_PAYLOAD = "the server's max_payload"  # as a limit is called
 
 _HEADER_ROOM = 118  # bytes: version 10, id 28 around the event's, expectation 78, empty line 2
 
@@ -71,10 +73,12 @@ def fitting(
     return len(messages)
 
 
-def too_large(message: Message, max_payload: int) -> Refused:
+def too_large(message: Message, max_payload: int) -> TooLarge:
     """Return the error for a message that exceeds ``max_payload`` bytes."""
-    return Refused(
+    refusal = TooLarge(
         f"a payload of {len(message.payload)} bytes exceeds the server's max_payload"
         f" of {max_payload}",
         subject=message.subject,
     )
+    refusal.limit = MAX_PAYLOAD
+    return refusal

@@ -17,6 +17,8 @@ _FEWER = 4  # times fewer events after a failure; twice as many after each succe
 _OF_EVENTS = ("22", "54", "XX")
 _OUT_OF_MEMORY = "53200"
 
+READ_FAILURES = (asyncpg.PostgresError, UnicodeDecodeError)
+
 
 class Reading(NamedTuple):
     """What was read; ``error`` says why the only row has nothing but its key and its names."""
@@ -47,12 +49,12 @@ class CarefulReader:
             limit = self._limit
             try:
                 rows = await ask(limit)
-            except (asyncpg.PostgresError, UnicodeDecodeError) as error:
-                if not _is_of_an_event(error):
+            except READ_FAILURES as error:
+                if not is_of_an_event(error):
                     raise
                 if limit == 1:
                     rows = await _first_answer(ask_without_rows)
-                    return Reading(rows, is_full=True, error=_reason(error))
+                    return Reading(rows, is_full=True, error=reason_of(error))
                 self._limit = max(1, limit // _FEWER)
             else:
                 self._limit = min(2 * limit, self._most)
@@ -63,19 +65,21 @@ async def _first_answer(questions: Sequence[Callable[[], Awaitable[Rows]]]) -> R
     for ask in questions[:-1]:
         try:
             return await ask()
-        except (asyncpg.PostgresError, UnicodeDecodeError) as error:
-            if not _is_of_an_event(error):
+        except READ_FAILURES as error:
+            if not is_of_an_event(error):
                 raise
     return await questions[-1]()
 
 
-def _is_of_an_event(error: asyncpg.PostgresError | UnicodeDecodeError) -> bool:
+def is_of_an_event(error: asyncpg.PostgresError | UnicodeDecodeError) -> bool:
+    """Return True if a read may have failed for what one event is made of."""
     if isinstance(error, UnicodeDecodeError):
         return True
     state = error.sqlstate or ""
     return state[:2] in _OF_EVENTS or state == _OUT_OF_MEMORY
 
 
-def _reason(error: asyncpg.PostgresError | UnicodeDecodeError) -> str:
+def reason_of(error: asyncpg.PostgresError | UnicodeDecodeError) -> str:
+    """Return why an event can't be read."""
     said = " ".join(str(error).split())
     return f"PostgreSQL can't read it: {said}"

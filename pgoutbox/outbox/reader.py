@@ -24,6 +24,7 @@ from pgoutbox.outbox import resends
 from pgoutbox.outbox.careful import CarefulReader, Reading
 from pgoutbox.outbox.marks import Mark, Marks, from_json, to_json
 from pgoutbox.outbox.numbering import Numbering
+from pgoutbox.outbox.parked import Parked, Retry
 from pgoutbox.outbox.progress import Gap, Key, Place, Progress
 from pgoutbox.outbox.progress_row import OutboxId, ProgressRow, required
 from pgoutbox.outbox.resends import Resend, Some
@@ -170,6 +171,8 @@ class Outbox:
         self._reader = CarefulReader(
             min(batch_events * (share.parts if share else 1), _MOST_EVENTS)
         )
+        self._parked = Parked(connection, relay, message_format)
+        self._stream = ""  # that is published into
         self._max_event_bytes = _NOTHING_ABOVE  # as they are stored
         self._is_utf8 = True  # what is stored
         self._batch_bytes = batch_bytes
@@ -661,6 +664,31 @@ class Outbox:
             ],
         )
 
+    async def next_retry(self) -> Retry | None:
+        """Return the first parked event that is to be published after all."""
+        return await self._parked.next_retry(self._envelope, self._max_event_bytes)
+
+    async def unpark(self, event_id: str) -> None:
+        """Forget a parked event, which is published."""
+        await self._parked.unpark(event_id)
+
+    async def park_again(self, event_id: str, reason: str) -> None:
+        """Leave an event parked, for what is the reason now."""
+        await self._parked.park_again(event_id, reason)
+
+    async def discard_parked(self, retention: float) -> int:
+        """Forget events that were parked longer ago than ``retention`` seconds; return how many."""
+        return await self._parked.discard(retention)
+
+    async def largest(self, stream: str) -> int:
+        """Return the size of the largest message known to be in ``stream``, in bytes, or 0."""
+        self._stream = stream
+        return await self._connection.fetchval(_LARGEST, self._relay, stream) or 0
+
+    async def note_largest(self, size: int) -> None:
+        """Note the size of the largest message that the stream has stored, in bytes."""
+        await self._connection.execute(_NOTE_LARGEST, self._relay, self._stream, size)
+
     async def check(self) -> None:
         """Raise a TimeoutError unless the connection is good, also after a question timed out.
 
@@ -789,6 +817,12 @@ _READ_DESCRIBED = _beside_holders(
 _READ_SHARE = _beside_holders(
     "next_batch_described($5, $6, $7, $8, $9, $10, $11, $13, $14, $15, $16, $12"
 )
+
+_LARGEST = "select bytes from pgoutbox.largest_message where relay = $1 and stream = $2"
+_NOTE_LARGEST = """
+insert into pgoutbox.largest_message as l (relay, stream, bytes) values ($1, $2, $3)
+on conflict (relay, stream) do update set bytes = greatest(l.bytes, excluded.bytes)
+"""
 
 _NO_ROWS = -1  # as the size above which an event's rows aren't read
 

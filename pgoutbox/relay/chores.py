@@ -21,6 +21,7 @@ log = logging.getLogger("pgoutbox.relay")
 _DRIFT_INTERVAL = 15.0
 _ROTATE_INTERVAL = 30.0
 _PROBE_INTERVAL = 30.0
+_DISCARD_INTERVAL = 60.0
 _OTHERS_INTERVAL = 60.0
 _STRANGERS_INTERVAL = 30.0
 _HOLDERS_INTERVAL = 60.0
@@ -49,6 +50,7 @@ class Chores:
         wake_up: WakeUp,
         monitor: Monitor,
         retention: float,
+        parked_retention: float,
         *,
         find: Sequence[str] | None,
         found: Callable[[], None],
@@ -61,9 +63,13 @@ class Chores:
         self._wake_up = wake_up
         self._monitor = monitor
         self._retention = retention
+        self._parked_retention = parked_retention
         self._outages = {
             self._mend_drift: Outage("drift check failed; retrying", "drift check succeeded"),
             self._rotate: Outage("slot check failed; retrying", "slot check succeeded"),
+            self._discard_parked: Outage(
+                "discarding parked events failed; retrying", "discarding parked events succeeded"
+            ),
             self._probe: Outage(
                 "notification check failed; retrying", "notification check succeeded"
             ),
@@ -149,6 +155,14 @@ class Chores:
             ]
         )
         return min(_ROTATE_INTERVAL, max(1.0, self._retention / 4))
+
+    async def _discard_parked(self, _: Progress) -> float:
+        """Forget events that were parked for as long as they are to be kept."""
+        if self._parked_retention:
+            count = await self._outbox.discard_parked(self._parked_retention)
+            if count:
+                log.warning("parked events discarded", extra={"events": count})
+        return _DISCARD_INTERVAL
 
     async def _probe(self, _: Progress) -> float:
         is_deaf = not await self._wake_up.probe()

@@ -42,7 +42,7 @@ from pgoutbox.relay.installing import Installer
 from pgoutbox.relay.leadership import Leadership
 from pgoutbox.relay.loop import Relay
 from pgoutbox.relay.outage import Outage
-from pgoutbox.relay.parking import ParkingLog
+from pgoutbox.relay.parking import Parking, ParkingLog
 from pgoutbox.relay.rotation import Rotation
 from pgoutbox.relay.signals import stop_on_signal
 from pgoutbox.relay.steering import Steering
@@ -290,6 +290,7 @@ class Daemon:
             wake_up,
             self._monitor,
             self._config.relay.retention,
+            self._config.relay.parked_retention,
             find=self._names_to_capture(),
             found=self._installer.run_in_background,
             empty=rotation.begin,
@@ -317,8 +318,19 @@ class Daemon:
                     self._say_connected(connected.description)
                     await outbox.note_method(str(connected.description["method"]))
                     outbox.limit_events(connected.max_payload)
+                    stream = str(connected.description.get("stream", ""))
+                    parking = Parking(
+                        outbox,
+                        connected,
+                        self._monitor,
+                        on_oversize=self._config.relay.on_oversize,
+                        largest=await outbox.largest(stream),
+                        parking_log=self._parking_log,
+                    )
                     self._progress = await healing.check(connected, self._progress)
-                    relay = self._relay_to(connected, outbox, wake_up, chores, steering, healing)
+                    relay = self._relay_to(
+                        connected, outbox, wake_up, chores, steering, healing, parking
+                    )
                     await self._run(relay)
                     if not steering.is_paused:
                         return
@@ -384,6 +396,7 @@ class Daemon:
         chores: Chores,
         steering: Steering,
         healing: Healing,
+        parking: Parking,
     ) -> Relay:
         async def after_pass(progress: Progress) -> None:
             self._progress = progress
@@ -394,7 +407,8 @@ class Daemon:
             self._parking_log.say_rest()
             await healing.passed(progress)
             await chores.do(progress, self._config.relay.poll_interval)
-            await steering.look_if_due()
+            if await steering.look_if_due():
+                relay.look_at_parked()
             if steering.is_paused:
                 relay.stop()
 
@@ -405,10 +419,9 @@ class Daemon:
             progress=self._progress,
             poll_interval=self._config.relay.poll_interval,
             record_interval=self._config.relay.record_interval,
-            on_oversize=self._config.relay.on_oversize,
+            parking=parking,
             chores=after_pass,
             monitor=self._monitor,
-            parking_log=self._parking_log,
             resending=steering.resending,
             landed=healing.landed,
         )

@@ -8,16 +8,17 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 from pgoutbox.backoff import Backoff
-from pgoutbox.errors import Interrupted, Refused
+from pgoutbox.errors import Interrupted, Refused, TooLarge
 from pgoutbox.messages.event import Message
 from pgoutbox.monitoring.monitor import Monitor
 from pgoutbox.nats.connect import Publisher, Stretch
+from pgoutbox.nats.wire import MAX_PAYLOAD
 from pgoutbox.outbox.progress import Key, Progress
 from pgoutbox.outbox.reader import Batch, Withheld
-from pgoutbox.relay.parking import ParkingLog
+from pgoutbox.relay.parking import Parking
 
 log = logging.getLogger("pgoutbox.relay")
 
@@ -44,12 +45,6 @@ class OutboxLike(Protocol):
 
     def fall_back(self) -> None:
         """Return the rest of the batches that failed first from now on."""
-
-    async def park(self, key: Key, message: Message, reason: str) -> None:
-        """Set an event aside as a message."""
-
-    async def park_withheld(self, events: Sequence[tuple[Withheld, str]]) -> None:
-        """Set events aside that stay in the outbox."""
 
     @property
     def snapshot_pause(self) -> float | None:
@@ -145,10 +140,9 @@ class Relay:
         progress: Progress,
         poll_interval: float,
         record_interval: float,
-        on_oversize: Literal["park", "stop"],
+        parking: Parking,
         chores: Callable[[Progress], Awaitable[None]],
         monitor: Monitor,
-        parking_log: ParkingLog | None = None,
         resending: ResendingLike | None = None,
         landed: Callable[[Sequence[Key]], None] = lambda _: None,
     ) -> None:
@@ -159,10 +153,10 @@ class Relay:
         self._wake_up = wake_up
         self._poll_interval = poll_interval
         self._record_interval = record_interval
-        self._on_oversize = on_oversize
+        self._parking = parking
+        self._looks_at_parked = True
         self._chores = chores
         self._monitor = monitor
-        self._parking_log = parking_log or ParkingLog()
         self._is_stopping = False
         self._flights: deque[Flight] = deque()
         self._stretch: Stretch | None = None
@@ -185,10 +179,14 @@ class Relay:
 
         Raises:
             Interrupted: publishing failed; ``progress`` covers what was confirmed before.
-            Refused: an event can never be published, and ``on_oversize`` is ``stop``.
+            Refused: an event can never be published, and isn't to be parked.
             DatabaseError: the listening connection was lost.
         """
         await self._or_fall_back(self._run())
+
+    def look_at_parked(self) -> None:
+        """Publish soon what is parked and wanted after all."""
+        self._looks_at_parked = True
 
     async def drain(self) -> None:
         """Publish until no unsent event is left, or :meth:`stop`.
@@ -252,6 +250,8 @@ class Relay:
         batch = await self._next_batch()
         before = self.progress
         while batch and not self._is_stopping:
+            if self._looks_at_parked and batch.before.partial is None:
+                await self._publish_parked()
             if batch.withheld:
                 batch = await self._set_aside(batch)
             await self._make_room(batch)
@@ -261,12 +261,13 @@ class Relay:
             if batch and self.progress is not before:
                 before = self.progress
                 await self._chores(before)
-        while self._flights:
-            await self._confirm()
+        await self._settle()
         await self._record_if_due()
         if self._publisher.wants_look:
             self._close_stretch()
             await self._publisher.look()
+        if self._looks_at_parked and not self._is_stopping:
+            await self._publish_parked()
         await self._chores(self.progress)
         await self._outbox.look_for_snapshots()
         await self._send_some_again()
@@ -303,36 +304,42 @@ class Relay:
         Returns the batch, or the part before an event that must not be parked.
 
         Raises:
-            Refused: that is its first event.
+            Refused, LimitTooLow: that is its first event.
         """
-        parked: list[tuple[Withheld, str]] = []
+        parked: list[tuple[Withheld, Refused]] = []
         for event in batch.withheld:
-            reason = event.error or (
-                f"{event.bytes} bytes of row data exceed the server's max_payload"
-                f" of {self._publisher.max_payload}"
-            )
-            if self._on_oversize == "stop":
+            refusal = self._refusal_of(event)
+            if objection := await self._parking.objection(event.bytes, refusal):
                 batch = batch.before_event(event.key)
-                await self._stop_at(batch, Refused(reason))
+                if not batch:  # nothing is left to be published first
+                    await self._settle()
+                    raise objection
                 break
-            parked.append((event, reason))
-        await self._outbox.park_withheld(parked)
-        for event, reason in parked:
-            self._monitor.set_aside()
-            self._parking_log.say(
-                "unreadable" if event.error else "max_payload",
-                id=event.id,
-                position=event.key.position,
-                reason=reason,
-            )
+            parked.append((event, refusal))
+        await self._parking.park_withheld(parked)
         return batch
 
-    async def _stop_at(self, before: Batch, refusal: Refused) -> None:
-        """Raise ``refusal`` once all is stored, if nothing is left to be published first."""
-        if not before:
-            while self._flights:
-                await self._confirm()
-            raise refusal
+    def _refusal_of(self, event: Withheld) -> Refused:
+        if event.error:
+            return Refused(event.error)
+        refusal = TooLarge(
+            f"{event.bytes} bytes of row data exceed {MAX_PAYLOAD} of {self._publisher.max_payload}"
+        )
+        refusal.limit = MAX_PAYLOAD
+        return refusal
+
+    async def _publish_parked(self) -> None:
+        """Publish parked events that are wanted after all, between two transactions."""
+        self._looks_at_parked = False
+        await self._settle()
+        self._close_stretch()
+        await self._wake_up.verify()
+        await self._parking.publish_again()
+
+    async def _settle(self) -> None:
+        """Wait until all that is in flight is stored."""
+        while self._flights:
+            await self._confirm()
 
     @property
     def _in_flight(self) -> list[Batch]:
@@ -435,9 +442,7 @@ class Relay:
                 return self._count(flight, len(flight.rest))
             except Refused as refusal:
                 self._count(flight, refusal.confirmed)
-                if self._on_oversize == "stop":
-                    raise
-                await self._park(flight, str(refusal))
+                await self._park(flight, refusal)
             except Interrupted as interruption:
                 self._count(flight, interruption.confirmed)
                 if flight.fails_by_snapshot(interruption):
@@ -452,12 +457,12 @@ class Relay:
             finally:
                 await _cancel(publishing)
 
-    async def _park(self, flight: Flight, reason: str) -> None:
+    async def _park(self, flight: Flight, refusal: Refused) -> None:
         message = flight.rest[0]
-        await self._outbox.park(flight.batch.key_of(flight.stored), message, reason)
+        if objection := await self._parking.objection(len(message.payload), refusal):
+            raise objection
+        await self._parking.park(flight.batch.key_of(flight.stored), message, refusal)
         flight.stored += 1
-        self._monitor.set_aside()
-        self._parking_log.say("size", id=message.id, subject=message.subject, reason=reason)
 
     def _close_stretch(self) -> None:
         """Note what is stored of the batches that were sent in a stretch, and end that."""
@@ -473,7 +478,9 @@ class Relay:
 
     def _count(self, flight: Flight, stored: int) -> None:
         """Count further messages of a batch as stored."""
-        self._monitor.stored(flight.rest[:stored], flight.batch.oldest)
+        messages = flight.rest[:stored]
+        self._parking.stored(messages)
+        self._monitor.stored(messages, flight.batch.oldest)
         self._landed(flight.batch.keys[flight.stored : flight.stored + stored])
         flight.stored += stored
         self.sent += stored
@@ -506,12 +513,12 @@ class Relay:
 
     async def _record(self) -> None:
         await self._outbox.advance(self.progress, self._in_flight)
+        await self._parking.record()
         self._unrecorded = 0
         self._has_unrecorded_chunk = False
 
     async def _catch_up(self) -> None:
-        while self._flights:
-            await self._confirm()
+        await self._settle()
         await self._record()
 
     async def _fall_back(self) -> None:

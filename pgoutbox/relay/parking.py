@@ -1,15 +1,49 @@
-"""What the log says of events that are parked."""
+"""Parking: setting events aside that can't be published, and publishing them after all."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
+from typing import Literal, Protocol
+
+from pgoutbox.errors import LimitTooLow, PgoutboxError, Refused, TooLarge
+from pgoutbox.messages.event import Message
+from pgoutbox.monitoring.monitor import Monitor
+from pgoutbox.nats.connect import Publisher
+from pgoutbox.outbox.parked import Retry
+from pgoutbox.outbox.progress import Key
+from pgoutbox.outbox.reader import Withheld
 
 log = logging.getLogger("pgoutbox.relay")
 
+OnOversize = Literal["auto", "park", "stop"]
+
 _INTERVAL = 60.0  # seconds between two lines about one kind of reason
+
+
+class OutboxLike(Protocol):
+    """What parking needs of :class:`pgoutbox.outbox.reader.Outbox`."""
+
+    async def park(self, key: Key, message: Message, reason: str) -> None:
+        """Set an event aside as a message."""
+
+    async def park_withheld(self, events: Sequence[tuple[Withheld, str]]) -> None:
+        """Set events aside that stay in the outbox."""
+
+    async def note_largest(self, size: int) -> None:
+        """Note the size of the largest message that was stored, in bytes."""
+
+    async def next_retry(self) -> Retry | None:
+        """Return the first parked event that is to be published after all."""
+
+    async def unpark(self, event_id: str) -> None:
+        """Forget a parked event, which is published."""
+
+    async def park_again(self, event_id: str, reason: str) -> None:
+        """Leave an event parked, for what is the reason now."""
 
 
 @dataclass(slots=True)
@@ -56,3 +90,111 @@ class ParkingLog:
                 },
             )
             self._kinds[kind] = _Kind(now + _INTERVAL)
+
+
+_payload = itemgetter(Message._fields.index("payload"))
+
+
+class Parking:
+    """Sets aside what can't be published, unless the limit that it exceeds is the mistake.
+
+    That is what ``on_oversize`` decides. ``largest`` is the size in bytes of the largest message
+    that the stream is known to have stored; 0 if that is unknown.
+    """
+
+    def __init__(
+        self,
+        outbox: OutboxLike,
+        publisher: Publisher,
+        monitor: Monitor,
+        *,
+        on_oversize: OnOversize = "auto",
+        largest: int = 0,
+        parking_log: ParkingLog | None = None,
+    ) -> None:
+        self._outbox = outbox
+        self._publisher = publisher
+        self._monitor = monitor
+        self._on_oversize = on_oversize
+        self._largest = self._noted_largest = largest
+        self._log = parking_log or ParkingLog()
+
+    def stored(self, messages: Sequence[Message]) -> None:
+        """Take notice of messages that are stored."""
+        if messages:
+            self._largest = max(self._largest, max(map(len, map(_payload, messages))))
+
+    async def record(self) -> None:
+        """Note in the database what must outlive this process."""
+        if self._largest > self._noted_largest:
+            await self._outbox.note_largest(self._largest)
+            self._noted_largest = self._largest
+
+    async def objection(self, size: int, refusal: Refused) -> PgoutboxError | None:
+        """Return why an event of ``size`` bytes isn't to be parked; None where it is to be.
+
+        A limit that refuses what the stream has taken before, or the very first message, is
+        somebody's mistake, and parking would set aside nearly everything.
+        """
+        if self._on_oversize == "stop":
+            return refusal
+        if self._on_oversize == "park" or not isinstance(refusal, TooLarge):
+            return None
+        if 0 < self._largest >= size:
+            why = f"one of {self._largest} bytes was published before"
+        elif await self._publisher.is_unused():
+            why = "the stream has stored nothing yet"
+        else:
+            return None
+        return LimitTooLow(
+            f"{refusal}; {why}, so the limit is taken for a mistake",
+            hint=f"Raise {refusal.limit}; or have such events set aside, with --on-oversize park.",
+        )
+
+    async def park(self, key: Key, message: Message, refusal: Refused) -> None:
+        """Set aside an event whose message was refused."""
+        await self._outbox.park(key, message, str(refusal))
+        self._monitor.set_aside()
+        self._log.say(
+            _kind(refusal, "NATS refuses them"),
+            id=message.id,
+            subject=message.subject,
+            reason=str(refusal),
+        )
+
+    async def park_withheld(self, events: Sequence[tuple[Withheld, Refused]]) -> None:
+        """Set aside events that have no message."""
+        await self._outbox.park_withheld([(event, str(refusal)) for event, refusal in events])
+        for event, refusal in events:
+            self._monitor.set_aside()
+            self._log.say(
+                _kind(refusal, "PostgreSQL can't read them"),
+                id=event.id,
+                position=event.key.position,
+                reason=str(refusal),
+            )
+
+    async def publish_again(self) -> None:
+        """Publish what somebody wants published after all; nothing else may be in flight.
+
+        Raises:
+            Interrupted: publishing failed; what is left is still wanted.
+        """
+        while (retry := await self._outbox.next_retry()) is not None:
+            if isinstance(retry.message, str):
+                await self._outbox.park_again(retry.id, retry.message)
+                continue
+            try:
+                await self._publisher.publish([retry.message])
+            except Refused as refusal:
+                await self._outbox.park_again(retry.id, str(refusal))
+                continue
+            await self._outbox.unpark(retry.id)
+            self.stored([retry.message])
+            self._monitor.stored([retry.message], None)
+            details = {"id": retry.id, "subject": retry.message.subject}
+            log.info("parked event published", extra=details)
+
+
+def _kind(refusal: Refused, otherwise: str) -> str:
+    return f"they exceed {refusal.limit}" if isinstance(refusal, TooLarge) else otherwise

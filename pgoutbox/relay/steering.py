@@ -39,10 +39,12 @@ class Steering:
         assert self._pause is not None  # noqa: S101 - the caller has asked
         return pauses.refusal(relay, self._pause)
 
-    async def look_if_due(self) -> None:
-        """Look where there may be news."""
-        if self._wake_up.is_asked or time.monotonic() >= self._due:
+    async def look_if_due(self) -> bool:
+        """Look where there may be news; return True if that was so."""
+        is_due = self._wake_up.is_asked or time.monotonic() >= self._due
+        if is_due:
             await self.look()
+        return is_due
 
     async def look(self) -> None:
         """Look now."""

@@ -1,5 +1,5 @@
--- An expression that renders only the key of a row, for a row that can't be rendered as a whole: its
--- columns together are beyond 1 GB, the most that PostgreSQL can put into one value.
+-- An expression that renders only the key of a row, for one that can't be rendered as a whole:
+-- its columns together are beyond 1 GB, the most that PostgreSQL can put into one value.
 create or replace function pgoutbox.key_row_source(relation regclass, variable text) returns text
     language sql
     stable

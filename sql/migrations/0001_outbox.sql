@@ -419,6 +419,17 @@ comment on column pgoutbox.parked.headers is
     'Headers beside Nats-Msg-Id, as lines of the protocol.';
 comment on column pgoutbox.parked.retries is 'Whether the relay is to publish it after all.';
 
+-- By this a relay tells a limit that is set too low from an event that is too large.
+create table pgoutbox.largest_message (
+    relay text,
+    stream text,
+    bytes bigint not null,
+    primary key (relay, stream)
+);
+
+comment on table pgoutbox.largest_message is
+    'Size of the largest message that a relay has published into a stream, by the stream''s name.';
+
 -- What was copied of slots before they were emptied.
 create table pgoutbox.parked_event (
     position bigint,

@@ -17,6 +17,8 @@ begin
         'grant select, insert, update, delete on pgoutbox.parked to %s', role);
     execute pg_catalog.format('grant select, delete on pgoutbox.parked_event to %s', role);
     execute pg_catalog.format(
+        'grant select, insert, update on pgoutbox.largest_message to %s', role);
+    execute pg_catalog.format(
         'grant select, insert, update, delete on pgoutbox.mark, pgoutbox.relay_error,
              pgoutbox.relay_pause to %s', role);
     execute pg_catalog.format('grant select, insert, update on pgoutbox.loss to %s', role);

@@ -512,7 +512,7 @@ async def test_commands_say_where_they_work_and_where_that_was_chosen(
         (
             "insert into pgoutbox.parked (relay, event_id, position, seq, bytes, reason)"
             " values ('default', gen_random_uuid(), 1, 1, 9, 'too large')",
-            "1 event of relay default is parked; see pgoutbox.parked",
+            "1 event of relay default is parked; run: pgoutbox parked list",
         ),
         (
             "insert into pgoutbox.relay_error (relay, error) values ('default', 'stream is full')",

@@ -117,7 +117,14 @@ async def chores_of(
         batch_bytes=1024,
     )
     return Chores(
-        outbox, wake_up, monitor, 900.0, find=None, found=lambda: None, empty=lambda slots: None
+        outbox,
+        wake_up,
+        monitor,
+        retention=900.0,
+        parked_retention=0.0,
+        find=None,
+        found=lambda: None,
+        empty=lambda slots: None,
     )
 
 

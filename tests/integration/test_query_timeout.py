@@ -54,6 +54,12 @@ QUESTIONS: dict[str, Callable[[Outbox], Awaitable[object]]] = {
         Key(1, 1), Message("s", "5c2b6a3e-0000-4000-8000-000000000000", b"{}"), "too large"
     ),
     "park_withheld": lambda outbox: outbox.park_withheld([(WITHHELD, "too large")]),
+    "next_retry": lambda outbox: outbox.next_retry(),
+    "unpark": lambda outbox: outbox.unpark(WITHHELD.id),
+    "park_again": lambda outbox: outbox.park_again(WITHHELD.id, "too large"),
+    "discard_parked": lambda outbox: outbox.discard_parked(60.0),
+    "largest": lambda outbox: outbox.largest("stream"),
+    "note_largest": lambda outbox: outbox.note_largest(9),
     "emits": lambda outbox: outbox.emits(),
     "read_again": lambda outbox: outbox.read_again(RESEND),
     "note_resent": lambda outbox: outbox.note_resent(RESEND, Some((), Key(1, 1), is_end=True), 0),

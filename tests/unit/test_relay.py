@@ -10,13 +10,15 @@ from itertools import pairwise
 
 import pytest
 
-from pgoutbox.errors import DatabaseError, Interrupted, Refused
+from pgoutbox.errors import DatabaseError, Interrupted, LimitTooLow, Refused, TooLarge
 from pgoutbox.messages.event import EventNumber, Message
 from pgoutbox.monitoring.monitor import Monitor
+from pgoutbox.outbox.parked import Retry
 from pgoutbox.outbox.progress import Gap, Key, Progress
 from pgoutbox.outbox.reader import Batch, Withheld
 from pgoutbox.relay import loop
 from pgoutbox.relay.loop import Relay
+from pgoutbox.relay.parking import OnOversize, Parking
 from tests.support.waiting import eventually
 
 
@@ -38,6 +40,7 @@ class Outbox:
     progress: Progress = field(default_factory=Progress)  # as it is recorded
     noted: tuple[Progress, ...] = ()
     parked: list[str] = field(default_factory=list)
+    retries: list[Retry] = field(default_factory=list)
     log: list[str] = field(default_factory=list)  # what happened, beside reading
     replay: tuple[Progress, ...] = ()
     fails: Callable[[], None] = lambda: None
@@ -116,6 +119,19 @@ class Outbox:
     def fail_snapshot(self, reason: str) -> None:
         raise AssertionError(reason)
 
+    async def note_largest(self, size: int) -> None:
+        pass
+
+    async def next_retry(self) -> Retry | None:
+        return self.retries[0] if self.retries else None
+
+    async def unpark(self, event_id: str) -> None:
+        self.retries = [retry for retry in self.retries if retry.id != event_id]
+
+    async def park_again(self, event_id: str, reason: str) -> None:
+        await self.unpark(event_id)
+        self.log.append(f"{event_id} stays parked: {reason}")
+
     async def park_withheld(self, events: Sequence[tuple[Withheld, str]]) -> None:
         self.parked += [self.text(event.key) for event, _ in events]
 
@@ -128,6 +144,9 @@ class Stream:
     """
 
     max_payload = 9
+
+    async def is_unused(self) -> bool:
+        return not self.stored
 
     def __init__(self, outbox: Outbox, *, pipelines: bool = True) -> None:
         self.stored: list[str] = []
@@ -157,7 +176,7 @@ class Stream:
             await asyncio.sleep(0)
             error: Interrupted | Refused | None = None
             if message.id in self.too_large:
-                error = Refused("too large")
+                error = TooLarge("too large")
             elif self.takes <= 0:
                 error = Interrupted("lost")
             if error is not None:
@@ -249,16 +268,17 @@ class World:
         self.outbox = Outbox(limit=limit)
         self.stream = Stream(self.outbox, pipelines=pipelines)
         self.wake_up = WakeUp()
-        self.on_oversize = "park"
+        self.on_oversize: OnOversize = "park"
         self.record_interval = 60.0
 
-    def relay(self, progress: Progress | None = None) -> Relay:
+    def relay(self, progress: Progress | None = None, parking: Parking | None = None) -> Relay:
         """Return one that goes on from what is recorded, as after a restart, or from there."""
 
         async def no_chores(_: Progress) -> None:
             pass
 
         self.outbox.replay = self.outbox.noted
+        monitor = Monitor()
         return Relay(
             self.outbox,
             self.stream,
@@ -266,9 +286,10 @@ class World:
             progress=self.outbox.progress if progress is None else progress,
             poll_interval=1.0,
             record_interval=self.record_interval,
-            on_oversize=self.on_oversize,  # type: ignore[arg-type]
+            parking=parking
+            or Parking(self.outbox, self.stream, monitor, on_oversize=self.on_oversize),
             chores=no_chores,
-            monitor=Monitor(),
+            monitor=monitor,
         )
 
     def commit(self, *transactions: str, first: int = 1) -> None:
@@ -393,6 +414,61 @@ async def test_relay_that_is_told_to_stop_at_an_event_without_rows_sends_what_ca
     world.on_oversize = "park"
     await world.relay().drain()
     assert world.stream.stored == [text for text in "abcdefghi" if text != at]
+
+
+@pytest.mark.parametrize("at", "aei")
+async def test_limit_that_refuses_less_than_was_stored_is_waited_for(world: World, at: str) -> None:
+    """What comes before is published, nothing is parked, and it goes on once that is mended."""
+    world.commit("a", "b c d", "e f", *"ghi")
+    world.outbox.withheld = {at}
+    world.on_oversize = "auto"
+    parking = Parking(world.outbox, world.stream, Monitor(), largest=10)
+
+    for _ in range(2):
+        with pytest.raises(LimitTooLow, match="one of 10 bytes was published before"):
+            await world.relay(parking=parking).drain()
+
+    assert world.stream.stored == [text for text in "abcdefghi" if text < at]
+    assert world.outbox.parked == []
+    world.outbox.withheld = set()
+    await world.relay(parking=parking).drain()
+    assert world.stream.stored == list("abcdefghi")
+
+
+async def test_limit_that_refuses_the_very_first_message_is_waited_for(world: World) -> None:
+    world.commit("a", "b")
+    world.stream.too_large = {"a"}
+    world.on_oversize = "auto"
+
+    with pytest.raises(LimitTooLow, match="has stored nothing yet"):
+        await world.relay().drain()
+
+    assert world.outbox.parked == world.stream.stored == []
+    world.stream.too_large = set()
+    world.commit("a", "b", "c", "d")
+    world.stream.too_large = {"c"}
+    await world.relay().drain()
+    assert world.stream.stored == list("abd")
+    assert world.outbox.parked == ["c"]
+
+
+async def test_parked_events_are_published_again_between_transactions(world: World) -> None:
+    world.commit("a b c d e", "f")
+    world.outbox.retries = [
+        Retry("x", Message("s", "x", b"")),
+        Retry("y", "still too large"),
+        Retry("z", Message("s", "z", b"")),
+    ]
+    world.stream.too_large = {"z"}
+
+    await world.relay().drain()
+
+    assert world.stream.stored == list("xabcdef")
+    assert world.outbox.retries == []
+    assert [said for said in world.outbox.log if "stays" in said] == [
+        "y stays parked: still too large",
+        "z stays parked: too large",
+    ]
 
 
 async def test_relay_that_is_told_to_stop_at_an_oversized_event_records_what_came_before(

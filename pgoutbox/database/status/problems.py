@@ -75,7 +75,7 @@ def _relay_problems(relay: RelayStatus, relays: Sequence[RelayStatus]) -> Iterat
             yield f"relay {name} is behind: its oldest unsent event is {unsent} old"
     if relay.parked:
         events, are = ("events", "are") if relay.parked > 1 else ("event", "is")
-        yield f"{relay.parked:,} {events} of relay {name} {are} parked; see pgoutbox.parked"
+        yield f"{relay.parked:,} {events} of relay {name} {are} parked; run: pgoutbox parked list"
 
 
 def _table_problems(table: TableStatus) -> Iterator[str]:
