@@ -12,7 +12,7 @@ LOCK := $(VENV)/bin/uv pip compile --quiet --universal --python-version=3.11 \
 help:  ## Say what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s%s\n", $$1, $$2}' Makefile
 
-demo: $(VENV)/demo  ## Take the tour: PostgreSQL, NATS and pgoutbox, from nothing to eight events
+demo: $(VENV)/demo  ## Take the tour: PostgreSQL, NATS and pgoutbox, from nothing to events and a snapshot
 	@$(PYTHON) -m pgoutbox demo
 
 test: lint  ## Run every check and every test, on servers that the tests start themselves

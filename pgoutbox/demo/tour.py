@@ -1,4 +1,4 @@
-"""The tour: a table, a relay and a consumer on servers of its own, from nothing to eight events."""
+"""The tour: a table, a relay, a consumer and a snapshot, on servers of its own."""
 
 from __future__ import annotations
 
@@ -38,6 +38,7 @@ PEOPLE = {
     "Elim Garak": "elim.garak@deep-space-9.example",
     "Sarah Walker": "sarah.walker@buy-more.example",
 }
+EARLIER = "Malcolm Reynolds"  # there before anything is captured
 TIMEOUT = 30.0  # seconds for the relay to start, and for an event to arrive
 
 _TABLE = """
@@ -93,6 +94,7 @@ async def _tour(say: Say, *, keep: bool) -> None:
         with _relay(dsn, nats_server.url, folder / "relay.log") as relay:
             async with _subscribed(say, nats_server.url, relay) as subscription:
                 await _upsert_and_receive(say, dsn, subscription)
+                await _take_snapshot(say, dsn, subscription)
             if keep:
                 await _wait_for_ctrl_c(say, dsn, postgres, nats_server, folder)
     say("\nThe servers are stopped, and their files removed.")
@@ -132,19 +134,21 @@ async def _create_table(say: Say, postgres: PostgresServer) -> str:
     owner = await asyncpg.connect(dsn)
     try:
         await owner.execute(_TABLE)
+        await owner.execute(_UPSERT, EARLIER, "mal@serenity.example")
     finally:
         await owner.close()
     say(
         f"2. Created the table users, as role {ROLE}: no superuser, no right to replicate.\n"
         "     create table users (id uuid, created_at, updated_at timestamptz,\n"
         "                         name text, email text unique)\n"
+        f"   {EARLIER} is in it already.\n"
     )
     return dsn
 
 
-def _install(say: Say, dsn: str) -> None:
+def _run(dsn: str, *arguments: str) -> None:
     done = subprocess.run(  # noqa: S603
-        guarded([*_pgoutbox(), "install", "--table", "users"]),
+        guarded([*_pgoutbox(), *arguments]),
         env=_environment(dsn),
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -152,7 +156,11 @@ def _install(say: Say, dsn: str) -> None:
         check=False,
     )
     if done.returncode != 0:
-        raise PgoutboxError(f"pgoutbox install failed: {done.stderr.strip()}")
+        raise PgoutboxError(f"pgoutbox {arguments[0]} failed: {done.stderr.strip()}")
+
+
+def _install(say: Say, dsn: str) -> None:
+    _run(dsn, "install", "--table", "users")
     say(
         "3. Installed the outbox (schema pgoutbox), and triggers on users that fill it.\n"
         f"     $ {command_line()} install --table users\n"
@@ -232,6 +240,20 @@ async def _upsert_and_receive(
     say(f"\n   The last message, whole:\n{_indented(json.dumps(last, indent=2))}")
 
 
+async def _take_snapshot(
+    say: Say, dsn: str, subscription: JetStreamContext.PushSubscription
+) -> None:
+    say(
+        f"\n6. {EARLIER} was there before the triggers, and has had no event."
+        " A snapshot publishes\n   the rows that a table has, each where it belongs among its"
+        f" events.\n     $ {command_line()} snapshot start users\n"
+    )
+    await asyncio.gather(
+        asyncio.to_thread(_run, dsn, "snapshot", "start", "users"),
+        receive_event(say, subscription, len(PEOPLE) + 1),
+    )
+
+
 async def _upsert_twice(dsn: str) -> None:
     connection = await asyncpg.connect(dsn)
     try:
@@ -255,9 +277,10 @@ async def receive_event(
         event = json.loads(message.data)
         delay = arrived_at - datetime.fromisoformat(event["commitTime"])
         delay_ms = delay.total_seconds() * 1000
+        since = "it was read" if event["action"] == "READ" else "its commit"
         say(
             f"   receive-event  {message.subject}  {event['action']}"
-            f"  {event['data']['name']:<12}  {delay_ms:5.1f} ms after its commit"
+            f"  {event['data']['name']:<16}  {delay_ms:5.1f} ms after {since}"
         )
     return message
 

@@ -20,7 +20,7 @@ from tests.support.commands import Daemon
 from tests.support.waiting import eventually
 
 EVENT = re.compile(
-    r"receive-event +wal_listener\.public_users +(INSERT|UPDATE) +(\w+ \w+) +[\d.]+ ms"
+    r"receive-event +wal_listener\.public_users +(INSERT|UPDATE|READ) +(\w+ \w+) +[\d.]+ ms"
 )
 PEOPLE = ["John Wick", "James Bond", "Elim Garak", "Sarah Walker"]
 
@@ -34,7 +34,7 @@ def temporary() -> Iterator[dict[str, str]]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-async def test_demo_shows_four_inserts_and_four_updates(
+async def test_demo_shows_four_inserts_four_updates_and_a_snapshot(
     daemon: StartDaemon, temporary: dict[str, str]
 ) -> None:
     demo = await daemon("demo", env=temporary)
@@ -42,7 +42,9 @@ async def test_demo_shows_four_inserts_and_four_updates(
     assert await demo.wait(timeout=90) == 0, demo.output
 
     expected = [(action, name) for action in ("INSERT", "UPDATE") for name in PEOPLE]
-    assert expected == EVENT.findall(demo.output)
+    events = EVENT.findall(demo.output)
+    assert expected == events[:8]
+    assert sorted(events[8:]) == sorted(("READ", name) for name in [*PEOPLE, "Malcolm Reynolds"])
     await _assert_nothing_is_left(temporary)
 
 

@@ -112,7 +112,7 @@ def test_uvx_runs_the_demo_from_the_wheel(wheel: Path, tmp_path: Path) -> None:
         pytest.skip("uv can't reach its index")
 
     assert done.returncode == 0, done.stderr
-    assert len(re.findall(r"receive-event +wal_listener\.public_users", done.stdout)) == 8
+    assert len(re.findall(r"receive-event +wal_listener\.public_users", done.stdout)) == 13
 
 
 def _metadata(wheel: Path) -> Message:
