@@ -281,7 +281,7 @@ _LIST = """
 select
     s.*, coalesce(pgoutbox.qualified_name(s.relation), s.table_name) as name,
     (
-        select pg_catalog.sum(greatest(p.reltuples, 0))::bigint
+        select (pg_catalog.sum(p.reltuples) filter (where p.reltuples > 0))::bigint
         from pgoutbox.snapshot_parts(s.relation) p
     ) as estimate,
     array(

@@ -83,7 +83,7 @@ _SNAPSHOTS = """
 select
     s.id::text, coalesce(pgoutbox.qualified_name(s.relation), s.table_name) as "table",
     s.relay, s.state, s.rows, (
-        select pg_catalog.sum(greatest(p.reltuples, 0))::bigint
+        select (pg_catalog.sum(p.reltuples) filter (where p.reltuples > 0))::bigint
         from pgoutbox.snapshot_parts(s.relation) p
     ) as estimated_rows
 from pgoutbox.snapshot s

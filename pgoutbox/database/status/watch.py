@@ -100,10 +100,14 @@ def _tables(status: Status) -> str:
 def _snapshots(snapshots: Sequence[SnapshotStatus]) -> list[str]:
     return [
         f"snapshot {printable(one.table)} by {printable(one.relay)}: {one.state},"
-        f" {one.rows:,} rows of about {one.estimated_rows or 0:,}"
+        f" {one.rows:,} rows{_of_about(one.estimated_rows)}"
         for one in snapshots
         if one.state not in ENDED
     ]
+
+
+def _of_about(rows: int | None) -> str:
+    return "" if rows is None else f" of about {rows:,}"
 
 
 def _slots(status: Status) -> list[str]:
