@@ -18,6 +18,7 @@ from pgoutbox.cli.common import (
     utf8,
     where_options,
 )
+from pgoutbox.cli.countdown import Countdown
 from pgoutbox.config.settings import flags_of
 
 
@@ -35,6 +36,12 @@ from pgoutbox.config.settings import flags_of
 @click.option(
     "--drop-unsent", is_flag=True, help="With --all: discard events that are not sent yet."
 )
+@click.option(
+    "--drain",
+    is_flag=True,
+    help="With --all: wait until the relays that run have sent all events, and show how far"
+    " they are.",
+)
 @click.option("--print-sql", is_flag=True, help="Print the SQL instead of running it.")
 @setting_options(*flags_of("install.lock_timeout", "install.lock_wait"))
 @where_options
@@ -48,6 +55,7 @@ def uninstall(
     relay_name: str | None,
     everything: bool,
     drop_unsent: bool,
+    drain: bool,
     print_sql: bool,
     **flags: Any,
 ) -> None:
@@ -55,7 +63,8 @@ def uninstall(
 
     Events of a released table that are already in the outbox will still be sent. The outbox keeps
     events until every relay has sent them, so forget a relay that no longer runs. --all fails
-    while there are unsent events. A pattern releases all captured tables that match it, and isn't
+    while there are unsent events; with --drain it stops capturing and waits until the relays that
+    run have sent them. A pattern releases all captured tables that match it, and isn't
     kept for later ones any more.
 
     \b
@@ -63,6 +72,7 @@ def uninstall(
     pgoutbox uninstall --table 'tenant_*.orders'
     pgoutbox uninstall --relay retired
     pgoutbox relay --drain && pgoutbox uninstall --all
+    pgoutbox uninstall --all --drain
     """
     is_chosen = bool(tables or schemas or all_tables)
     if sum((is_chosen, relay_name is not None, everything)) != 1:
@@ -71,6 +81,8 @@ def uninstall(
         )
     if drop_unsent and not everything:
         raise click.UsageError("--drop-unsent goes with --all.")
+    if drain and (drop_unsent or print_sql or not everything):
+        raise click.UsageError("--drain goes with --all, without --drop-unsent and --print-sql.")
     if print_sql and relay_name is not None:
         raise click.UsageError("--print-sql doesn't go with --relay.")
     settings = settings_of(ctx, **flags)
@@ -99,7 +111,13 @@ def uninstall(
 
         async with connection.session(settings.database, purpose="uninstall", say=say) as conn:
             if everything:
-                await installing.uninstall_all(conn, settings.install, say, drop_unsent=drop_unsent)
+                await installing.uninstall_all(
+                    conn,
+                    settings.install,
+                    say,
+                    drop_unsent=drop_unsent,
+                    drain=Countdown().show if drain else None,
+                )
             elif relay_name is not None:
                 await installing.forget_relay(conn, relay_name, say)
             else:

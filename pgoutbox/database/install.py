@@ -12,7 +12,7 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import wraps
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar, cast
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar, cast
 import asyncpg
 
 from pgoutbox.config.settings import InstallConfig
-from pgoutbox.database import ownership, schema
+from pgoutbox.database import draining, ownership, schema
 from pgoutbox.database import patterns as kept
 from pgoutbox.database.table_locks import lock_table, patiently
 from pgoutbox.database.tables import (
@@ -264,20 +264,42 @@ delete from pgoutbox.shard_key k where not exists (
 
 @_explains_rights
 async def uninstall_all(
-    conn: Connection, settings: InstallConfig, say: Say, *, drop_unsent: bool = False
+    conn: Connection,
+    settings: InstallConfig,
+    say: Say,
+    *,
+    drop_unsent: bool = False,
+    drain: Callable[[int], None] | None = None,
 ) -> None:
     """Stop capturing, then drop the schema with all that is in it.
 
     Refuses while an event is neither sent nor given up with ``drop_unsent``: before anything
-    is changed, and once more when nobody can write any more.
+    is changed, and once more when nobody can write any more. With ``drain``, which is told how many
+    events are left, it waits for the relays that run to send them.
     """
     if (await schema.state(conn)).functions_version is None:
         say(_NO_SCHEMA)
         return
-    if not drop_unsent:
+    if drain is not None:
+        await _refuse_parked(conn)
+        await draining.require_relays(conn)
+    elif not drop_unsent:
         await _refuse_unsent(conn)
     await _release_each(conn, await captured_tables(conn), settings, say)
 
+    if drain is None:
+        await _drop_schema(conn, settings, say, drop_unsent=drop_unsent)
+    while drain is not None:
+        await draining.wait(conn, drain)
+        with suppress(_Unsent):  # of a transaction that was still open
+            await _drop_schema(conn, settings, say, drop_unsent=False)
+            break
+    say("schema pgoutbox: dropped")
+
+
+async def _drop_schema(
+    conn: Connection, settings: InstallConfig, say: Say, *, drop_unsent: bool
+) -> None:
     async def drop() -> None:
         await conn.execute("lock table pgoutbox.event, pgoutbox.transaction")
         if not drop_unsent:
@@ -286,7 +308,6 @@ async def uninstall_all(
 
     whole = Table(await oid_of(conn, "pgoutbox.event") or 0, "schema pgoutbox", is_partitioned=True)
     await patiently(conn, whole, drop, settings, say)
-    say("schema pgoutbox: dropped")
 
 
 async def _name_left_out(conn: Connection, wanted: set[int], say: Say) -> None:
@@ -478,9 +499,10 @@ async def _each(
     """Do ``work`` for each table and say how it went; fail at the end if one failed."""
     failures: list[InstallError] = []
     done: list[str] = []
-    for table in tables:
+    for number, table in enumerate(tables, 1):
+        place = f" ({number:,} of {len(tables):,})" if len(tables) >= _MANY else ""
         try:
-            say(f"{printable(table.name)}: {await work(table)}")
+            say(f"{printable(table.name)}: {await work(table)}{place}")
             done.append(printable(table.name))
         except InstallError as error:
             failures.append(error)
@@ -508,6 +530,13 @@ def _failed(failures: Sequence[InstallError], done: Sequence[str]) -> InstallErr
     return InstallError(message, hint=" ".join(hints) or None)
 
 
+_MANY = 10  # tables, of which one wants to know how many are done
+
+
+class _Unsent(InstallError):
+    """Events would be lost with the schema."""
+
+
 async def _refuse_unsent(conn: Connection) -> None:
     """Raise where events would be lost with the schema."""
     relays = await conn.fetch(
@@ -520,7 +549,7 @@ async def _refuse_unsent(conn: Connection) -> None:
     if unsent:
         drain = ", ".join(_drain(relay) for relay, _ in unsent)
         forget = "; forget a relay that no longer runs: pgoutbox uninstall --relay NAME"
-        raise InstallError(
+        raise _Unsent(
             one_a_line(
                 (
                     f"relay {printable(relay)} has {_count(events, 'unsent event')}"
@@ -531,6 +560,10 @@ async def _refuse_unsent(conn: Connection) -> None:
             hint=f"Send them first: {drain}{forget if len(relays) > 1 else ''};"
             " or discard them with --drop-unsent.",
         )
+    await _refuse_parked(conn)
+
+
+async def _refuse_parked(conn: Connection) -> None:
     if parked := await conn.fetchval("select count(*) from pgoutbox.parked"):
         raise InstallError(
             f"{_count(parked, 'event is', 'events are')} parked, and would be lost",

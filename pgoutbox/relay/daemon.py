@@ -35,6 +35,7 @@ from pgoutbox.nats.tenure import Tenure
 from pgoutbox.outbox.progress import Progress
 from pgoutbox.outbox.reader import Outbox
 from pgoutbox.outbox.selection import Filter
+from pgoutbox.relay import drain_log
 from pgoutbox.relay.backlog import BacklogCount
 from pgoutbox.relay.chores import Chores
 from pgoutbox.relay.healing import Healing
@@ -438,6 +439,11 @@ class Daemon:
             self._relay = None
 
     async def _drain(self, relay: Relay) -> None:
+        name = self._config.relay.name
+        async with drain_log.running(self._leadership.aside, name, lambda: relay.recorded):
+            await self._drain_quietly(relay)
+
+    async def _drain_quietly(self, relay: Relay) -> None:
         await relay.drain()
         if self._until is not None and relay.progress.gaps:
             log.info("waiting for transactions that are still open", extra={"until": self._until})

@@ -169,6 +169,12 @@ class Relay:
         self.progress = progress
         self.sent = 0  # events since this relay started
 
+    @property
+    def recorded(self) -> int:
+        """How many events the recorded progress has passed since this relay began."""
+        in_flight = sum(len(batch.passed) for batch in self._in_flight)
+        return self._read - in_flight - self._unrecorded
+
     def stop(self) -> None:
         """Ask :meth:`run` and :meth:`drain` to end once what is in flight is confirmed."""
         self._is_stopping = True
