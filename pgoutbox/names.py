@@ -1,10 +1,11 @@
-"""Names that several packages share: tables, shards, addresses, actions."""
+"""Names that several packages share: tables, shards, addresses, hours, actions."""
 
 from __future__ import annotations
 
 import difflib
 import re
 from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 from typing import NamedTuple
 
 ACTIONS = ("INSERT", "UPDATE", "DELETE", "TRUNCATE")
@@ -45,6 +46,24 @@ class Shard(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.number}/{self.of}"
+
+
+class Hours(NamedTuple):
+    """A part of each day, in minutes since midnight, UTC; past midnight where it ends earlier."""
+
+    begin: int
+    end: int
+
+    def __str__(self) -> str:
+        return "-".join(f"{minutes // 60:02}:{minutes % 60:02}" for minutes in self)
+
+    def has(self, moment: datetime) -> bool:
+        """Tell whether ``moment`` is in it."""
+        utc = moment.astimezone(UTC)
+        minutes = utc.hour * 60 + utc.minute
+        if self.begin < self.end:
+            return self.begin <= minutes < self.end
+        return minutes >= self.begin or minutes < self.end
 
 
 def suggest(wrong: str, known: Iterable[str], spelling: Mapping[str, str] | None = None) -> str:

@@ -12,7 +12,7 @@ from typing import Literal
 
 from pgoutbox.config import values
 from pgoutbox.config.declare import Setting, own, setting, settings_of, wal_listeners
-from pgoutbox.names import Address, Shard, TableName
+from pgoutbox.names import Address, Hours, Shard, TableName
 from pgoutbox.sql_files import ring
 from pgoutbox.subjects import PLACEHOLDERS, WAL_LISTENER_TEMPLATE
 
@@ -401,6 +401,15 @@ class RelayConfig:
             "--retention",
             values.duration(0, LONGEST_RETENTION),
             "How long sent events stay in the outbox; at most 55m.",
+        ),
+    )
+    rotate_between: Hours | None = setting(
+        None,
+        own(
+            "--rotate-between",
+            values.HOURS,
+            "Empty slots of the outbox at these hours of the day only, in UTC, such as"
+            " 02:00-05:00.",
         ),
     )
     grace_period: float = setting(

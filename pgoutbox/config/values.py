@@ -12,7 +12,7 @@ from typing import Any, cast
 from urllib.parse import urlsplit
 
 from pgoutbox.config import conninfo
-from pgoutbox.names import ACTIONS, MOST_SHARDS, Address, Shard, TableName, suggest
+from pgoutbox.names import ACTIONS, MOST_SHARDS, Address, Hours, Shard, TableName, suggest
 from pgoutbox.subjects import RESERVED, Template, is_reserved, is_subject
 
 
@@ -260,6 +260,21 @@ def _parse_shard(value: object) -> Shard:
 
 
 SHARD = ValueType(_parse_shard, "I/N")
+
+
+def _parse_hours(value: object) -> Hours:
+    found = re.fullmatch(
+        r"\s*([01]?\d|2[0-3]):([0-5]\d)\s*-\s*([01]?\d|2[0-3]):([0-5]\d)\s*",
+        parse_text(value),
+        re.ASCII,
+    )
+    hours = Hours(*(int(found[n]) * 60 + int(found[n + 1]) for n in (1, 3))) if found else None
+    if hours is None or hours.begin == hours.end:
+        raise InvalidValue("must be hours of the day in UTC, such as 02:00-05:00 or 22:30-01:00")
+    return hours
+
+
+HOURS = ValueType(_parse_hours, "HH:MM-HH:MM")
 
 
 def _parse_address(value: object) -> Address:

@@ -148,8 +148,8 @@ async def connect(
 ) -> AsyncIterator[Connected]:
     """Connect to NATS, find or create the stream, and yield a publisher while the connection lasts.
 
-    ``verify`` is called before a message is published behind another publisher's, and raises if
-    this relay no longer leads. The publisher ends when the connection is lost or the server denies
+    ``verify`` is called before messages are written to the connection, and raises if this relay no
+    longer leads. The publisher ends when the connection is lost or the server denies
     something; ``on_lost`` is then called. ``on_wait`` is called before each wait for the server,
     with its longest duration in seconds. ``tenure`` is what a leader keeps from one connection to
     the next. With ``emits``, a stream that has to be created takes whatever applications emit.
@@ -166,7 +166,7 @@ async def connect(
     client.failed.add_done_callback(lambda _: on_lost())
     try:
         if not stream.jetstream:
-            yield CorePublisher(client, stream, on_wait)
+            yield CorePublisher(client, stream, verify, on_wait)
             return
         target = streams.Target.of(stream, messages, emits=emits)
         found = await streams.ensure(client, target)

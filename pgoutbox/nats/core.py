@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from pgoutbox.config.settings import StreamConfig
 from pgoutbox.errors import Interrupted
@@ -18,16 +18,21 @@ class CorePublisher:
     offline, or that the server drops as too slow, misses it. After a lost connection messages are
     published again from the first one that the server isn't known to have read, so subscribers
     may get some twice, with the same ``Nats-Msg-Id``.
+
+    ``verify`` is called before each chunk, as no server keeps out what a relay sends that was
+    frozen in the middle of a batch and doesn't lead any more.
     """
 
     def __init__(
         self,
         client: NatsClient,
         config: StreamConfig,
+        verify: Callable[[], Awaitable[None]],
         on_wait: Callable[[float], None] = lambda _: None,
     ) -> None:
         self._client = client
         self._config = config
+        self._verify = verify
         self._on_wait = on_wait
 
     @property
@@ -101,6 +106,7 @@ class CorePublisher:
 
     async def _send(self, messages: Sequence[Message]) -> None:
         lines = wire.hpubs(messages)
+        await self._verify()
         self._on_wait(2 * self._config.ack_timeout)  # once for writing, once for the answer
         await self._client.send(lines)
         await self._client.round_trip(self._config.ack_timeout)

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import cached_property, partial
 from itertools import repeat
 from uuid import UUID
@@ -180,6 +180,8 @@ class Outbox:
         self._row = ProgressRow(connection, relay)
         self._method: str | None = None  # as noted in the database
         self._envelope: Envelope
+        # Our clock, which can't be set, and PostgreSQL's, at the last look at slots.
+        self._looked: tuple[float, datetime | None] = (0.0, None)
         self._noted_error: str | None = ""  # not known, from the leader before
         # Progress after each batch in flight, as noted in the database, and what of an earlier
         # leader's note, or that of an attempt which failed, is to be finished first.
@@ -757,14 +759,22 @@ class Outbox:
             )
         )
 
-    async def resting_slots(self, retention: float) -> list[asyncpg.Record]:
+    async def resting_slots(self, retention: float) -> list[tuple[int, int | None]]:
         """Return the slots in which nothing has changed for ``retention`` seconds.
 
-        Columns ``slot`` and ``position``: the last one in it, None if it is empty.
+        With the last position in each; None where there is none. That goes by PostgreSQL's clock.
+        What it has jumped ahead since the last look, as ours tells, doesn't count.
         """
-        return await self._connection.fetch(
-            "select * from pgoutbox.resting_slots($1)", timedelta(seconds=retention)
+        began = time.monotonic()
+        then, its_clock = self._looked
+        rows = await self._connection.fetch(
+            _RESTING,
+            timedelta(seconds=retention),
+            its_clock,
+            its_clock and timedelta(seconds=began - then),
         )
+        self._looked = (began, rows[0]["moment"])
+        return [(row["slot"], row["position"]) for row in rows if row["slot"] is not None]
 
 
 _NOTE_ERROR = """
@@ -772,6 +782,12 @@ insert into pgoutbox.relay_error as e (relay, error) values ($1, $2)
 on conflict (relay) do update set error = excluded.error, since = excluded.since
 """
 _CLEAR_ERROR = "delete from pgoutbox.relay_error where relay = $1"
+
+_RESTING = """
+select m.moment, r.slot, r."position"
+from (select pg_catalog.clock_timestamp() offset 0) m (moment)
+left join pgoutbox.resting_slots($1, $2, $3) r on true
+"""
 
 _NOTHING_ABOVE = 2**63 - 2
 

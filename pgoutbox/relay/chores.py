@@ -6,11 +6,13 @@ import logging
 import shlex
 import time
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 
 import asyncpg
 
 from pgoutbox.errors import DatabaseError
 from pgoutbox.monitoring.monitor import Monitor
+from pgoutbox.names import Hours
 from pgoutbox.outbox.progress import Progress
 from pgoutbox.outbox.reader import Outbox
 from pgoutbox.relay.outage import Outage
@@ -40,6 +42,7 @@ class Chores:
     They refresh capture functions after drift, look for slots that ``empty`` is to empty, check
     that notifications arrive, name who else holds the sleep lock and who holds back positions, and
     say which other relays nobody runs, since the outbox keeps events until these have sent them.
+    Slots are emptied at these ``hours`` of the day; None stands for any.
     ``found`` is called where a table exists and isn't captured that has a name in ``find``, or that
     of a captured table; None looks for neither.
     """
@@ -52,6 +55,7 @@ class Chores:
         retention: float,
         parked_retention: float,
         *,
+        hours: Hours | None = None,
         find: Sequence[str] | None,
         found: Callable[[], None],
         empty: Callable[[Sequence[int]], None],
@@ -64,6 +68,7 @@ class Chores:
         self._monitor = monitor
         self._retention = retention
         self._parked_retention = parked_retention
+        self._hours = hours
         self._outages = {
             self._mend_drift: Outage("drift check failed; retrying", "drift check succeeded"),
             self._rotate: Outage("slot check failed; retrying", "slot check succeeded"),
@@ -146,14 +151,10 @@ class Chores:
 
     async def _rotate(self, progress: Progress) -> float:
         """Have slots emptied that were left alone for as long as the retention lasts."""
-        slots = await self._outbox.resting_slots(self._retention)
-        self._empty(
-            [
-                slot["slot"]
-                for slot in slots
-                if slot["position"] is None or slot["position"] <= progress.high
-            ]
-        )
+        resting = await self._outbox.resting_slots(self._retention)
+        slots = [slot for slot, last in resting if last is None or last <= progress.high]
+        if self._hours is None or self._hours.has(datetime.now(UTC)):
+            self._empty(slots)
         return min(_ROTATE_INTERVAL, max(1.0, self._retention / 4))
 
     async def _discard_parked(self, _: Progress) -> float:

@@ -292,6 +292,7 @@ class Daemon:
             self._monitor,
             self._config.relay.retention,
             self._config.relay.parked_retention,
+            hours=self._config.relay.rotate_between,
             find=self._names_to_capture(),
             found=self._installer.run_in_background,
             empty=rotation.begin,

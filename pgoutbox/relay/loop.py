@@ -549,6 +549,9 @@ class Relay:
 
 
 async def _cancel(task: asyncio.Task[object]) -> None:
+    """End a task whose result nobody waits for; asyncio logs an exception that nobody looks at."""
     if not task.done():
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+    elif not task.cancelled():
+        task.exception()

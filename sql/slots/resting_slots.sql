@@ -3,8 +3,11 @@
 --
 -- How long a slot rests stands in pgoutbox.slot_rest, so it outlives whoever looks; written only
 -- when a slot is found changed, so nothing is written while nothing happens. By the clock that
--- also says which slot is written to: where it jumps ahead, slots rest for shorter.
-create or replace function pgoutbox.resting_slots(retention interval)
+-- also says which slot is written to. `looked` is what that said at the caller's last look, and
+-- `ago` how long that is by a clock that can't be set: what this one has jumped ahead isn't rest.
+create or replace function pgoutbox.resting_slots(
+    retention interval, looked timestamptz default null, ago interval default null
+)
     returns table (slot integer, "position" bigint)
     language plpgsql
     volatile
@@ -15,6 +18,11 @@ declare
     moment constant timestamptz := pg_catalog.clock_timestamp();
     current_slot constant integer := pgoutbox.slot(pg_catalog.now());
 begin
+    if moment - looked - ago > '1 minute' then
+        -- Of several callers that notice a jump the first one is enough.
+        update pgoutbox.slot_rest r set since = r.since + (moment - looked - ago)
+        where r.since <= looked;
+    end if;
     update pgoutbox.slot_rest r
     set "position" = ends."position", since = moment
     from (

@@ -98,6 +98,8 @@ begin
     -- What is parked of a slot that is sent was parked before: none can come after this.
     perform pgoutbox.keep_parked(target_slot);
     perform set_config('enable_seqscan', 'off', true);
+    -- Nobody waits behind the locks for a standby to confirm this.
+    perform set_config('synchronous_commit', 'local', true);
     for attempt in 1..50 loop
         begin
             execute format(

@@ -9,7 +9,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from pgoutbox.demo.nats_server import NatsServer
-from pgoutbox.errors import Interrupted, PublishError, Refused
+from pgoutbox.errors import DatabaseError, Interrupted, PublishError, Refused
 from pgoutbox.messages.event import Message
 from pgoutbox.monitoring.monitor import Monitor
 from pgoutbox.nats.connect import connect
@@ -142,6 +142,23 @@ async def test_relay_that_waits_for_the_server_is_alive(server: NatsServer) -> N
     now = 1200.0
 
     assert monitor.is_alive
+
+
+async def test_relay_that_leads_no_more_ends_in_the_middle_of_a_batch(server: NatsServer) -> None:
+    """As one does that was frozen there: no server would keep out what it sends then."""
+    leads = iter([True, True, False])
+
+    async def verify() -> None:
+        if not next(leads):
+            raise DatabaseError("the connection to PostgreSQL was lost")
+
+    async with nats_client(server.url) as client:
+        subscriber = await Subscriber.of(client, "shop.>")
+        async with connect(*config_of(server, window=3), verify=verify) as publisher:
+            with pytest.raises(DatabaseError):
+                await publisher.publish(messages_of(12))
+        await client.flush()
+        await eventually(lambda: len(subscriber.messages) == 6)
 
 
 async def test_server_that_goes_away_confirms_nothing_more(server: NatsServer) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 from typing import Any
 
 import asyncpg
@@ -177,6 +178,31 @@ async def test_slot_that_changes_begins_to_rest_anew(connection: asyncpg.Connect
 
     assert before is None, "it was written to"
     assert await _since(connection, slot) > first
+
+
+async def test_what_the_clock_has_jumped_ahead_is_no_rest(
+    connection: asyncpg.Connection, connect: Connect
+) -> None:
+    """Two relays notice it; the slot rests on from where it was."""
+    await connection.execute("insert into t values (1)")
+    slot = await _slot(connection)
+    await _write_into(connection, (slot + 1) % 5)
+    look = "select slot from pgoutbox.resting_slots('15 min', $1, $2)"
+    ten = timedelta(minutes=10)
+    assert await connection.fetch(look, None, None) == []
+    # As if that had been ten minutes ago, and the clock had been set ahead by two hours since.
+    looked = await connection.fetchval("select clock_timestamp() - interval '2 h 10 min'")
+    await connection.execute(
+        "update pgoutbox.slot_rest set since = $1 where slot = $2",
+        looked - timedelta(seconds=1),
+        slot,
+    )
+
+    for relay in (connection, await connect()):
+        assert await relay.fetch(look, looked, ten) == []
+    assert [tuple(row) for row in await connection.fetch(look, None, None)] == []
+    await connection.execute("update pgoutbox.slot_rest set since = since - interval '5 min'")
+    assert [tuple(row) for row in await connection.fetch(look, None, None)] == [(slot,)]
 
 
 async def test_look_for_resting_slots_writes_only_what_has_changed(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,7 @@ def test_every_setting_has_a_flag_a_variable_and_a_key(file: Path) -> None:
         "ADDRESS": ":7",
         "LIST": "seven",
         "I/N": "7/7",
+        "HH:MM-HH:MM": "07:00-07:07",
         "now|oldest|POSITION": "7",
     }
     companions = {
@@ -370,6 +372,31 @@ def test_durations_have_units(given: object, seconds: float) -> None:
 @pytest.mark.parametrize("given", ["", "x", "-1s", "1 day", "10s later", True, "1e3", "nan"])
 def test_what_is_no_duration_is_refused(given: object) -> None:
     assert "must be a duration such as" in refusal(grace_period=given)
+
+
+@pytest.mark.parametrize(
+    ("written", "inside", "outside"),
+    [
+        ("02:00-05:00", ["02:00", "04:59"], ["01:59", "05:00", "14:00"]),
+        ("22:30 - 1:00", ["22:30", "23:59", "00:00", "00:59"], ["01:00", "12:00", "22:29"]),
+    ],
+)
+def test_hours_of_the_day_may_go_past_midnight(
+    written: str, inside: list[str], outside: list[str]
+) -> None:
+    hours = load({"rotate_between": written}, {}).relay.rotate_between
+    assert hours is not None
+    for times, expected in ((inside, True), (outside, False)):
+        for time in times:
+            moment = datetime.fromisoformat(f"2026-03-01T{time}:30+00:00")
+            assert hours.has(moment) is expected, time
+            assert hours.has(moment.astimezone(timezone(timedelta(hours=-8)))) is expected
+    assert load({"rotate_between": str(hours)}, {}).relay.rotate_between == hours
+
+
+@pytest.mark.parametrize("written", ["02:00", "2-5", "02:00-24:00", "02:00-02:00", "02:60-03:00"])
+def test_hours_that_are_none_are_refused(written: str) -> None:
+    assert "must be hours of the day in UTC, such as 02:00-05:00" in refusal(rotate_between=written)
 
 
 def test_retention_is_bounded_by_the_ring() -> None:

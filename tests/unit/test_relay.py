@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -652,3 +653,24 @@ async def test_relay_that_no_longer_leads_sends_nothing(world: World) -> None:
 
     assert world.stream.stored == []
     assert world.outbox.progress == Progress(0)
+
+
+@pytest.mark.parametrize("is_over", [True, False])
+async def test_failure_of_what_nobody_waits_for_any_more_is_not_logged_by_asyncio(
+    is_over: bool,
+) -> None:
+    said: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: said.append(context))
+
+    async def fail() -> None:
+        raise Interrupted("lost")
+
+    task = asyncio.create_task(fail())
+    if is_over:
+        await asyncio.wait({task})
+    await loop._cancel(task)
+    del task
+    gc.collect()
+    await asyncio.sleep(0)
+
+    assert said == []
