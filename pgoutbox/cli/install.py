@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -22,6 +22,9 @@ from pgoutbox.config import values
 from pgoutbox.config.settings import Config, flags_of
 from pgoutbox.errors import ConfigError
 from pgoutbox.patterns import Pattern, parse
+
+if TYPE_CHECKING:  # what the command needs is imported in it, so that it starts fast
+    from pgoutbox.database.choice import Choice
 
 
 def _grant_option(kind: str, meaning: str) -> Callable[[Command], Command]:
@@ -50,6 +53,34 @@ def _grant_option(kind: str, meaning: str) -> Callable[[Command], Command]:
     metavar="LIST",
     help="Actions to capture, of insert,update,delete,truncate;"
     " default: unchanged; for a new table, all.",
+)
+@click.option(
+    "--where",
+    metavar="CONDITION",
+    callback=utf8,
+    help="Capture only rows that meet this condition on their columns; '' for all again.",
+)
+@click.option(
+    "--columns",
+    metavar="LIST",
+    callback=utf8,
+    help="Capture only these columns, and the key; '' for all again.",
+)
+@click.option(
+    "--except-column",
+    "except_columns",
+    multiple=True,
+    metavar="NAME",
+    callback=utf8,
+    help="Column not to capture; '' for none. May be repeated.",
+)
+@click.option(
+    "--hash-column",
+    "hash_columns",
+    multiple=True,
+    metavar="NAME",
+    callback=utf8,
+    help="Column of which only a keyed hash is captured; '' for none. May be repeated.",
 )
 @setting_options(*flags_of("install"))
 @click.option(
@@ -90,6 +121,10 @@ def install(
     excepted: Sequence[str],
     actions: str | None,
     always: bool | None,
+    where: str | None,
+    columns: str | None,
+    except_columns: Sequence[str],
+    hash_columns: Sequence[str],
     grant_relay: Sequence[str],
     grant_capture: Sequence[str],
     grant_emit: Sequence[str],
@@ -127,6 +162,9 @@ def install(
     settings = settings_of(ctx, **flags)
     wanted = _read_actions(actions)
     names, patterns = selected(tables, schemas, all_tables)
+    choice = _choice(where, columns, except_columns, hash_columns)
+    if choice and (patterns or not names):
+        raise click.UsageError("Rows and columns are chosen of tables that --table names.")
     if snapshot and (print_sql or patterns or not names):
         raise click.UsageError(
             "--snapshot goes with tables by name (--table), without patterns and --print-sql."
@@ -136,7 +174,9 @@ def install(
         raise click.UsageError("--except-table goes with a pattern, --schema or --all-tables.")
     if print_sql:
         chosen = (patterns, left_out)
-        script = _script(settings, names, wanted, always, grants, context, tables_only, chosen)
+        script = _script(
+            settings, names, wanted, always, grants, context, choice, tables_only, chosen
+        )
         click.echo(script.encode(), nl=False)
         return
 
@@ -159,6 +199,7 @@ def install(
                 fires_always=always,
                 grants=grants,
                 context=context,
+                choice=choice,
             )
             if snapshot:
                 from pgoutbox.database import snapshots
@@ -176,6 +217,7 @@ def _script(
     always: bool | None,
     grants: Mapping[str, Sequence[str]],
     context: bool | None,
+    choice: Choice,
     tables_only: bool,
     patterns: tuple[Sequence[Pattern], Sequence[Pattern]],
 ) -> str:
@@ -187,7 +229,12 @@ def _script(
     old_values = settings.install.old_values
     if tables_only:
         return print_sql.print_tables(
-            wanted, old_values, chosen=chosen, fires_always=always, filtered=filtered
+            wanted,
+            old_values,
+            chosen=chosen,
+            fires_always=always,
+            filtered=filtered,
+            choice=choice,
         )
     return print_sql.print_sql(
         wanted,
@@ -196,6 +243,7 @@ def _script(
         context=context,
         chosen=chosen,
         fires_always=always,
+        choice=choice,
         filtered=filtered,
         lock_timeout=settings.install.lock_timeout,
     )
@@ -206,6 +254,19 @@ def _excepted(name: str) -> Pattern:
         return parse(name)
     except ValueError as error:
         raise ConfigError(f"--except-table {error}") from error
+
+
+def _choice(
+    where: str | None, columns: str | None, except_columns: Sequence[str], hashed: Sequence[str]
+) -> Choice:
+    from pgoutbox.database.choice import Choice
+
+    return Choice(
+        where,
+        None if columns is None else [name.strip() for name in columns.split(",") if name.strip()],
+        [name for name in except_columns if name] if except_columns else None,
+        [name for name in hashed if name] if hashed else None,
+    )
 
 
 def _read_actions(text: str | None) -> tuple[str, ...] | None:

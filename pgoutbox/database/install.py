@@ -22,6 +22,7 @@ import asyncpg
 from pgoutbox.config.settings import InstallConfig
 from pgoutbox.database import draining, ownership, schema
 from pgoutbox.database import patterns as kept
+from pgoutbox.database.choice import AS_INSTALLED, Choice, described
 from pgoutbox.database.table_locks import lock_table, patiently
 from pgoutbox.database.tables import (
     Table,
@@ -86,15 +87,17 @@ async def install(
     fires_always: bool | None = None,
     grants: Mapping[str, Sequence[str]] = MappingProxyType({}),
     context: bool | None = None,
+    choice: Choice = AS_INSTALLED,
     warn: Say | None = None,
     alarm: Say | None = None,
 ) -> None:
     """Bring the schema up to date and capture ``tables``, or else those of the filter.
 
-    What isn't given of actions, old values and ``context`` stays as it is; actions of the filter
-    are added to what others have captured, for each relay picks what its own filter names.
-    ``patterns`` but for what is ``excepted`` are kept: without ``tables`` and ``patterns`` those
-    tables are captured, too, that match kept ones, or have taken the names of captured tables.
+    What isn't given of actions, old values, ``choice`` and ``context`` stays as it is; actions of
+    the filter are added to what others have captured, for each relay picks what its own filter
+    names. ``patterns`` but for what is ``excepted`` are kept: without ``tables`` and ``patterns``
+    those tables are captured, too, that match kept ones, or have taken the names of captured
+    tables.
     Nothing is changed where a name is wrong. A table that fails keeps no other from being captured;
     InstallError then names what failed and what is done. ``grants`` are roles by what they are
     granted, of GRANTS. ``warn``, else ``say``, is told that something in the filter has nothing to
@@ -137,7 +140,9 @@ async def install(
         say(f"sessions of writers: {'' if context else 'not '}captured")
 
     async def capture(table: Table) -> str:
-        return await _capture(conn, table, wanted[table], settings, say, widens=not is_asked)
+        return await _capture(
+            conn, table, wanted[table], choice, settings, say, widens=not is_asked
+        )
 
     await _each(conn, list(wanted), capture, say)
     await _name_new_schemas(conn, wanted.values(), alarm or say)
@@ -388,13 +393,14 @@ async def _capture(
     conn: Connection,
     table: Table,
     asked: _Wanted,
+    choice: Choice,
     settings: InstallConfig,
     say: Say,
     *,
     widens: bool,
 ) -> str:
     """Capture one table, or bring it in line; return what became of it."""
-    options = (table.oid, asked.actions, asked.old_values, widens)
+    options = (table.oid, asked.actions, asked.old_values, widens, *choice.arguments)
 
     async def work() -> str:
         async with _as_owner_of(conn, table, say):
@@ -403,8 +409,9 @@ async def _capture(
     async def capture() -> str:
         wanted = await conn.fetchrow(
             "select w.*, pg_catalog.has_function_privilege("
-            "'pgoutbox.capture_table(regclass, text[], text, boolean)', 'execute') as may_capture"
-            " from pgoutbox.capture_wanted($1::oid::regclass, $2, $3, $4) w",
+            "'pgoutbox.note_capture(regclass, text[], text, boolean, jsonb)', 'execute')"
+            " as may_capture from pgoutbox.capture_wanted($1::oid::regclass, $2, $3, $4,"
+            " pgoutbox.asked_choice($5, $6, $7, $8)) w",
             *options,
         )
         assert wanted is not None  # noqa: S101 - it returns one row
@@ -414,7 +421,8 @@ async def _capture(
             return "already captured"  # as far as a relay's role can see
         is_changed = await conn.fetchval(
             "select pgoutbox.capture_table($1::oid::regclass,"
-            " actions => $2, old_values => $3, widen => $4)",
+            " actions => $2, old_values => $3, widen => $4, condition => $5, columns => $6,"
+            " except_columns => $7, hash_columns => $8)",
             *options,
         )
         if asked.fires_always is not None:
@@ -423,7 +431,10 @@ async def _capture(
             )
         if wanted["is_captured"] and not wanted["is_as_installed"]:
             actions = ",".join(wanted["actions"]).lower()
-            return f"from now on: {actions}; old values: {wanted['old_values']}"
+            chosen = described(wanted["choice"])
+            return f"from now on: {actions}; old values: {wanted['old_values']}" + (
+                chosen and f"; {chosen}"
+            )
         if wanted["former"]:
             return f"captured; {wanted['former']}, which bore its name, stays captured"
         return "captured" if is_changed else "already captured"
@@ -452,7 +463,8 @@ async def _as_owner_of(conn: Connection, table: Table, say: Say) -> AsyncIterato
 _OTHER_OWNER = """
 select o.oid, pg_catalog.quote_ident(o.rolname) as name,
     pg_catalog.has_function_privilege(
-        o.oid, 'pgoutbox.note_capture(regclass, text[], text, boolean)', 'execute') as may_capture
+        o.oid, 'pgoutbox.note_capture(regclass, text[], text, boolean, jsonb)', 'execute'
+    ) as may_capture
 from pg_catalog.pg_class c join pg_catalog.pg_roles o on o.oid = c.relowner
 where c.oid = $1 and not pg_catalog.pg_has_role(c.relowner, 'usage') and case
     when pg_catalog.current_setting('server_version_num')::integer >= 160000

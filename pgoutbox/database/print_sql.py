@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from pgoutbox import __version__
 from pgoutbox.database import ownership, schema
+from pgoutbox.database.choice import AS_INSTALLED, Choice
 from pgoutbox.database.patterns import as_json
 from pgoutbox.database.schema import literal
 from pgoutbox.patterns import Pattern
@@ -31,6 +32,7 @@ def print_sql(
     context: bool | None = None,
     chosen: Chosen | None = None,
     fires_always: bool | None = None,
+    choice: Choice = AS_INSTALLED,
     filtered: Mapping[str, Sequence[str]] | None = None,
     lock_timeout: float = 2.0,
 ) -> str:
@@ -62,7 +64,7 @@ def print_sql(
         ),
         *(
             f"    perform {call};\n"
-            for call in _captures(tables, old_values, filtered, chosen, fires_always)
+            for call in _captures(tables, old_values, filtered, chosen, fires_always, choice)
         ),
         *(
             f"    perform pgoutbox.grant_{kind}({literal(quoted(role))}::pg_catalog.regrole);\n"
@@ -83,6 +85,7 @@ def print_tables(
     chosen: Chosen | None = None,
     fires_always: bool | None = None,
     filtered: Mapping[str, Sequence[str]] | None = None,
+    choice: Choice = AS_INSTALLED,
 ) -> str:
     """Return what captures the tables where the schema is installed already: a line for each.
 
@@ -92,7 +95,7 @@ def print_tables(
     """
     return "".join(
         f"do {literal(_where_installed(call))};\n"
-        for call in _captures(tables, old_values, filtered, chosen, fires_always)
+        for call in _captures(tables, old_values, filtered, chosen, fires_always, choice)
     )
 
 
@@ -167,13 +170,14 @@ def _captures(
     filtered: Mapping[str, Sequence[str]] | None,
     chosen: Chosen | None,
     fires_always: bool | None,
+    choice: Choice,
 ) -> Iterator[str]:
     """Yield what follows PERFORM for each table."""
     if chosen:
         yield from (_keep(pattern, chosen, old_values, fires_always) for pattern in chosen.patterns)
     for table, actions in tables.items():
         relation = f"{literal(table)}::pg_catalog.regclass"
-        yield _capture(relation, actions, old_values)
+        yield _capture(relation, actions, old_values, choice=choice)
         if fires_always is not None:
             yield f"pgoutbox.fire_always({relation}, {str(fires_always).lower()})"
     for name, actions in (filtered or {}).items():
@@ -207,13 +211,19 @@ def _keep(
 
 
 def _capture(
-    relation: str, actions: Actions, old_values: str | None, *, widen: bool = False
+    relation: str,
+    actions: Actions,
+    old_values: str | None,
+    *,
+    widen: bool = False,
+    choice: Choice = AS_INSTALLED,
 ) -> str:
     """Return the call of ``pgoutbox.capture_table`` with the options that are given."""
     options = {
         "actions": literal("{" + ",".join(actions) + "}") if actions else None,
         "old_values": literal(old_values) if old_values else None,
         "widen": "true" if widen else None,
+        **choice.named(),
     }
     given = [f"{name} => {value}" for name, value in options.items() if value]
     return f"pgoutbox.capture_table({', '.join([relation, *given])})"

@@ -21,7 +21,15 @@ create or replace function pgoutbox.capture_source(relation regclass) returns te
 as $$
 declare
     ring constant record := pgoutbox.ring();
-    facts constant text := pgoutbox.facts_source(relation, 'pg_catalog.pg_trigger_depth()');
+    choice constant jsonb := pgoutbox.choice_of(relation);
+    has_condition constant boolean := choice ? 'where';
+    -- A change of a row is another one of the chosen rows.
+    action constant text := case when has_condition then 'event_action' else 'tg_op' end;
+    -- It isn't known of a row that is too large for the condition to be evaluated.
+    noted_action constant text := case when has_condition
+        then 'coalesce(event_action, tg_op)' else 'tg_op' end;
+    facts constant text :=
+        pgoutbox.facts_source(relation, noted_action, 'pg_catalog.pg_trigger_depth()');
     -- The commit stage is to note who the session is.
     mark constant text := (
         select ', '' context''' from pgoutbox.installation i where i.captures_sessions);
@@ -29,7 +37,7 @@ begin
     return pgoutbox.filled($body$
 declare
     event_schema pg_catalog.text;
-    event_table pg_catalog.text;
+    event_table pg_catalog.text;{declaration}
     new_row pg_catalog.text;
     old_row pg_catalog.text;
     ring_second pg_catalog.int8;
@@ -40,10 +48,10 @@ begin{alone}
     begin
         if {guard}
         then
-            {naming}
-            if old.ctid is null then
+            {naming}{choosing}
+            if {is_insert} then
                 new_row := {new_row};
-            elsif new.ctid is not null then
+            elsif {is_update} then
                 new_row := {new_row};
                 {old_row}
             else
@@ -54,10 +62,10 @@ begin{alone}
         end if;
     exception when others then
         begin
-            select s.schema_name, s.table_name, s.new_row, s.old_row
-            into event_schema, event_table, new_row, old_row
+            select {slow_action}s.schema_name, s.table_name, s.new_row, s.old_row
+            into {into_action}event_schema, event_table, new_row, old_row
             from pgoutbox.capture_slowly(
-                tg_relid, tg_op, new, old, {old_values}, {captured}) s;
+                tg_relid, tg_op, new, old, {old_values}, {captured}, {choice}) s;{leaving}
         exception when program_limit_exceeded or internal_error or out_of_memory then
             select n.schema_name, n.table_name into event_schema, event_table
             from pgoutbox.named_as(tg_relid, {captured}) n;
@@ -95,11 +103,25 @@ $body$, jsonb_build_object(
         'new_row', pgoutbox.bounded_source(pgoutbox.row_source(relation, 'new')),
         'new_key', pgoutbox.key_row_source(relation, 'new'),
         'old_key', pgoutbox.key_row_source(relation, 'old'),
-        'old_row', pgoutbox.old_row_source(relation),
+        'old_row', pgoutbox.old_row_source(relation, action),
         'old_values', (
             select quote_literal(c.old_values)
             from pgoutbox.captured_table c where c.relation = capture_source.relation),
         'captured', quote_literal(pgoutbox.captured_among(relation)),
+        'choice', quote_literal(choice),
+        'declaration', case when has_condition then E'\n    event_action pg_catalog.text;' end,
+        'choosing', case when has_condition then format(
+            E'\n            event_action := pgoutbox.choose_%s(tg_op, new, old);'
+            '\n            if event_action is null then return nothing; end if;',
+            choice ->> 'number') end,
+        'is_insert', case when has_condition
+            then 'event_action operator(pg_catalog.=) ''INSERT''' else 'old.ctid is null' end,
+        'is_update', case when has_condition
+            then 'event_action operator(pg_catalog.=) ''UPDATE''' else 'new.ctid is not null' end,
+        'slow_action', case when has_condition then 's.action, ' end,
+        'into_action', case when has_condition then 'event_action, ' end,
+        'leaving', case when has_condition
+            then E'\n            if event_action is null then return nothing; end if;' end,
         'round', ring.period * ring.slots,
         -- Names are filled in last, since by_slot() would take a %s in one for the slot's number.
         'insert_first', pgoutbox.filled(pgoutbox.by_slot(
@@ -118,7 +140,7 @@ $body$, jsonb_build_object(
         'insert_further', pgoutbox.filled(pgoutbox.by_slot(
             $insert$insert into pgoutbox.event_%s (xid, seq, facts, new_row, old_row)
         values (event_xid, event_seq, {facts}, new_row, old_row);$insert$),
-            jsonb_build_object('facts', pgoutbox.facts_source(relation, '1'))),
+            jsonb_build_object('facts', pgoutbox.facts_source(relation, noted_action, '1'))),
         'insert_unusual', pgoutbox.filled(
             pgoutbox.by_slot('perform pgoutbox.capture_unusual_%s({facts}, new_row, old_row);'),
             jsonb_build_object('facts', facts))

@@ -5,6 +5,9 @@
 -- where a trigger has to be made or changed, and nothing where all is as it should be. True where
 -- something was changed.
 --
+-- `condition` says which rows are captured, `columns` or `except_columns` which columns, and of
+-- `hash_columns` a keyed hash is; '' and '{}' take back what was said before (check_choice()).
+--
 -- Triggers are made with the rights of who calls, who has to own the table; what it takes in this
 -- schema is done with the rights of its owner (note_capture()).
 --
@@ -17,7 +20,11 @@ create or replace function pgoutbox.capture_table(
     relation regclass,
     actions text[] default null,
     old_values text default null,
-    widen boolean default false
+    widen boolean default false,
+    condition text default null,
+    columns text[] default null,
+    except_columns text[] default null,
+    hash_columns text[] default null
 ) returns boolean
     language plpgsql
     set search_path = pg_catalog, pg_temp
@@ -39,7 +46,9 @@ begin
     where s.asked_name = pgoutbox.qualified_name(capture_table.relation)
       and s.relation <> capture_table.relation
       and capture_table.relation in (select pg_partition_ancestors(s.relation));
-    is_noted := pgoutbox.note_capture(relation, actions, old_values, widen);
+    is_noted := pgoutbox.note_capture(
+        relation, actions, old_values, widen,
+        pgoutbox.asked_choice(condition, columns, except_columns, hash_columns));
     is_changed := pgoutbox.place_triggers(relation);
     for leaf in
         select p.relid from pg_partition_tree(relation) p

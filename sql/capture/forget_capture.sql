@@ -20,6 +20,9 @@ begin
         c.relation in (select pg_partition_ancestors(forget_capture.relation))
         or c.relation in (select p.relid from pg_partition_tree(forget_capture.relation) p));
     execute format('drop function if exists pgoutbox.capture_%s()', captured.number);
+    execute format(
+        'drop function if exists pgoutbox.choose_%s(text, anyelement, anyelement)',
+        captured.number);
     -- Nobody writes: the triggers were dropped under a lock that keeps writers out.
     for shape in
         select t.oid from pg_type t

@@ -1,13 +1,14 @@
 -- Note as captured what has a trigger of ours but no row in captured_table.
 --
 -- The trigger tells the table's actions, its function's name the table's number, and the
--- function's comment how much of old rows its events have (see refresh_capture()).
+-- function's comment how much of old rows its events have, and which rows and columns
+-- (refresh_capture()).
 create or replace function pgoutbox.recover_captured_tables() returns void
     language sql
     set search_path = pg_catalog, pg_temp
 as $$
     insert into pgoutbox.captured_table
-        (relation, number, schema_name, table_name, actions, old_values, shape)
+        (relation, number, schema_name, table_name, actions, old_values, choice, shape)
         overriding system value
     select
         t.tgrelid, substring(p.proname, '[0-9]+')::integer, n.nspname, c.relname,
@@ -21,7 +22,8 @@ as $$
                 where u.tgrelid = t.tgrelid and u.tgname = '00_pgoutbox_truncate'
             ) then 'TRUNCATE' end
         ], null),
-        coalesce(obj_description(p.oid, 'pg_proc'), 'full'), ''
+        coalesce(split_part(obj_description(p.oid, 'pg_proc'), ' ', 1), 'full'),
+        coalesce(substring(obj_description(p.oid, 'pg_proc'), ' ({.*)$')::jsonb, '{}'), ''
     from pg_trigger t
     join pg_proc p on p.oid = t.tgfoid and p.pronamespace = 'pgoutbox'::regnamespace
     join pg_class c on c.oid = t.tgrelid

@@ -23,6 +23,14 @@ begin
             execute format('create type %s as (%s)', shape.name, shape.attributes);
         end if;
     end loop;
+    if captured.choice ? 'where' then
+        execute format(
+            'create or replace function pgoutbox.choose_%s('
+            'action text, new_values anyelement, old_values anyelement) returns text '
+            'language plpgsql set search_path = pg_catalog, pg_temp as %L',
+            captured.number, pgoutbox.choose_source(captured.choice ->> 'where')
+        );
+    end if;
     execute format(
         'create or replace function pgoutbox.capture_%s() returns trigger '
         'language plpgsql security definer as %L',
@@ -32,7 +40,9 @@ begin
     perform pgoutbox.lend_capture(captured);
     -- What a copy of the structure alone knows of captured_table; see recover_captured_tables().
     execute format(
-        'comment on function pgoutbox.capture_%s() is %L', captured.number, captured.old_values);
+        'comment on function pgoutbox.capture_%s() is %L',
+        captured.number,
+        concat_ws(' ', captured.old_values, nullif(captured.choice::text, '{}')));
     update pgoutbox.captured_table c
     set shape = shape_before
     where c.relation = refresh_capture.relation and c.shape is distinct from shape_before;

@@ -19,6 +19,10 @@ as $$
             where a.attrelid = relation and a.attnum > 0 and not a.attisdropped
         ),
         'attributes', c.relnatts,
+        'kept', (
+            select pgoutbox.kept_columns(t.relation) from pgoutbox.captured_table t
+            where t.relation = table_shape.relation and t.choice <> '{}'
+        ),
         'identity', case when old_values = 'identity' then
             pg_catalog.jsonb_build_array(c.relreplident, pgoutbox.identity_columns(relation)) end,
         'is_partition', c.relispartition,

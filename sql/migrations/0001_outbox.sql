@@ -54,13 +54,17 @@ create table pgoutbox.captured_table (
     old_values text not null check (old_values in ('full', 'identity')),
     shape text not null,
     keys jsonb not null default '[]',
-    fires_always text[] not null default '{}'
+    fires_always text[] not null default '{}',
+    choice jsonb not null default '{}'
 );
 
 comment on table pgoutbox.captured_table is
     'Tables with pgoutbox''s triggers, and what these were generated for.';
 comment on column pgoutbox.captured_table.number is
     'The table''s capture function is pgoutbox.capture_<number>.';
+comment on column pgoutbox.captured_table.choice is
+    'Which rows and columns its events have, where not all: "where", a condition; "columns", '
+    '"except" and "hash", names.';
 comment on column pgoutbox.captured_table.fires_always is
     'Triggers of ours that somebody has made ENABLE ALWAYS, which fire in replica sessions, too.';
 comment on column pgoutbox.captured_table.shape is
@@ -87,6 +91,16 @@ comment on table pgoutbox.captured_pattern is
     'Patterns whose tables are captured, those that are made later included.';
 comment on column pgoutbox.captured_pattern.schemas is
     'The schemas that matched when it was given, or of which it has been said that they do.';
+
+-- One row, once a column is hashed. Nobody but the owner reads it.
+create table pgoutbox.hash_key (
+    is_only_row boolean primary key default true check (is_only_row),
+    inner_key bytea not null,
+    outer_key bytea not null
+);
+
+comment on table pgoutbox.hash_key is
+    'The secret key of hashed columns, as HMAC uses it: each byte with 0x36, and with 0x5c.';
 
 -- Cached: a session takes 64 numbers at once, which spares most of the contention. Only
 -- the order inside a transaction matters, and that is one session.

@@ -1,9 +1,10 @@
--- The part of a capture function that renders the row as it was before an UPDATE or DELETE.
+-- The part of a capture function that renders the row as it was before an UPDATE or DELETE, which
+-- of the two the expression `action` tells.
 --
 -- With 'identity' as logical decoding gives it: all of it under REPLICA IDENTITY FULL, else
 -- the key's columns at DELETE and where an UPDATE changed one of them. The identity can
 -- change without a trace in the columns, so each such event asks for it: 5 us.
-create or replace function pgoutbox.old_row_source(relation regclass) returns text
+create or replace function pgoutbox.old_row_source(relation regclass, action text) returns text
     language plpgsql
     stable
     set search_path = pg_catalog, pg_temp
@@ -47,9 +48,10 @@ begin
         source := format('old_row := %s;', whole);
     elsif identity <> '{}' then
         source := format(
-            E'if tg_op operator(pg_catalog.=) ''DELETE''\n'
+            E'if %s operator(pg_catalog.=) ''DELETE''\n'
             '                    or not pg_catalog.record_image_eq(row(%s), row(%s)) then\n'
             '                    old_row := %s;\n                end if;',
+            action,
             (select string_agg(pg_catalog.format('old.%I', name), ', ') from unnest(identity) name),
             (select string_agg(pg_catalog.format('new.%I', name), ', ') from unnest(identity) name),
             pgoutbox.bounded_source(pgoutbox.row_source(relation, 'old', identity))

@@ -1,16 +1,20 @@
 -- What a table's capture function would have rendered, for the table as it is now.
 --
 -- Called by a capture function whose guards say that it no longer fits: the table has
--- drifted, or the session's settings would show in the text of a value. `old_values_as` and
--- `captured` are what that function was made with: how much of old rows events have, and which
--- tables events may be named after. The transaction's snapshot can be older than the table, so
--- what is asked is asked of the parser and of PostgreSQL's caches: slow, but never wrong.
+-- drifted, or the session's settings would show in the text of a value. `old_values_as`,
+-- `captured` and `choice` are what that function was made with: how much of old rows events have,
+-- which tables events may be named after, and which rows and columns they have (choice_of()). The
+-- transaction's snapshot can be older than the table, so what is asked is asked of the parser and
+-- of PostgreSQL's caches: slow, but never wrong.
+--
+-- `action` is null where the change is none of a chosen row. Where the condition raises, the event
+-- has no row but a mark that no relay can read (as_published.sql): so it is parked.
 --
 -- The settings below are those of a freshly installed server; lc_monetary is what it was at
 -- install, since a money value has no currency of its own.
 create or replace function pgoutbox.capture_slowly(
-    relation oid, action text, new_values anyelement, old_values anyelement,
-    old_values_as text, captured text[],
+    relation oid, inout action text, new_values anyelement, old_values anyelement,
+    old_values_as text, captured text[], choice jsonb,
     out schema_name text, out table_name text, out new_row text, out old_row text
 )
     language plpgsql
@@ -31,7 +35,20 @@ begin
     from pgoutbox.named_as(relation, captured) n;
     select coalesce(array_agg(c.name), '{}'), coalesce(array_agg(c.expression), '{}')
     into names, expressions
-    from pgoutbox.row_columns(relation) c;
+    from pgoutbox.row_columns(relation, choice) c;
+    if choice ? 'where' then
+        begin
+            action := pgoutbox.choose_slowly(
+                choice ->> 'where', action, new_values, old_values);
+        exception when others then
+            new_row := to_json(format(
+                E'\x02the condition on its table raised %s: %s', sqlstate, sqlerrm));
+            return;
+        end;
+    end if;
+    if action is null then
+        return;
+    end if;
     if action <> 'DELETE' then
         new_row := pgoutbox.render_row(new_values, names, expressions);
     end if;

@@ -1,10 +1,11 @@
 -- The columns of a row as the executor knows it, in the order of their keys, each with the
--- expression that renders it, of the row $1. Generated columns are left out.
+-- expression that renders it, of the row $1. Generated columns are left out, and those that aren't
+-- among the `choice` (choice_of()).
 --
 -- Under READ COMMITTED the catalog tells. Else it isn't asked: the transaction reads it as it was
 -- before an ALTER TABLE that has committed since, while its rows have the columns of now. The
 -- parser knows these, as the executor does, but takes longer.
-create or replace function pgoutbox.row_columns(relation regclass)
+create or replace function pgoutbox.row_columns(relation regclass, choice jsonb)
     returns table (name text, expression text)
     language plpgsql
     set search_path = pg_catalog, pg_temp
@@ -17,12 +18,14 @@ begin
         return query
         select a.attname::text, format(
             'pgoutbox.%s(($1).%I)',
-            case when to_regprocedure(format('pgoutbox.wal(%s)', a.atttypid::regtype)) is null
+            case when pgoutbox.treatment_of(a.attname::text, choice) = 'hashed' then 'wal_hashed'
+                when to_regprocedure(format('pgoutbox.wal(%s)', a.atttypid::regtype)) is null
                 then 'wal_text' else 'wal' end,
             a.attname)
         from pg_attribute a
         where a.attrelid = row_columns.relation and a.attnum > 0
           and not a.attisdropped and a.attgenerated = ''
+          and pgoutbox.treatment_of(a.attname::text, choice) is not null
         order by a.attname collate "C";
         return;
     end if;
@@ -38,6 +41,10 @@ begin
             select n from unnest(names) n where pgoutbox.is_insertable(relation, array[n])
         );
     end if;
+    names := array(
+        select n from unnest(names) n where pgoutbox.treatment_of(n, choice) is not null
+        order by n collate "C"
+    );
     if names = '{}' then
         return;
     end if;
@@ -50,7 +57,8 @@ begin
     return query
     select n.name, format(
         'pgoutbox.%s(($1).%I)',
-        case when to_regprocedure(format('pgoutbox.wal(%s)', n.type)) is null
+        case when pgoutbox.treatment_of(n.name, choice) = 'hashed' then 'wal_hashed'
+            when to_regprocedure(format('pgoutbox.wal(%s)', n.type)) is null
             then 'wal_text' else 'wal' end,
         n.name)
     from unnest(names, types) n (name, type);

@@ -16,6 +16,7 @@ create or replace function pgoutbox.chunk_source(
     set search_path = pg_catalog, pg_temp
 as $$
 declare
+    choice constant jsonb := pgoutbox.choice_of(root);
     ordering constant record := (select o from pgoutbox.snapshot_order(part) o);
     alias constant text := (select quote_ident(c.relname) from pg_class c where c.oid = root);
     columns constant text[] := array(
@@ -57,7 +58,7 @@ begin
             select format(
                 'pgoutbox.render_row(%s."pgoutbox whole row", %L::text[], %L::text[])',
                 alias, array_agg(c.name), array_agg(c.expression))
-            from pgoutbox.row_columns(root) c
+            from pgoutbox.row_columns(root, choice) c
         )
         when to_regtype((select t.name from pgoutbox.shape_type(root) t)) is null
         then pgoutbox.row_expression(root, alias)
@@ -66,7 +67,13 @@ begin
         'select array[%s]::text[] as own, %s as is_beyond, case when %s then'
         ' pgoutbox.as_published((%s)::text) end as data from (select * from (%s) s limit %s) as %s',
         (select string_agg(format('concat(%s)', c.name), ', ') from unnest(columns) c (name)),
-        is_beyond, '(' || coalesce(condition, 'true') || E'\n)', rendered,
+        is_beyond,
+        '(' || coalesce(condition, 'true') || E'\n) and ' || case
+            when not choice ? 'where' then 'true'
+            when slowly then format(
+                'pgoutbox.is_chosen(%s, %s."pgoutbox whole row")', choice ->> 'number', alias)
+            else '(' || (choice ->> 'where') || E'\n)' end,
+        rendered,
         array_to_string(sources, ' union all '), max_rows, alias);
 end
 $$;

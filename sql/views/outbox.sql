@@ -8,7 +8,8 @@ select
     (e.facts).schema_name,
     (e.facts).table_name,
     (e.facts).action,
-    coalesce(pgoutbox.as_published(e.new_row), '{}')::json as data,
+    case when pg_catalog.starts_with(e.new_row, E'"\\u0002') then e.new_row
+        else coalesce(pgoutbox.as_published(e.new_row), '{}') end::json as data,
     coalesce(pgoutbox.as_published(e.old_row), '{}')::json as data_old,
     array(
         select p.relay from pgoutbox.progress p

@@ -33,7 +33,8 @@ select
     end as problem,
     pg_catalog.format('%I.%I', c.schema_name, c.table_name) as asked_name,
     pgoutbox.qualified_name(c.relation) as present_name,
-    s.successor
+    s.successor,
+    c.choice
 from pgoutbox.captured_table c
 left join pg_catalog.pg_class r on r.oid = c.relation
 cross join lateral pgoutbox.successor_of(c) s (successor);

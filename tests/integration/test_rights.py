@@ -314,7 +314,7 @@ async def test_a_tables_owner_captures_and_releases_it(
     "statement",
     [
         "select pgoutbox.capture_table('public.ours')",
-        "select pgoutbox.note_capture('public.ours', '{INSERT}', null, false)",
+        "select pgoutbox.note_capture('public.ours', '{INSERT}', null, false, '{}')",
         "select pgoutbox.release_table('public.ours')",
         "select pgoutbox.note_release('public.ours')",
         "select pgoutbox.except_table('public.ours')",

@@ -22,7 +22,7 @@ async def outbox(connection: asyncpg.Connection) -> Outbox:
 async def capture(connection: asyncpg.Connection) -> Capture:
     """Make a table and capture it: ``await capture("t", "id int primary key")``."""
 
-    async def make(table: str, columns: str = "", **arguments: object) -> None:
+    async def make(table: str, columns: str = "", /, **arguments: object) -> None:
         if columns:
             await connection.execute(f"create table {table} ({columns})")
         names = "".join(f", {name} => ${n}" for n, name in enumerate(arguments, 2))

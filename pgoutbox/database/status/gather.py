@@ -11,6 +11,7 @@ import asyncpg
 
 from pgoutbox import __version__
 from pgoutbox.database import schema
+from pgoutbox.database.choice import described
 from pgoutbox.database.connection import GONE
 from pgoutbox.database.patterns import matches
 from pgoutbox.database.sessions import Whereabouts
@@ -113,7 +114,7 @@ def _schema_status(state: schema.SchemaState) -> SchemaStatus:
 
 async def _tables(conn: Connection) -> tuple[TableStatus, ...]:
     rows = await conn.fetch(
-        "select t.relation::oid as oid, t.actions, t.old_values, n.name, n.other_name"
+        "select t.relation::oid as oid, t.actions, t.old_values, t.choice, n.name, n.other_name"
         " from pgoutbox.table_state t cross join lateral ("
         "  select case when t.successor is null and t.present_name is not null"
         "   then array[t.present_name, t.asked_name] else array[t.asked_name, t.present_name] end"
@@ -132,6 +133,7 @@ async def _tables(conn: Connection) -> tuple[TableStatus, ...]:
             problems[row["oid"]],
             _remedy(row["name"], problems[row["oid"]]),
             holders.get(row["oid"]),
+            described(row["choice"]),
         )
         for row in rows
     )

@@ -38,6 +38,7 @@ class TableStatus:
     problem: str | None
     remedy: str | None
     locked_by: str | None = None  # who keeps us from looking, with the problem "locked"
+    choice: str = ""  # which rows and columns are captured, in words; empty if all are
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,7 +99,7 @@ def _table_lines(tables: Sequence[TableStatus]) -> list[str]:
             printable(table.table),
             ",".join(action.lower() for action in table.actions),
             table.old_values,
-            table_state(table),
+            "; ".join(filter(None, (table_state(table), table.choice))),
         )
         for table in tables
     ]

@@ -1,0 +1,24 @@
+-- What a table's choose function (choose_source.sql) returns, by its condition as it is read now:
+-- that function may have been planned for columns that have changed since.
+create or replace function pgoutbox.choose_slowly(
+    condition text, action text, new_values anyelement, old_values anyelement
+) returns text
+    language plpgsql
+    set search_path = pg_catalog, pg_temp
+as $$
+declare
+    question constant text := format(
+        E'select (%s\n) is true from (select ($1).*) row_of_table', condition);
+    is_new boolean := false;
+    is_old boolean := false;
+begin
+    if action <> 'DELETE' then
+        execute question into is_new using new_values;
+    end if;
+    if action <> 'INSERT' then
+        execute question into is_old using old_values;
+    end if;
+    return case when is_new and is_old then action
+        when is_new then 'INSERT' when is_old then 'DELETE' end;
+end
+$$;
