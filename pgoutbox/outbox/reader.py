@@ -633,11 +633,12 @@ class Outbox:
     def _lost(self) -> LeadershipLost:
         return LeadershipLost(f"another relay named {self._relay!r} has taken over")
 
-    async def park(self, key: Key, message: Message, reason: str) -> None:
-        """Set an event aside as the message that it is, which can't be published."""
-        await self._connection.execute(
-            _PARK,
-            self._relay,
+    async def park(self, key: Key, message: Message, reason: str) -> str:
+        """Set an event aside as the message that it is, which can't be published.
+
+        Returns the reason, with a hint where one would help.
+        """
+        return await self._park(
             message.id,
             *key,
             len(message.payload),
@@ -648,23 +649,15 @@ class Outbox:
             message.payload.decode(),
         )
 
-    async def park_withheld(self, events: Sequence[tuple[Withheld, str]]) -> None:
-        """Set events aside that stay in the outbox, each with the reason."""
-        await self._connection.executemany(
-            _PARK,
-            [
-                (
-                    self._relay,
-                    event.id,
-                    *event.key,
-                    event.bytes,
-                    reason,
-                    *event.number,
-                    *(None, "", None),
-                )
-                for event, reason in events
-            ],
+    async def park_withheld(self, event: Withheld, reason: str) -> str:
+        """Set an event aside that stays in the outbox; see :meth:`park`."""
+        return await self._park(
+            event.id, *event.key, event.bytes, reason, *event.number, *(None, "", None)
         )
+
+    async def _park(self, event_id: str, *values: object) -> str:
+        reason = await self._connection.fetchval(_PARK, self._relay, event_id, *values)
+        return str(reason or values[3])  # none where it was parked before
 
     async def next_retry(self) -> Retry | None:
         """Return the first parked event that is to be published after all."""
@@ -859,9 +852,14 @@ insert into pgoutbox.parked (
 )
 select
     $1, $2::text::uuid, $3, $4, (e.facts).schema_name, (e.facts).table_name, (e.facts).action,
-    $5, $6, $7, $8, $9, $10, $11
+    $5, concat($6::text, case
+        when (e.facts).action = 'UPDATE' and octet_length(e.old_row) > octet_length(e.new_row) / 4
+        then '; with install --old-values identity it would be without its old row, of '
+            || octet_length(e.old_row) || ' bytes'
+    end), $7, $8, $9, $10, $11
 from (select) one left join lateral pgoutbox.event_at($3, $4) e on true
 on conflict do nothing
+returning reason
 """
 
 

@@ -27,11 +27,11 @@ _INTERVAL = 60.0  # seconds between two lines about one kind of reason
 class OutboxLike(Protocol):
     """What parking needs of :class:`pgoutbox.outbox.reader.Outbox`."""
 
-    async def park(self, key: Key, message: Message, reason: str) -> None:
-        """Set an event aside as a message."""
+    async def park(self, key: Key, message: Message, reason: str) -> str:
+        """Set an event aside as a message; return the reason, perhaps with a hint."""
 
-    async def park_withheld(self, events: Sequence[tuple[Withheld, str]]) -> None:
-        """Set events aside that stay in the outbox."""
+    async def park_withheld(self, event: Withheld, reason: str) -> str:
+        """Set an event aside that stays in the outbox; return the reason, perhaps with a hint."""
 
     async def note_largest(self, size: int) -> None:
         """Note the size of the largest message that was stored, in bytes."""
@@ -153,25 +153,25 @@ class Parking:
 
     async def park(self, key: Key, message: Message, refusal: Refused) -> None:
         """Set aside an event whose message was refused."""
-        await self._outbox.park(key, message, str(refusal))
+        reason = await self._outbox.park(key, message, str(refusal))
         self._monitor.set_aside()
         self._log.say(
             _kind(refusal, "NATS refuses them"),
             id=message.id,
             subject=message.subject,
-            reason=str(refusal),
+            reason=reason,
         )
 
     async def park_withheld(self, events: Sequence[tuple[Withheld, Refused]]) -> None:
         """Set aside events that have no message."""
-        await self._outbox.park_withheld([(event, str(refusal)) for event, refusal in events])
         for event, refusal in events:
+            reason = await self._outbox.park_withheld(event, str(refusal))
             self._monitor.set_aside()
             self._log.say(
                 _kind(refusal, "PostgreSQL can't read them"),
                 id=event.id,
                 position=event.key.position,
-                reason=str(refusal),
+                reason=reason,
             )
 
     async def publish_again(self) -> None:

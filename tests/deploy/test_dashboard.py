@@ -43,6 +43,7 @@ async def relays(
         relay = await daemon(
             *("relay", "--dsn", database.dsn, "--nats-url", nats.url),
             *("--topic", unique("t"), "--metrics-addr", f"{HOST}:{port}", *more),
+            *("--on-oversize", "park"),
         )
         await relay.line("standing by" if port == ports[1] else "connected to NATS")
     return ports

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import random
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 
 import asyncpg
 import pytest
 
 from tests.support.cluster import Cluster, Database
-from tests.support.commands import pgoutbox
+from tests.support.commands import clean_environment, pgoutbox
 from tests.support.streams import Stream
 
 # One for each way in which the text of an encoding relates to UTF-8; all others are `long`.
@@ -132,3 +134,48 @@ async def test_hostile_rows_stop_nobody(
     rows = [row.get("data", row) for row in rows if row.get("table", "t") == "t"]
     assert [row["n"] for row in rows if row["v"] == "good" and row["n"] in good] == sorted(good)
     assert len([row for row in rows if row["v"] == "again"]) == len(good)
+
+
+_PEAK = """
+import resource, subprocess, sys
+code = subprocess.call(sys.argv[1:])
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024)
+sys.exit(code)
+"""
+
+
+@pytest.mark.long
+async def test_no_event_is_too_large_for_the_memory_of_relay_and_status(
+    database: Database, stream: Stream
+) -> None:
+    """One of 840 MB is never read. Capture makes none of that size, so it is forged."""
+    owner = await database.connect()
+    await owner.execute("create table t (n int primary key, v text)")
+    await owner.execute("select pgoutbox.capture_table('t')")
+    for number in range(3):
+        await owner.execute(f"insert into t values ({number}, 'x')")
+    await owner.execute(
+        "update pgoutbox.event set new_row = repeat('x', 840000000)"
+        " where new_row::json ->> 'n' = '1'",
+        timeout=150,
+    )
+
+    def peak(*arguments: str) -> int:
+        """Return how many MiB a command needs at most."""
+        done = subprocess.run(
+            [sys.executable, "-c", _PEAK, sys.executable, "-m", "pgoutbox", *arguments],
+            env=clean_environment({"PGOUTBOX_DSN": database.dsn}),
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return int(done.stdout.splitlines()[-1])
+
+    where = ("--nats-url", stream.url, "--topic", stream.topic, "--on-oversize", "park")
+    used = [peak("relay", "--drain", *where), peak("status"), peak("parked", "list")]
+
+    print(f"MiB of relay, status, and parked list: {used}")
+    assert used[0] < 300
+    assert max(used[1:]) < 100
+    assert await stream.count() == 2
+    assert await owner.fetchval("select bytes from pgoutbox.parked") == 840_000_000

@@ -265,7 +265,7 @@ async def test_parked_event_keeps_subject_and_headers(
 
     found = await relay(
         database, stream, "--headers", "--subject", "{topic}.{table}.{key}",
-        "--content", "cloudevents-structured",
+        "--content", "cloudevents-structured", "--on-oversize", "park",
     )  # fmt: skip
 
     parked = await owner.fetchrow("select * from pgoutbox.parked")

@@ -179,6 +179,22 @@ async def _has(stream: Stream, count: int) -> bool:
     return await stream.count() == count
 
 
+@pytest.mark.parametrize("size", [600_000, LARGE])
+async def test_update_that_its_old_row_makes_too_large_gets_a_hint(
+    database: Database, owner: asyncpg.Connection, stream: Stream, size: int
+) -> None:
+    """Whether it was parked as a message or as rows."""
+    await owner.execute("insert into notes values (0, 'first')")
+    await owner.execute(f"insert into docs values (1, repeat('x', {size}))")
+    await owner.execute("update docs set body = body || 'y'")
+
+    drain(database, stream)
+
+    [*_, event] = json.loads(parked(database, "list", "--json"))
+    assert event["action"] == "UPDATE"
+    assert "with install --old-values identity" in event["reason"]
+
+
 async def test_parked_events_are_kept_for_as_long_as_told(
     database: Database, owner: asyncpg.Connection, stream: Stream
 ) -> None:

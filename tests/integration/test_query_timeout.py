@@ -53,7 +53,7 @@ QUESTIONS: dict[str, Callable[[Outbox], Awaitable[object]]] = {
     "park": lambda outbox: outbox.park(
         Key(1, 1), Message("s", "5c2b6a3e-0000-4000-8000-000000000000", b"{}"), "too large"
     ),
-    "park_withheld": lambda outbox: outbox.park_withheld([(WITHHELD, "too large")]),
+    "park_withheld": lambda outbox: outbox.park_withheld(WITHHELD, "too large"),
     "next_retry": lambda outbox: outbox.next_retry(),
     "unpark": lambda outbox: outbox.unpark(WITHHELD.id),
     "park_again": lambda outbox: outbox.park_again(WITHHELD.id, "too large"),

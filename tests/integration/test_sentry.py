@@ -71,7 +71,7 @@ async def _park(database: Database, servers: Servers, daemon: StartDaemon, dsn: 
     assert pgoutbox("install", "--dsn", database.dsn, "--table", "users").returncode == 0
     relay = await daemon(
         *("relay", "--dsn", database.dsn, "--topic", unique("t"), "--sentry-dsn", dsn),
-        *("--nats-url", servers.nats("max_payload: 65536").url),
+        *("--nats-url", servers.nats("max_payload: 65536").url, "--on-oversize", "park"),
     )
     await relay.line("leading")
     await owner.execute("insert into users values (4711, repeat('a-customers-name', 5000))")

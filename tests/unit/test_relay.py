@@ -111,8 +111,9 @@ class Outbox:
     def fall_back(self) -> None:
         self.replay = self.noted
 
-    async def park(self, key: Key, message: Message, reason: str) -> None:
+    async def park(self, key: Key, message: Message, reason: str) -> str:
         self.parked.append(self.text(key))
+        return reason
 
     async def look_for_snapshots(self) -> None:
         pass
@@ -133,8 +134,9 @@ class Outbox:
         await self.unpark(event_id)
         self.log.append(f"{event_id} stays parked: {reason}")
 
-    async def park_withheld(self, events: Sequence[tuple[Withheld, str]]) -> None:
-        self.parked += [self.text(event.key) for event, _ in events]
+    async def park_withheld(self, event: Withheld, reason: str) -> str:
+        self.parked.append(self.text(event.key))
+        return reason
 
 
 class Stream:
