@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     Connection = asyncpg.Connection[asyncpg.Record]
 
 
+_LOCK_TIMEOUT = "500ms"
+
+
 class Retry(NamedTuple):
     """A parked event that is to be published: its message, or why there is none."""
 
@@ -33,9 +36,15 @@ class Parked:
     async def next_retry(self, envelope: Envelope, max_event_bytes: int) -> Retry | None:
         """Return the first event that is to be published again, by position.
 
-        ``max_event_bytes`` is the size above which rows aren't read.
+        ``max_event_bytes`` is the size above which rows aren't read. None, too, while somebody
+        has locked the table: that must not hold up those that come next.
         """
-        row = await self._connection.fetchrow(_NEXT_RETRY, self._relay, max_event_bytes)
+        try:
+            async with self._connection.transaction():
+                await self._connection.execute(f"set local lock_timeout = '{_LOCK_TIMEOUT}'")
+                row = await self._connection.fetchrow(_NEXT_RETRY, self._relay, max_event_bytes)
+        except asyncpg.LockNotAvailableError:
+            return None
         if row is None:
             return None
         if row["payload"] is not None:

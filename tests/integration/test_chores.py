@@ -47,15 +47,18 @@ async def test_count_that_takes_too_long_is_given_up_and_keeps_no_event_back(
     await owner.execute("create table notes (id int primary key)")
     await owner.execute("select pgoutbox.capture_table('notes')")
 
+    relay = await daemon(
+        *("relay", "--dsn", database.dsn, "--nats-url", stream.url, "--topic", stream.topic),
+        *("--metrics-addr", str(free_port())),
+    )
+    await owner.execute("insert into notes values (1)")
+    await eventually(lambda: _has(stream, 1))
+
     async with other.transaction():
         await other.execute("lock table pgoutbox.parked in access exclusive mode")
-        relay = await daemon(
-            *("relay", "--dsn", database.dsn, "--nats-url", stream.url, "--topic", stream.topic),
-            *("--metrics-addr", str(free_port())),
-        )
         failing = await relay.line("backlog count failed; retrying")
-        await owner.execute("insert into notes values (1)")
-        await eventually(lambda: _has(stream, 1))
+        await owner.execute("insert into notes values (2)")
+        await eventually(lambda: _has(stream, 2))
 
     assert "the query timed out" in failing
     assert await relay.stop() == 0
