@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import UUID
 
 from pgoutbox.messages.event import LastStored
-from pgoutbox.outbox.progress import Holder, Key, Progress
+from pgoutbox.outbox.progress import Holder, Key, Place, Progress
 
 if TYPE_CHECKING:
     import asyncpg
@@ -64,6 +64,7 @@ class Marks:
             json.dumps(
                 progress.to_json()
                 | {"settled": progress.settled, "holders": [h[:2] for h in progress.holders]}
+                | {"place": progress.place and [str(progress.place.snapshot), *progress.place[1:]]}
             ),
             to_json(last),
             thins_out,
@@ -138,6 +139,7 @@ def _progress(values: dict[str, Any]) -> Progress:
         Progress.from_json(values),
         settled=values["settled"],
         holders=tuple(Holder(xid, since) for xid, since in values["holders"]),
+        place=Place(UUID(place[0]), *place[1:]) if (place := values["place"]) else None,
     )
 
 

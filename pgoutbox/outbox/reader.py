@@ -588,6 +588,14 @@ class Outbox:
             await self.marks.drop_behind(mark)
             await self.marks.begin_loss(stream, until)
             await self._write(mark.progress, (), flush=True)
+            await self._connection.execute(
+                "select pgoutbox.rewind_snapshots($1, $2, $3, $4, $5, $6)",
+                self._relay,
+                mark.last.sequence if mark.last else 0,
+                *(mark.progress.place or (None, None, None, None))[:4],
+            )
+        if self._snapshots is not None:
+            self._snapshots.leave()
 
     async def forget_stream(self) -> None:
         """Go on in another stream: what the last one loses from now on isn't looked at."""

@@ -62,6 +62,7 @@ begin
              pgoutbox.read_chunk(uuid, text, jsonb, integer, bigint, boolean, boolean, text[],
                  integer, integer),
              pgoutbox.snapshot_parts(regclass),
+             pgoutbox.rewind_snapshots(text, bigint, uuid, jsonb, integer, bigint),
              pgoutbox.note_chunk(uuid, text, jsonb, integer, bigint, boolean),
              pgoutbox.rotate(integer), pgoutbox.outbox_bytes(),
              pgoutbox.resting_slots(interval, timestamptz, interval),

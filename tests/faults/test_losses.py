@@ -399,3 +399,31 @@ async def test_two_of_three_servers_come_back_with_old_stores(
 
         await eventually(answers, timeout=90)
         await scene.check()
+
+
+async def test_rows_of_a_snapshot_that_were_lost_are_read_again(
+    scene: Scene, connect: Connect
+) -> None:
+    """Of one that is over, and of one that a mark is in the middle of."""
+    owner = await connect()
+    await owner.execute(
+        "create table rows (id integer primary key);"
+        "insert into rows select generate_series(1, 2500);"
+    )
+    await owner.execute("select pgoutbox.capture_table('rows')")
+    await drained(scene)
+    for expected in (2500, 5000):
+        done = pgoutbox("snapshot", "start", "rows", "--detach", "--dsn", scene.database.dsn)
+        assert done.returncode == 0, done.stderr
+        await drained(scene)
+        assert await scene.stream.count() == expected
+    kept = (await scene.stream.messages())[:600]
+    await make_again(scene.stream, kept)
+
+    await drained(scene)
+
+    stored = await scene.stream.messages()
+    read = [json.loads(message.data)["data"]["id"] for message in stored]
+    assert sorted(read) == sorted([*range(1, 2501), *range(1, 2501)])
+    states = await owner.fetch("select state, rows from pgoutbox.snapshot")
+    assert [tuple(row) for row in states] == [("done", 2500), ("done", 2500)]
