@@ -18,8 +18,8 @@ from nats.js.api import StreamConfig
 from pgoutbox.demo.nats_server import NatsServer
 from pgoutbox.demo.postgres import PostgresServer
 from tests.conftest import Servers
-from tests.support import ledger
-from tests.support.cluster import Cluster
+from tests.support import frontier, ledger
+from tests.support.cluster import Cluster, Database
 from tests.support.nats_cluster import Network, start_cluster
 from tests.support.nursery import Nursery
 from tests.support.proxy import Proxy, port_of, proxy, through
@@ -63,6 +63,13 @@ async def test_three_servers_and_somebody_else_in_the_stream(
     three = start_cluster(servers, Network())
     for number, seconds in enumerate(rounds):
         await _round(cluster, three, nursery, seed + number, seconds)
+
+
+async def test_snapshots_at_their_frontier(
+    database: Database, stream: Stream, nursery: Nursery, seed: int, rounds: Sequence[float]
+) -> None:
+    end = time.monotonic() + sum(rounds)
+    await frontier.judged(database, stream, nursery, seed, lambda: time.monotonic() < end)
 
 
 async def _round(

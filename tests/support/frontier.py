@@ -13,13 +13,17 @@ import random
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import asyncpg
 
 from tests.support.cluster import Database
-from tests.support.ledger import LOST
-from tests.support.streams import Stored
+from tests.support.commands import pgoutbox
+from tests.support.ledger import LOST, all_sent
+from tests.support.nursery import Nursery, Relay
+from tests.support.streams import Stored, Stream
+from tests.support.waiting import eventually
 
 ROWS = 1_000  # in each table at the beginning
 
@@ -195,3 +199,58 @@ def _read(message: Stored) -> tuple[dict[str, Any], str]:
 
 def _key(table: str, row: Row) -> tuple[Any, ...]:
     return tuple(row[name] for name in KEYS[table])
+
+
+async def judged(
+    database: Database, stream: Stream, nursery: Nursery, seed: int, more: Callable[[], bool]
+) -> None:
+    """Take snapshots while there are ``more``, with writers and kills, and judge the stream."""
+    draw = random.Random(seed)
+    judge = Judge(await prepare(database))
+    owner = await database.connect()
+    is_over = asyncio.Event()
+    writing = [
+        asyncio.create_task(write(database, draw.randrange(2**32), is_over.is_set))
+        for _ in range(3)
+    ]
+    kills = 0
+    relay = await _relay(database, nursery, stream)
+    while more():
+        arguments = ("plain", "part", "--rate", "2000", "--detach", "--dsn", database.dsn)
+        done = await asyncio.to_thread(pgoutbox, "snapshot", "start", *arguments)
+        assert done.returncode == 0, done.stderr
+        while not await owner.fetchval(_ALL_DONE):
+            rows = await owner.fetchval(_ROWS)
+            await eventually(partial(_is_further, owner, rows), timeout=60)
+            await asyncio.sleep(draw.uniform(0.0, 0.4))
+            await relay.kill()
+            kills += 1
+            relay = await _relay(database, nursery, stream)
+    is_over.set()
+    await asyncio.gather(*writing)
+    await all_sent(database)
+    assert await relay.stop() == 0
+
+    judge.judge(await stream.messages())
+
+    print(f"{kills} kills, {judge.chunks} chunks, {judge.read}, {judge.found} changed before")
+    assert judge.ended == set(KEYS)
+    assert judge.copies == judge.truth == await contents(owner)
+    assert judge.found > 100
+
+
+_ALL_DONE = "select bool_and(state = 'done') from pgoutbox.snapshot"
+_ROWS = "select sum(rows) from pgoutbox.snapshot"
+
+
+async def _is_further(owner: asyncpg.Connection, rows: int) -> bool:
+    """Tell whether more is recorded; on a busy machine a relay takes a while to begin."""
+    done = await owner.fetchval(_ALL_DONE)
+    return bool(done or await owner.fetchval(_ROWS) > rows)
+
+
+async def _relay(database: Database, nursery: Nursery, stream: Stream) -> Relay:
+    return await nursery.start(
+        *("relay", "--dsn", database.dsn, "--nats-url", stream.url, "--topic", stream.topic),
+        *("--poll-interval", "100ms", "--batch-events", "200"),
+    )
