@@ -180,7 +180,7 @@ class Mirrored(Stream):
     """A stream that has another name than its topic."""
 
     @property
-    def name(self) -> str:
+    def stream_name(self) -> str:
         """Its name."""
         return f"{self.topic}-mirror"
 

@@ -87,7 +87,7 @@ async def test_killed_under_load(own: Own) -> None:
 
     await _check(own)
     assert said(relay.lines, FAILS) == said(relay.lines, WORKS) == 6
-    assert len(relay.lines) == 6 + 2 * 6, relay.output
+    assert len(relay.lines) == 7 + 2 * 6, relay.output
 
 
 async def test_comes_back_with_an_empty_store(own: Own) -> None:
@@ -218,7 +218,7 @@ async def test_stream_is_full_for_a_while(scene: Scene, mode: str) -> None:
     await scene.check()
     outages = said(relay.lines, FAILS)
     assert 1 <= outages == said(relay.lines, WORKS) <= 3
-    assert len(relay.lines) == 5 + 2 * outages, relay.output
+    assert len(relay.lines) == 6 + 2 * outages, relay.output
 
 
 async def _holds(jetstream: JetStreamContext, stream: str, messages: int) -> bool:

@@ -236,7 +236,7 @@ async def test_what_is_said_of_an_orderly_life_is_little(scene: Scene) -> None:
     assert await relay.stop() == 0
 
     said = [" ".join(line.split(" ")[2:4]) for line in relay.lines]
-    changes = ["connected to", "leading relay=default", "stream created", "connected to"]
+    changes = ["connected to", "a new", "leading relay=default", "stream created", "connected to"]
     assert ["relay starts", *changes, "relay stops"] == said
 
 

@@ -259,12 +259,13 @@ async def test_largest_message_fits_beside_the_headers_of_a_batch(
 ) -> None:
     """What just fits alone is published alone; no event is parked for a batch's headers."""
     messages = messages_of(stream, 60)
-    largest = b"x" * (nats.max_payload - 154)
     for number in (0, 25, 26, 47):
+        largest = b"x" * (nats.max_payload - 118 - len(messages[number].id))
         messages[number] = messages[number]._replace(payload=largest)
     async with publishing(stream) as publisher:
         interrupted_by(publisher, stranger(stream, nats, "foreign", set(range(1, 60))))
         await publisher.publish(messages)
+        larger = messages[0]._replace(id="id-x", payload=messages[0].payload + b"x")
         with pytest.raises(Refused, match="max_payload"):
-            await publisher.publish([messages[0]._replace(id="larger", payload=largest + b"x")])
+            await publisher.publish([larger])
     assert await stored_ids(stream) == [f"id-{number}" for number in range(60)]

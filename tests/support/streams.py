@@ -41,26 +41,26 @@ class Stream:
     jetstream: nats.js.JetStreamContext
 
     @property
-    def name(self) -> str:
+    def stream_name(self) -> str:
         """The stream's name."""
         return self.topic
 
     async def count(self) -> int:
         """Return how many messages the stream holds; 0 where there is no stream yet."""
         try:
-            info = await self.jetstream.stream_info(self.name)
+            info = await self.jetstream.stream_info(self.stream_name)
         except nats.js.errors.NotFoundError:
             return 0
         return info.state.messages
 
     async def messages(self, first: int = 1) -> list[Stored]:
         """Return the stream's messages in the order in which it stored them."""
-        last = (await self.jetstream.stream_info(self.name)).state.last_seq
+        last = (await self.jetstream.stream_info(self.stream_name)).state.last_seq
         if last < first:
             return []
         subscription = await self.jetstream.subscribe(
             f"{self.topic}.>",
-            stream=self.name,
+            stream=self.stream_name,
             ordered_consumer=True,
             config=nats.js.api.ConsumerConfig(
                 deliver_policy=nats.js.api.DeliverPolicy.BY_START_SEQUENCE, opt_start_seq=first
