@@ -94,6 +94,12 @@ def _grant_option(kind: str, meaning: str) -> Callable[[Command], Command]:
 @_grant_option("emit", "Role that may emit events of its own, and set contexts.")
 @_grant_option("reader", "Role that may see all of `pgoutbox status`, and no row's data.")
 @click.option(
+    "--event-trigger/--no-event-trigger",
+    default=None,
+    help="Capture a table that is made again, takes a captured table's name or matches a pattern in"
+    " the transaction that makes it; for roles that may make event triggers. Default: unchanged.",
+)
+@click.option(
     "--context/--no-context",
     default=None,
     help="Capture who made each change: session user, application name, client address;"
@@ -129,6 +135,7 @@ def install(
     grant_capture: Sequence[str],
     grant_emit: Sequence[str],
     grant_reader: Sequence[str],
+    event_trigger: bool | None,
     context: bool | None,
     snapshot: bool,
     print_sql: bool,
@@ -157,8 +164,10 @@ def install(
     }
     if tables_only and not print_sql:
         raise click.UsageError("--tables-only goes with --print-sql.")
-    if tables_only and (any(grants.values()) or context is not None):
-        raise click.UsageError("--tables-only goes without --grant-… and --context.")
+    if tables_only and (any(grants.values()) or (context, event_trigger) != (None, None)):
+        raise click.UsageError(
+            "--tables-only goes without --grant-…, --context and --event-trigger."
+        )
     settings = settings_of(ctx, **flags)
     wanted = _read_actions(actions)
     names, patterns = selected(tables, schemas, all_tables)
@@ -174,8 +183,9 @@ def install(
         raise click.UsageError("--except-table goes with a pattern, --schema or --all-tables.")
     if print_sql:
         chosen = (patterns, left_out)
+        switches = (context, event_trigger)
         script = _script(
-            settings, names, wanted, always, grants, context, choice, tables_only, chosen
+            settings, names, wanted, always, grants, switches, choice, tables_only, chosen
         )
         click.echo(script.encode(), nl=False)
         return
@@ -198,6 +208,7 @@ def install(
                 actions=wanted,
                 fires_always=always,
                 grants=grants,
+                event_trigger=event_trigger,
                 context=context,
                 choice=choice,
             )
@@ -216,7 +227,7 @@ def _script(
     actions: tuple[str, ...] | None,
     always: bool | None,
     grants: Mapping[str, Sequence[str]],
-    context: bool | None,
+    switches: tuple[bool | None, bool | None],
     choice: Choice,
     tables_only: bool,
     patterns: tuple[Sequence[Pattern], Sequence[Pattern]],
@@ -240,7 +251,8 @@ def _script(
         wanted,
         old_values,
         grants,
-        context=context,
+        context=switches[0],
+        event_trigger=switches[1],
         chosen=chosen,
         fires_always=always,
         choice=choice,

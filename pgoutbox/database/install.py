@@ -85,6 +85,7 @@ async def install(
     excepted: Sequence[Pattern] = (),
     actions: Sequence[str] | None = None,
     fires_always: bool | None = None,
+    event_trigger: bool | None = None,
     grants: Mapping[str, Sequence[str]] = MappingProxyType({}),
     context: bool | None = None,
     choice: Choice = AS_INSTALLED,
@@ -157,6 +158,25 @@ async def install(
     for grant in roles:
         await conn.execute(f"select pgoutbox.grant_{grant.kind}($1::oid::regrole)", grant.oid)
         say(f"role {grant.role}: {GRANTS[grant.kind]}")
+    await _watch_tables(conn, event_trigger, say)
+
+
+async def _watch_tables(conn: Connection, wanted: bool | None, say: Say) -> None:
+    """Make the event trigger, or drop it; None leaves it as it is.
+
+    Raises:
+        InstallError: this role may not make event triggers.
+    """
+    if wanted is None:
+        return
+    try:
+        await conn.fetchval("select pgoutbox.watch_tables($1)", wanted)
+    except asyncpg.InsufficientPrivilegeError as error:
+        raise InstallError(
+            f"this role may make no event triggers: {error}",
+            hint="All else is done. A relay with --install captures such tables within seconds.",
+        ) from error
+    say(f"event trigger: tables are {'' if wanted else 'not '}captured as they are made again")
 
 
 class _Wanted(NamedTuple):

@@ -134,7 +134,7 @@ from (
         end as hint
     from (
         select
-            n.oid, n.nspacl,
+            n.oid, n.nspacl, n.nspowner as named_owner,
             case when r.rolname = 'pg_database_owner' then d.datdba else n.nspowner end as nspowner,
             not exists (select from pg_catalog.pg_class c where c.relnamespace = n.oid)
                 and not exists (select from pg_catalog.pg_proc p where p.pronamespace = n.oid)
@@ -181,7 +181,7 @@ from (
         select coalesce('role ' || pg_catalog.quote_ident(r.rolname), 'everybody') as name
         from pg_catalog.aclexplode(n.nspacl) a
         left join pg_catalog.pg_roles r on r.oid = a.grantee
-        where a.privilege_type = 'CREATE' and a.grantee <> n.nspowner
+        where a.privilege_type = 'CREATE' and a.grantee not in (n.nspowner, n.named_owner)
           and r.rolsuper is not true
         limit 1
     ) open_to on true

@@ -32,6 +32,7 @@ def print_sql(
     context: bool | None = None,
     chosen: Chosen | None = None,
     fires_always: bool | None = None,
+    event_trigger: bool | None = None,
     choice: Choice = AS_INSTALLED,
     filtered: Mapping[str, Sequence[str]] | None = None,
     lock_timeout: float = 2.0,
@@ -58,8 +59,11 @@ def print_sql(
         *(_execute(statement) for statement in schema.function_statements()),
         _RESTORE_PATH,
         *(
-            f"    perform pgoutbox.capture_sessions({str(wanted).lower()});\n"
-            for wanted in (context,)
+            f"    perform pgoutbox.{function}({str(wanted).lower()});\n"
+            for function, wanted in (
+                ("capture_sessions", context),
+                ("watch_tables", event_trigger),
+            )
             if wanted is not None
         ),
         *(

@@ -26,8 +26,13 @@ select
 RIGHTS = """
 select
     current_user::text as role,
-    pg_catalog.has_database_privilege(pg_catalog.current_database(), 'CREATE') as may_create,
-    n.oid is not null as is_installed,
+    coalesce(
+        pg_catalog.has_schema_privilege(n.oid, 'CREATE'),
+        pg_catalog.has_database_privilege(pg_catalog.current_database(), 'CREATE')
+    ) as may_create,
+    exists (
+        select from pg_catalog.pg_class c where c.relnamespace = n.oid and c.relname = 'migration'
+    ) as is_installed,
     n.nspowner::regrole::text as owner,
     pg_catalog.pg_has_role(n.nspowner, 'USAGE') as is_owner,
     pg_catalog.has_schema_privilege(n.oid, 'USAGE') as may_use
@@ -67,7 +72,8 @@ order by 1
 """
 
 EVENT_TRIGGERS = """
-select e.evtname::text as name from pg_catalog.pg_event_trigger e where e.evtenabled <> 'D'
+select e.evtname::text as name from pg_catalog.pg_event_trigger e
+where e.evtenabled <> 'D' and e.evtname <> 'pgoutbox_capture'
 order by 1
 """
 

@@ -188,13 +188,13 @@ async def _rights(patient: Patient) -> Findings:
     patient.is_installed = row["is_installed"]
     if not row["is_installed"]:
         if row["may_create"]:
-            yield finding("rights", "ok", f"role {role} may create the schema pgoutbox")
+            yield finding("rights", "ok", f"role {role} may install the schema pgoutbox")
         else:
             yield finding(
                 "rights",
                 "attention",
-                f"role {role} may not create schemas in this database",
-                f"grant create on database … to {role}, or have an administrator apply:"
+                f"role {role} may not install the schema pgoutbox in this database",
+                f"have an administrator run: create schema pgoutbox authorization {role}; or apply:"
                 " pgoutbox install --print-sql",
             )
         return

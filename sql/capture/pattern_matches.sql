@@ -1,10 +1,11 @@
--- The tables that match the patterns that are kept, each with one of the patterns that it matches.
+-- The tables that match the patterns that are kept, each with one of the patterns that it matches;
+-- or one table, if it does.
 --
 -- Left out are tables that belong to extensions, and partitions whose events go under the name of
 -- a table above them, or would if that weren't left out. `may_capture` where the owner of this
 -- schema, or who asks, has the rights of the table's owner; `is_new_schema` where the schema wasn't
 -- there when the pattern was given.
-create or replace function pgoutbox.pattern_matches()
+create or replace function pgoutbox.pattern_matches(only_one regclass default null)
     returns table (
         relation regclass, pattern text, actions text[], old_values text, fires_always boolean,
         is_captured boolean, may_capture boolean, is_new_schema boolean
@@ -23,7 +24,8 @@ as $$
     join pg_namespace n on n.nspname like (p.wanted).schema_like
     join pg_class c on c.relnamespace = n.oid and c.relname like (p.wanted).table_like
     join pg_namespace own on own.nspname = 'pgoutbox'
-    where c.relkind in ('r', 'p') and pgoutbox.why_not_capture(c.oid) is null
+    where (only_one is null or c.oid = only_one)
+      and c.relkind in ('r', 'p') and pgoutbox.why_not_capture(c.oid) is null
       and n.nspname !~ '^pg_'
       and not exists (
           select from unnest(p.excepted) e

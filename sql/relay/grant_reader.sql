@@ -9,7 +9,7 @@ begin
         'grant select on pgoutbox.migration, pgoutbox.installation, pgoutbox.captured_table,
              pgoutbox.captured_pattern,
              pgoutbox.table_state, pgoutbox.progress, pgoutbox.relay_error, pgoutbox.relay_pause,
-             pgoutbox.transaction to %s', role);
+             pgoutbox.transaction, pgoutbox.loss to %s', role);
     execute format(
         'grant select (slot, xid, seq) on pgoutbox.event_in_slot to %s', role);
     -- A subject may have a row's key in it, as the payload has its data.
@@ -20,6 +20,10 @@ begin
     execute format(
         'grant select (id, relay, relation, table_name, state, rows, asked_at)
              on pgoutbox.snapshot to %s', role);
+    -- How far a snapshot is tells the key of a row.
+    execute format(
+        'grant select (id, relay, relation, table_name, state, rows, asked_at) on pgoutbox.snapshot
+         to %s', role);
     execute format('grant select on sequence pgoutbox.position_seq to %s', role);
     execute format(
         'grant execute on function
@@ -30,8 +34,9 @@ begin
              pgoutbox.identity_columns(regclass),
              pgoutbox.captured_leaves(regclass), pgoutbox.captured_as(regclass),
              pgoutbox.why_not_capture(regclass), pgoutbox.qualified_name(regclass),
-             pgoutbox.successor_of(pgoutbox.captured_table), pgoutbox.pattern_matches(),
-             pgoutbox.snapshot_parts(regclass)
+             pgoutbox.successor_of(pgoutbox.captured_table), pgoutbox.pattern_matches(regclass),
+             pgoutbox.snapshot_parts(regclass),
+             pgoutbox.ended_since(xid8[], bigint[])
          to %s', role);
 end
 $$;

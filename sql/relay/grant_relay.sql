@@ -73,7 +73,7 @@ begin
              pgoutbox.capture_wanted(regclass, text[], text, boolean, jsonb),
              pgoutbox.asked_choice(text, text[], text[], text[]),
              pgoutbox.merged_choice(jsonb, jsonb),
-             pgoutbox.tables_named(text[]), pgoutbox.pattern_matches(),
+             pgoutbox.tables_named(text[]), pgoutbox.pattern_matches(regclass),
              pgoutbox.why_not_capture(regclass), pgoutbox.qualified_name(regclass),
              pgoutbox.uncaptured(text[]), pgoutbox.successor_of(pgoutbox.captured_table)
          to %s', role);

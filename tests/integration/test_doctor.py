@@ -52,7 +52,7 @@ async def test_before_and_after_an_installation_without_a_fault(
     where = ("--dsn", empty_database.dsn, "--nats-url", stream.url, "--topic", stream.topic)
 
     before = examined(*where, "--table", "users", code=0)
-    assert said(before, "rights", "ok") == "role app_owner may create the schema pgoutbox"
+    assert said(before, "rights", "ok") == "role app_owner may install the schema pgoutbox"
     assert "run: pgoutbox install" in said(before, "schema", "note")
     assert f"the relay will create '{stream.topic}'" in said(before, "stream", "note")
 

@@ -10,6 +10,7 @@ import pytest
 from pgoutbox.database import schema
 from tests.support.cluster import ADMIN, OWNER, WRITER, Cluster, Database
 from tests.support.commands import pgoutbox
+from tests.support.streams import Stream
 
 TENANT = "app_tenant"  # may own tables and schemas, but not the database
 
@@ -195,7 +196,7 @@ async def test_a_superuser_works_as_the_schemas_owner(
 
 
 async def test_a_superuser_captures_tables_of_several_owners(
-    database: Database, tenant: str
+    database: Database, tenant: str, stream: Stream
 ) -> None:
     admin = await database.connect(ADMIN)
     await admin.execute(
@@ -207,6 +208,9 @@ async def test_a_superuser_captures_tables_of_several_owners(
     installed = pgoutbox("install", "--table", "ours", "--table", "theirs", *dsn)
     assert installed.returncode == 0, installed.stderr
     await admin.execute("insert into ours values (1); insert into theirs values (2)")
+    nats = ("--nats-url", stream.url, "--topic", stream.topic)
+    drained = pgoutbox("relay", "--drain", *dsn, *nats)
+    assert (drained.returncode, await stream.count()) == (0, 2), drained.stderr
     again = pgoutbox("install", "--table", "theirs", *dsn)
     released = pgoutbox("uninstall", "--table", "theirs", *dsn)
 
@@ -231,6 +235,22 @@ async def test_an_empty_schema_of_the_roles_own_is_enough(
     assert "isn't installed in this database" in pgoutbox("uninstall", "--all", *dsn).stderr
     installed = pgoutbox("install", "--table", "t", *dsn)
     assert (installed.returncode, "public.t: captured" in installed.stderr) == (0, True)
+    assert pgoutbox("status", *dsn).returncode == 0
+
+
+async def test_an_empty_schema_may_belong_to_whoever_owns_the_database(
+    empty_database: Database,
+) -> None:
+    admin = await empty_database.connect(ADMIN)
+    if admin.get_server_version().major < 14:
+        pytest.skip("pg_database_owner came with PostgreSQL 14")
+    await admin.execute("create schema pgoutbox authorization pg_database_owner")
+    await admin.execute("grant usage on schema pgoutbox to app_writer")
+    dsn = ("--dsn", empty_database.dsn)
+
+    for _ in range(2):
+        installed = pgoutbox("install", *dsn)
+        assert installed.returncode == 0, installed.stderr
     assert pgoutbox("status", *dsn).returncode == 0
 
 
@@ -408,10 +428,11 @@ async def test_a_reader_sees_all_of_status_and_no_rows_data(
     granted = pgoutbox("install", "--grant-reader", tenant, "--dsn", database.dsn)
     assert f"role {tenant}: may see all of `pgoutbox status`" in granted.stderr
 
-    seen = [
-        json.loads(pgoutbox("status", "--json", "--dsn", database.dsn_as(role)).stdout)
-        for role in (OWNER, tenant)
+    outputs = [
+        pgoutbox("status", "--json", "--dsn", database.dsn_as(role)) for role in (OWNER, tenant)
     ]
+    assert [done.returncode for done in outputs] == [0, 0], outputs[1].stderr
+    seen = [json.loads(done.stdout) for done in outputs]
     text = pgoutbox("status", "--dsn", database.dsn_as(tenant))
 
     for one in seen:
