@@ -74,7 +74,7 @@ begin
     done := array(select d from unnest(done) d where d <> all (gone));
     part := (place ->> 'part')::oid;
     if part is null or asked.relation::oid <> all (array[part::oid] || array(
-        select a.relid from pg_partition_ancestors(part) a
+        select a.relid::oid from pg_partition_ancestors(part) a
     )) then
         part := pgoutbox.snapshot_part(asked.relation, done);
         place := place - '{part,order,last,upto}'::text[];
