@@ -7,9 +7,8 @@ What may be imported and stays as it is: the names in ``__all__`` of this packag
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING
-
+# Imports nothing: Ctrl-C meanwhile would be a traceback, before the command is there to prevent it.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pgoutbox.embedded import Relay
     from pgoutbox.errors import PgoutboxError
@@ -30,4 +29,6 @@ def __getattr__(name: str) -> object:
     """Import what is asked for when it is, so that a command doesn't pay for it."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES[name]), name)
