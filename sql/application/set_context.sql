@@ -23,8 +23,9 @@ begin
     perform set_config('pgoutbox.context', concat(pgoutbox.transaction_tag(), content), true);
     if state = '' then
         perform set_config('pgoutbox.transaction', '0 context', true);
-    elsif state ~ '^[0-9]+ [0-9]+$' then
-        perform set_config('pgoutbox.transaction', state || ' context', true);
+    elsif state ~ '^[0-9]+ [0-9]+( lap)?$' then
+        perform set_config(
+            'pgoutbox.transaction', regexp_replace(state, '( lap)?$', ' context\1'), true);
     end if;
 end
 $$;

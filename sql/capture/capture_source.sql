@@ -21,6 +21,7 @@ create or replace function pgoutbox.capture_source(relation regclass) returns te
 as $$
 declare
     ring constant record := pgoutbox.ring();
+    may_defer constant boolean := pgoutbox.may_defer(relation);
     choice constant jsonb := pgoutbox.choice_of(relation);
     has_condition constant boolean := choice ? 'where';
     -- A change of a row is another one of the chosen rows.
@@ -87,7 +88,7 @@ begin{alone}
             pg_catalog.concat(event_xid, ' '))
         and pg_catalog.pg_trigger_depth() operator(pg_catalog.=) 1
     then
-        event_seq := pg_catalog.nextval('pgoutbox.event_seq'::pg_catalog.regclass);
+        event_seq := pg_catalog.nextval('pgoutbox.event_seq'::pg_catalog.regclass);{mark_lap}
         {insert_further}
     else
         {insert_unusual}
@@ -142,8 +143,21 @@ $body$, jsonb_build_object(
         values (event_xid, event_seq, {facts}, new_row, old_row);$insert$),
             jsonb_build_object('facts', pgoutbox.facts_source(relation, noted_action, '1'))),
         'insert_unusual', pgoutbox.filled(
-            pgoutbox.by_slot('perform pgoutbox.capture_unusual_%s({facts}, new_row, old_row);'),
-            jsonb_build_object('facts', facts))
+            pgoutbox.by_slot(
+                'perform pgoutbox.capture_unusual_%s({facts}, new_row, old_row{may_defer});'),
+            jsonb_build_object('facts', facts, 'may_defer', case when may_defer then ', true' end)),
+        -- What the first statement has queued stands before the stage.
+        'mark_lap', case when may_defer then $mark$
+        if pg_catalog.right(pg_catalog.current_setting('pgoutbox.transaction', true), 4)
+            operator(pg_catalog.<>) ' lap'
+        then
+            nothing := pg_catalog.set_config(
+                'pgoutbox.transaction',
+                pg_catalog.concat(
+                    pg_catalog.current_setting('pgoutbox.transaction', true), ' lap'),
+                true);
+            nothing := null;
+        end if;$mark$ end
     ));
 end
 $$;

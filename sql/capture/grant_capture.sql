@@ -26,7 +26,7 @@ begin
              pgoutbox.why_not_capture(regclass), pgoutbox.qualified_name(regclass),
              pgoutbox.successor_of(pgoutbox.captured_table), pgoutbox.relation_named(text),
              pgoutbox.tables_named(text[]), pgoutbox.pattern_matches(regclass),
-             pgoutbox.uncaptured(text[]),
+             pgoutbox.uncaptured(text[]), pgoutbox.may_defer(regclass),
              pgoutbox.table_shape(regclass, text), pgoutbox.kept_columns(regclass),
              pgoutbox.identity_columns(regclass),
              pgoutbox.captured_leaves(regclass), pgoutbox.captured_as(regclass),

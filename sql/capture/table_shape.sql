@@ -2,7 +2,8 @@
 --
 -- Compared with captured_table.shape to find drift: columns (name, type, generated or not),
 -- replica identity where old values follow it; whether it is a partition; its owner; its name;
--- where it is partitioned its partitions as far as these don't all go under that.
+-- where it is partitioned its partitions as far as these don't all go under that; whether its rows
+-- can have deferred checks.
 create or replace function pgoutbox.table_shape(relation regclass, old_values text) returns text
     language sql
     stable
@@ -26,6 +27,7 @@ as $$
         'identity', case when old_values = 'identity' then
             pg_catalog.jsonb_build_array(c.relreplident, pgoutbox.identity_columns(relation)) end,
         'is_partition', c.relispartition,
+        'may_defer', pgoutbox.may_defer(relation),
         -- Has a right on the capture function.
         'owner', c.relowner::bigint,
         'name', pg_catalog.jsonb_build_array(n.nspname, c.relname),

@@ -239,6 +239,19 @@ create table pgoutbox.transaction_3 (slot smallint not null default 3)
 create table pgoutbox.transaction_4 (slot smallint not null default 4)
     inherits (pgoutbox.transaction);
 
+-- A row queues the second lap of a transaction's commit stage (commit_unusual.sql), and means
+-- nothing afterwards. Unlogged, since then a crash may as well take it.
+create unlogged table pgoutbox.lap_0 (xid xid8 not null, seq bigint not null);
+create unlogged table pgoutbox.lap_1 (xid xid8 not null, seq bigint not null);
+create unlogged table pgoutbox.lap_2 (xid xid8 not null, seq bigint not null);
+create unlogged table pgoutbox.lap_3 (xid xid8 not null, seq bigint not null);
+create unlogged table pgoutbox.lap_4 (xid xid8 not null, seq bigint not null);
+alter table pgoutbox.lap_0 replica identity full;
+alter table pgoutbox.lap_1 replica identity full;
+alter table pgoutbox.lap_2 replica identity full;
+alter table pgoutbox.lap_3 replica identity full;
+alter table pgoutbox.lap_4 replica identity full;
+
 -- Not unique, though positions are: a copy whose sequence lies behind must not fail a write.
 create index transaction_0_position on pgoutbox.transaction_0 (position);
 create index transaction_1_position on pgoutbox.transaction_1 (position);

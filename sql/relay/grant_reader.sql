@@ -30,6 +30,7 @@ begin
              pgoutbox.positions_behind(), pgoutbox.backlog(text), pgoutbox.outbox_bytes(),
              pgoutbox.is_led(pgoutbox.progress), pgoutbox.leader_lock(uuid),
              pgoutbox.sleep_lock_holders(),
+             pgoutbox.may_defer(regclass), pgoutbox.ended_since(xid8[], bigint[]),
              pgoutbox.table_shape(regclass, text), pgoutbox.kept_columns(regclass),
              pgoutbox.identity_columns(regclass),
              pgoutbox.captured_leaves(regclass), pgoutbox.captured_as(regclass),

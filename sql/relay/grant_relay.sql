@@ -67,6 +67,7 @@ begin
              pgoutbox.rotate(integer), pgoutbox.outbox_bytes(),
              pgoutbox.resting_slots(interval, timestamptz, interval),
              pgoutbox.slot(timestamptz), pgoutbox.ring(), pgoutbox.mend_drift(),
+             pgoutbox.may_defer(regclass),
              pgoutbox.table_shape(regclass, text), pgoutbox.kept_columns(regclass),
              pgoutbox.identity_columns(regclass),
              pgoutbox.captured_leaves(regclass), pgoutbox.captured_as(regclass),

@@ -29,8 +29,12 @@ begin
 create constraint trigger commit_stage after insert on pgoutbox.first_event_0
     deferrable initially deferred for each row
     execute function pgoutbox.commit_stage_0();
+create constraint trigger commit_lap after insert on pgoutbox.lap_0
+    deferrable initially deferred for each row
+    execute function pgoutbox.commit_stage_0();
 -- Where a capture trigger was told to fire, in a replica's session too, this must.
-alter table pgoutbox.first_event_0 enable always trigger commit_stage
+alter table pgoutbox.first_event_0 enable always trigger commit_stage;
+alter table pgoutbox.lap_0 enable always trigger commit_lap
             $create$, '_0', '_' || slot);
         end if;
     end loop;

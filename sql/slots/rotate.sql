@@ -103,7 +103,7 @@ begin
     for attempt in 1..50 loop
         begin
             execute format(
-                'lock table pgoutbox.first_event_%1$s, pgoutbox.event_%1$s,
+                'lock table pgoutbox.first_event_%1$s, pgoutbox.event_%1$s, pgoutbox.lap_%1$s,
                      pgoutbox.transaction_%1$s in access exclusive mode nowait', target_slot);
             is_locked := true;
             exit;
@@ -120,7 +120,8 @@ begin
     end if;
     if not is_left then
         execute format(
-            'truncate pgoutbox.first_event_%1$s, pgoutbox.event_%1$s, pgoutbox.transaction_%1$s',
+            'truncate pgoutbox.first_event_%1$s, pgoutbox.event_%1$s, pgoutbox.lap_%1$s,
+                 pgoutbox.transaction_%1$s',
             target_slot);
     end if;
     return not is_left;

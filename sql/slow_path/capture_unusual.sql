@@ -8,9 +8,11 @@
 --   '<xid> <depth> again'    open again since; the stage will replace the row that it wrote
 --   '<xid> <depth> context'  open, and the stage is to note the transaction's context
 --   '0 context'              it has a context, but no events yet
+--   '... lap'                open, in any of these ways, and checks are queued behind the stage,
+--                            which is to run once more, behind them (may_defer.sql)
 -- Another transaction's id is as good as nothing.
 create or replace function pgoutbox.capture_unusual_0(
-    facts pgoutbox.event_facts, new_row text, old_row text
+    facts pgoutbox.event_facts, new_row text, old_row text, may_defer boolean default false
 ) returns void
     language plpgsql
     set search_path = pg_catalog, pg_temp
@@ -19,7 +21,7 @@ declare
     xid constant xid8 := pg_current_xact_id();
     state constant text := coalesce(current_setting('pgoutbox.transaction', true), '');
     depth constant integer :=
-        substring(state, '^' || xid::text || ' ([0-9]{1,9})( again| context)?$');
+        substring(state, '^' || xid::text || ' ([0-9]{1,9})( again| context)?( lap)?$');
     captures_sessions constant boolean := i.captures_sessions from pgoutbox.installation i;
 begin
     perform set_config(
@@ -27,10 +29,12 @@ begin
         concat(
             xid, ' ', greatest(depth, facts.depth),
             case
-                when state ~ '^[a-z_]+$' or depth is not null and state like '% again'
+                when state ~ '^[a-z_]+$' or depth is not null and state like '% again%'
                 then ' again'
-                when state like '% context' or depth is null and captures_sessions
-                then ' context' end
+                when state like '% context%' or depth is null and captures_sessions
+                then ' context' end,
+            -- What its first statement has queued stands before the stage.
+            case when depth is not null and (may_defer or state like '% lap') then ' lap' end
         ),
         true);
     if depth is not null then

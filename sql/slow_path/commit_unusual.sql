@@ -2,6 +2,8 @@
 -- ordinary (capture_unusual.sql), such as a context, and of one that finds a relay asleep.
 --
 -- The row that an earlier stage wrote is taken back; its position becomes a gap that nobody fills.
+--
+-- Where checks may be queued behind it, it only queues itself once more (commit_stage.sql).
 create or replace function pgoutbox.commit_unusual_0(xid xid8, seq bigint) returns void
     language plpgsql
     set search_path = pg_catalog, pg_temp
@@ -12,6 +14,11 @@ declare
     traceparent constant text := left(current_setting('pgoutbox.traceparent', true), 56);
     first_seq bigint := seq;
 begin
+    if state ~ ('^' || xid::text || ' [0-9]+.* lap$') then
+        perform set_config('pgoutbox.transaction', regexp_replace(state, ' lap$', ''), true);
+        insert into pgoutbox.lap_0 (xid, seq) values (xid, seq);
+        return;
+    end if;
     if state ~ ('^' || xid::text || ' [0-9]+') and state !~ '^[0-9]+ 1( |$)' then
         perform pgoutbox.put_in_order_0(xid, seq);
     end if;

@@ -19,6 +19,11 @@
 -- after this (by another deferred trigger, or after SET CONSTRAINTS IMMEDIATE) opens the
 -- transaction again; the stage then runs again and replaces the earlier row.
 --
+-- A deferred check that runs after this could wait for another transaction, or find what that one
+-- wrote, which then has the higher position. So where one may be queued behind it (may_defer.sql)
+-- the stage only queues itself once more, behind the checks, by a row of the lap's table. What a
+-- transaction's first captured statement has queued stands before it anyway.
+--
 -- A sleeping relay holds advisory lock K exclusively. Where it can be shared no relay sleeps,
 -- nor can one fall asleep before this transaction is visible; otherwise commit_unusual() wakes it.
 create or replace function pgoutbox.commit_stage_0() returns trigger
@@ -46,6 +51,17 @@ begin
                 'pgoutbox.transaction', pg_catalog.current_setting('synchronous_commit'), true),
             -- Whatever somebody has set; a good one has 55 characters.
             pg_catalog.left(pg_catalog.current_setting('pgoutbox.traceparent', true), 56)
+        );
+    elsif pg_catalog.current_setting('pgoutbox.transaction', true)
+            operator(pg_catalog.=) pg_catalog.concat(new.xid, ' 1 lap')
+    then
+        insert into pgoutbox.lap_0 (xid, seq)
+        values (
+            case when pg_catalog.set_config(
+                    'pgoutbox.transaction', pg_catalog.concat(new.xid, ' 1'), true
+                ) is not null
+                then new.xid end,
+            new.seq
         );
     else
         perform pgoutbox.commit_unusual_0(new.xid, new.seq);

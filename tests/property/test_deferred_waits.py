@@ -1,14 +1,12 @@
-"""Transactions that depend on another one only after their commit stage has run.
+"""Transactions that depend on another one only through a deferred check.
 
-Deferred constraints that a transaction queued after its first event are checked after its commit
-stage. What such a check waits for, or finds, can then have a higher position.
+What a transaction queued after its first event is checked after its commit stage, unless that runs
+once more: what such a check waits for, or finds, has to come first.
 """
 
 from __future__ import annotations
 
 import asyncio
-
-import pytest
 
 from tests.conftest import Connect
 from tests.support import ledger
@@ -16,10 +14,6 @@ from tests.support.cluster import ADMIN, Database
 from tests.support.nursery import Nursery
 from tests.support.streams import Stream
 from tests.support.waiting import eventually
-
-pytestmark = pytest.mark.xfail(
-    reason="the position is drawn before deferred constraints that were queued later", strict=True
-)
 
 
 async def test_deferred_unique_constraint_that_waits_at_commit(
