@@ -8,7 +8,7 @@ from typing import NamedTuple
 from pgoutbox.messages.event import Message
 from pgoutbox.outbox.progress import Key
 
-PART = 500  # events, at most, for which other messages wait
+PART = 2_000  # events, at most, for which other messages wait
 RESENT = "Pgoutbox-Resent"  # the header that tells such a message from the first one
 
 

@@ -59,7 +59,7 @@ def in_fish(words: list[str], database: Database) -> list[str]:
 
 SHELLS = [
     pytest.param(in_bash, marks=needs["bash"], id="bash"),
-    pytest.param(in_fish, marks=needs["fish"], id="fish"),
+    pytest.param(in_fish, marks=[needs["fish"], pytest.mark.long], id="fish"),
 ]
 
 

@@ -77,7 +77,7 @@ async def test_message_keeps_its_payload_and_has_an_id_and_a_header_of_its_own(
     assert await relay.stop() == 0
 
 
-@pytest.mark.parametrize("batch", ["2", "2000"])
+@pytest.mark.parametrize("batch", ["2", pytest.param("2000", marks=pytest.mark.long)])
 async def test_selection_by_position_table_and_id(
     database: Database, stream: Stream, owner: asyncpg.Connection, batch: str
 ) -> None:
