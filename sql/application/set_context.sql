@@ -10,7 +10,8 @@ create or replace function pgoutbox.set_context(context jsonb) returns void
     set search_path = pg_catalog, pg_temp
 as $$
 declare
-    content constant text := pgoutbox.as_utf8(context::text);
+    content constant text := case getdatabaseencoding()
+        when 'SQL_ASCII' then pgoutbox.as_utf8(context::text) else context::text end;
     state constant text := coalesce(current_setting('pgoutbox.transaction', true), '');
 begin
     if octet_length(content) > 4096 then

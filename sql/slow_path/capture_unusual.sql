@@ -20,10 +20,13 @@ as $$
 declare
     xid constant xid8 := pg_current_xact_id();
     state constant text := coalesce(current_setting('pgoutbox.transaction', true), '');
-    depth constant integer :=
-        substring(state, '^' || xid::text || ' ([0-9]{1,9})( again| context)?( lap)?$');
-    captures_sessions constant boolean := i.captures_sessions from pgoutbox.installation i;
+    depth constant integer := case when starts_with(state, concat(xid, ' '))
+        then substring(state, '^[0-9]+ ([0-9]{1,9})( again| context)?( lap)?$') end;
+    has_context boolean := state like '% context%';
 begin
+    if depth is null and not has_context then
+        has_context := (select i.captures_sessions from pgoutbox.installation i);
+    end if;
     perform set_config(
         'pgoutbox.transaction',
         concat(
@@ -31,8 +34,7 @@ begin
             case
                 when state ~ '^[a-z_]+$' or depth is not null and state like '% again%'
                 then ' again'
-                when state like '% context%' or depth is null and captures_sessions
-                then ' context' end,
+                when has_context then ' context' end,
             -- What its first statement has queued stands before the stage.
             case when depth is not null and (may_defer or state like '% lap') then ' lap' end
         ),

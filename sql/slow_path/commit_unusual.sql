@@ -10,19 +10,22 @@ create or replace function pgoutbox.commit_unusual_0(xid xid8, seq bigint) retur
 as $$
 declare
     state constant text := coalesce(current_setting('pgoutbox.transaction', true), '');
-    context constant text := pgoutbox.transaction_context();
+    -- Patterns are the same for all transactions: compiling one takes longer than all the rest.
+    is_ours constant boolean := starts_with(state, concat(xid, ' '));
+    context constant text := case
+        when state !~ '^[0-9]+ [0-9]+( lap)?$' then pgoutbox.transaction_context() end;
     traceparent constant text := left(current_setting('pgoutbox.traceparent', true), 56);
     first_seq bigint := seq;
 begin
-    if state ~ ('^' || xid::text || ' [0-9]+.* lap$') then
+    if is_ours and state like '% lap' then
         perform set_config('pgoutbox.transaction', regexp_replace(state, ' lap$', ''), true);
         insert into pgoutbox.lap_0 (xid, seq) values (xid, seq);
         return;
     end if;
-    if state ~ ('^' || xid::text || ' [0-9]+') and state !~ '^[0-9]+ 1( |$)' then
+    if is_ours and state !~ '^[0-9]+ 1( |$)' then
         perform pgoutbox.put_in_order_0(xid, seq);
     end if;
-    if state ~ ('^' || xid::text || ' [0-9]+ again$') or state ~ '^[a-z_]+$' then
+    if is_ours and state like '% again' or state ~ '^[a-z_]+$' then
         first_seq := coalesce(pgoutbox.withdraw_0(xid), seq);
     end if;
     insert into pgoutbox.transaction_0

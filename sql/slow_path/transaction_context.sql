@@ -1,9 +1,9 @@
 -- The context of this transaction as JSON: what set_context() was given, and where the installation
--- asks for it who its session is. Null where there is none of either.
+-- asks for it who its session is. Null where there is none of either. Called by functions that have
+-- pinned the search_path.
 create or replace function pgoutbox.transaction_context() returns text
     language plpgsql
     stable
-    set search_path = pg_catalog, pg_temp
 as $$
 declare
     setting constant text := current_setting('pgoutbox.context', true);
