@@ -22,7 +22,6 @@ OTHERS = (
     *("LATIN4", "LATIN5", "LATIN6", "LATIN7", "LATIN8", "LATIN9", "LATIN10", "WIN1250"),
     *("WIN1251", "WIN1253", "WIN1254", "WIN1255", "WIN1256", "WIN1257", "WIN1258", "WIN866"),
     *("WIN874", "KOI8R", "KOI8U", "ISO_8859_5", "ISO_8859_6", "ISO_8859_7", "ISO_8859_8"),
-    "MULE_INTERNAL",
 )
 DEEP = 18_000  # levels; the stack has no room for so many
 MAX_PAYLOAD = 1_048_576
