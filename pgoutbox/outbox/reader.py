@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from functools import cached_property, partial
+from functools import partial
 from itertools import repeat
 from uuid import UUID
 
@@ -20,16 +19,20 @@ from pgoutbox.messages.envelope import Envelope, commit_time
 from pgoutbox.messages.event import EventNumber, LastStored, Message
 from pgoutbox.messages.formats import MessageFormat
 from pgoutbox.messages.headers import header_lines
-from pgoutbox.outbox import resends
+from pgoutbox.outbox import queries, resends
+from pgoutbox.outbox.batch import Batch, Withheld
 from pgoutbox.outbox.careful import CarefulReader, Reading
 from pgoutbox.outbox.marks import Mark, Marks, from_json, to_json
 from pgoutbox.outbox.numbering import Numbering
 from pgoutbox.outbox.parked import Parked, Retry
 from pgoutbox.outbox.progress import Gap, Key, Place, Progress
-from pgoutbox.outbox.progress_row import OutboxId, ProgressRow, required
+from pgoutbox.outbox.progress_row import OutboxId, ProgressRow
 from pgoutbox.outbox.resends import Resend, Some
 from pgoutbox.outbox.selection import Filter, Share
-from pgoutbox.outbox.snapshots import Chunk, Snapshots
+from pgoutbox.outbox.snapshots import Snapshots
+
+_NOTHING_ABOVE = 2**63 - 2  # as the position behind which is read
+_NO_ROWS = -1  # as the size above which an event's rows aren't read
 
 _GLANCE_TIMEOUT = 1.0  # seconds, for what is looked at between two batches and can wait
 
@@ -39,94 +42,6 @@ _MOST_EVENTS = 100_000  # in a batch, those that are passed over included
 # some longer. UTF-8 may take half of what another encoding takes.
 _STORED_MORE = 65_536
 _ENCODINGS_OF_UTF8 = ("UTF8", "SQL_ASCII")
-
-
-@dataclass(frozen=True, slots=True)
-class Withheld:
-    """An event without its rows: it is too large to be worth reading, or can't be read."""
-
-    key: Key
-    id: str
-    bytes: int  # of its rows as they are stored
-    number: EventNumber
-    error: str | None  # why it can't be read
-
-
-@dataclass(frozen=True, kw_only=True)
-class Batch:
-    """What one read of the outbox returned, and the progress at its end.
-
-    Behind its events comes the ``chunk`` of a snapshot that was read in the same transaction.
-    Its messages are composed when they are first asked for: meanwhile PostgreSQL may read on.
-    """
-
-    compose: Callable[[], Sequence[Message]] = tuple
-    keys: Sequence[Key] = ()  # of the messages
-    before: Progress
-    after: Progress
-    is_full: bool = False  # more may be visible than was read
-    is_replay: bool = False  # of a plan, sent again in the order of the first time
-    has_long_transaction: bool = False  # one of several events, which a restart must not tear
-    has_lazy_commit: bool = False  # visible, but perhaps not on disk yet
-    oldest: float | None = None  # commit time of the first event, seconds since the epoch
-    passed: Sequence[Key] = ()  # of all events read, including those that are passed over
-    chunk: Chunk | None = None
-    withheld: Sequence[Withheld] = ()  # to be set aside before the messages are published
-
-    @cached_property
-    def messages(self) -> Sequence[Message]:
-        """What is published, in order."""
-        return [*self.compose(), *self.chunk.compose()] if self.chunk else self.compose()
-
-    def __len__(self) -> int:
-        return len(self.keys) + (self.chunk.size if self.chunk else 0)
-
-    def __bool__(self) -> bool:
-        return bool(self.passed) or self.chunk is not None
-
-    def with_chunk(self, chunk: Chunk) -> Batch:
-        """Return the batch with a snapshot's chunk behind its events.
-
-        What the chunk shows may not be on PostgreSQL's disk yet.
-        """
-        after = replace(self.after, place=chunk.place)
-        has_lazy_commit = self.has_lazy_commit or chunk.size > 0
-        return replace(self, chunk=chunk, after=after, has_lazy_commit=has_lazy_commit)
-
-    def key_of(self, index: int) -> Key:
-        """Return where a message's event stands; of a snapshot's row, what it comes behind."""
-        return self.keys[index] if index < len(self.keys) else Key(self.after.high, 0)
-
-    def upto(self, count: int) -> Progress:
-        """Return the progress when only the first ``count`` messages are sent."""
-        if count == len(self):
-            return self.after
-        if count >= len(self.keys):  # a part of a chunk is read again
-            return replace(self.after, place=self.before.place)
-        end = self.passed.index(self.keys[count])
-        keys = self.passed[:end]
-        if not keys:
-            return self.before
-        is_cut = self.passed[end].position == keys[-1].position
-        return self.before.after(keys, is_cut=is_cut)
-
-    def before_event(self, key: Key) -> Batch:
-        """Return the part of the batch in front of the event at ``key``, one that was read."""
-        end = self.passed.index(key)
-        passed = self.passed[:end]
-        count = len(set(passed).intersection(self.keys))
-        is_cut = end > 0 and passed[-1].position == key.position
-        return replace(
-            self,
-            compose=lambda: self.messages[:count],
-            keys=self.keys[:count],
-            after=self.before.after(passed, is_cut=is_cut),
-            is_full=True,
-            has_long_transaction=self.has_long_transaction or is_cut,
-            passed=passed,
-            chunk=None,
-            withheld=[event for event in self.withheld if event.key in set(passed)],
-        )
 
 
 class Outbox:
@@ -158,12 +73,12 @@ class Outbox:
         self._share = share
         self._until = until  # the last position to read
         self._query_timeout = query_timeout  # seconds
-        self._query = _READ
+        self._query = queries.READ
         self._flags: tuple[bool, ...] = ()  # what else the query asks for
         needs_keys = message_format.needs_keys
         needs_more = message_format.needs_numbers or message_format.needs_context
         if share is not None or needs_keys or needs_more:
-            self._query = _READ_DESCRIBED if share is None else _READ_SHARE
+            self._query = queries.READ_DESCRIBED if share is None else queries.READ_SHARE
             self._flags = (needs_keys,)
         self._numbering = Numbering(connection)
         self._relay = relay
@@ -277,7 +192,7 @@ class Outbox:
             return
         self._noted_error = error
         await self._connection.execute(
-            _CLEAR_ERROR if error is None else _NOTE_ERROR,
+            queries.CLEAR_ERROR if error is None else queries.NOTE_ERROR,
             self._relay,
             *(() if error is None else (error,)),
         )
@@ -375,7 +290,7 @@ class Outbox:
         """
         try:
             async with self._connection.transaction(isolation="repeatable_read"):
-                await self._connection.execute(_BRIEFLY)
+                await self._connection.execute(queries.BRIEFLY)
                 batch = await self._read(before, before.high, before.gaps)
                 chunk = None if batch.is_full else await snapshots.read(before.place)
         except (
@@ -450,7 +365,7 @@ class Outbox:
 
         async def ask_for_key() -> list[asyncpg.Record]:
             has_it = share is None or share.has_unnamed
-            return await self._ask(_READ_KEY, *unsent, has_it)
+            return await self._ask(queries.READ_KEY, *unsent, has_it)
 
         return await self._reader.read(
             lambda limit: ask(limit, self._max_event_bytes),
@@ -664,7 +579,7 @@ class Outbox:
         )
 
     async def _park(self, event_id: str, *values: object) -> str:
-        reason = await self._connection.fetchval(_PARK, self._relay, event_id, *values)
+        reason = await self._connection.fetchval(queries.PARK, self._relay, event_id, *values)
         return str(reason or values[3])  # none where it was parked before
 
     async def next_retry(self) -> Retry | None:
@@ -686,11 +601,11 @@ class Outbox:
     async def largest(self, stream: str) -> int:
         """Return the size of the largest message known to be in ``stream``, in bytes, or 0."""
         self._stream = stream
-        return await self._connection.fetchval(_LARGEST, self._relay, stream) or 0
+        return await self._connection.fetchval(queries.LARGEST, self._relay, stream) or 0
 
     async def note_largest(self, size: int) -> None:
         """Note the size of the largest message that the stream has stored, in bytes."""
-        await self._connection.execute(_NOTE_LARGEST, self._relay, self._stream, size)
+        await self._connection.execute(queries.NOTE_LARGEST, self._relay, self._stream, size)
 
     async def check(self) -> None:
         """Raise a TimeoutError unless the connection is good, also after a question timed out.
@@ -727,7 +642,7 @@ class Outbox:
         the epoch, or None; ``idle_s``, for how many seconds it has neither sent that event nor
         got a new leader. Looks at one event of each, however many there are.
         """
-        return await self._connection.fetch(_OTHERS, self._relay, timeout=_GLANCE_TIMEOUT)
+        return await self._connection.fetch(queries.OTHERS, self._relay, timeout=_GLANCE_TIMEOUT)
 
     async def is_led(self, relay: str) -> bool:
         """Tell whether a relay has a leader."""
@@ -769,113 +684,13 @@ class Outbox:
         began = time.monotonic()
         then, its_clock = self._looked
         rows = await self._connection.fetch(
-            _RESTING,
+            queries.RESTING,
             timedelta(seconds=retention),
             its_clock,
             its_clock and timedelta(seconds=began - then),
         )
         self._looked = (began, rows[0]["moment"])
         return [(row["slot"], row["position"]) for row in rows if row["slot"] is not None]
-
-
-_NOTE_ERROR = """
-insert into pgoutbox.relay_error as e (relay, error) values ($1, $2)
-on conflict (relay) do update set error = excluded.error, since = excluded.since
-"""
-_CLEAR_ERROR = "delete from pgoutbox.relay_error where relay = $1"
-
-_RESTING = """
-select m.moment, r.slot, r."position"
-from (select pg_catalog.clock_timestamp() offset 0) m (moment)
-left join pgoutbox.resting_slots($1, $2, $3) r on true
-"""
-
-_NOTHING_ABOVE = 2**63 - 2
-
-_OTHERS = """
-select
-    p.relay, extract(epoch from u.committed_at)::float8 as oldest,
-    extract(epoch from
-        pg_catalog.clock_timestamp() - greatest(u.committed_at, p.started_at))::float8 as idle_s
-from pgoutbox.progress p
-left join lateral pgoutbox.unsent(
-    p.high, p.gap_first, p.gap_last, p.partial_position, p.partial_seq, 1, 9223372036854775807,
-    settled => p.settled, holders => p.holders,
-    again => pgoutbox.ended_since(p.holders, p.holder_since)
-) u on true
-where p.relay <> $1
-"""
-
-# Of gaps that are settled, those are read that a holder may have filled: one that the query's own
-# snapshot counts as ended, or one that was known to be gone before. Where nothing is unsent there
-# is one row all the same, for the column `ended`.
-_BESIDE_HOLDERS = """
-select COLUMNS, h.ended
-from (
-    select
-        pg_catalog.array_agg(x.xid) as ended,
-        least($4::bigint, pg_catalog.min(x.since)) as again
-    from unnest($2::bigint[], $3::bigint[]) x (xid, since)
-    where pg_catalog.pg_visible_in_snapshot(x.xid::text::xid8, pg_catalog.pg_current_snapshot())
-) h
-left join lateral pgoutbox.CALL, settled => $1, holders => $2::text[]::xid8[], again => h.again
-) u on true
-"""
-
-
-def _beside_holders(call: str, columns: str = "u.*") -> str:
-    return required(_BESIDE_HOLDERS.replace("CALL", call).replace("COLUMNS", columns))
-
-
-_READ = _beside_holders("next_batch($5, $6, $7, $8, $9, $10, $11, $12")
-_READ_DESCRIBED = _beside_holders(
-    "next_batch_described($5, $6, $7, $8, $9, $10, $11, $13, max_event_bytes => $12"
-)
-_READ_SHARE = _beside_holders(
-    "next_batch_described($5, $6, $7, $8, $9, $10, $11, $13, $14, $15, $16, $12"
-)
-
-_LARGEST = "select bytes from pgoutbox.largest_message where relay = $1 and stream = $2"
-_NOTE_LARGEST = """
-insert into pgoutbox.largest_message as l (relay, stream, bytes) values ($1, $2, $3)
-on conflict (relay, stream) do update set bytes = greatest(l.bytes, excluded.bytes)
-"""
-
-_NO_ROWS = -1  # as the size above which an event's rows aren't read
-
-# Of the first event, what can be read of any. As a share's, where nobody can tell whose it is.
-_READ_KEY = _beside_holders(
-    "unsent($5, $6, $7, $8, $9, 1, 9223372036854775807, -1",
-    """
-    u.position, u.seq, null as schema_name, null as table_name,
-    case when $10 then 'unknown' end as action, null::bytea as new_row, null::bytea as old_row,
-    u.id_source, u.lazy, u.is_full, u.is_last, u.bytes, u.is_read""",
-)
-
-# Names don't come from the relay, which may be unable to read them.
-_PARK = """
-insert into pgoutbox.parked (
-    relay, event_id, position, seq, schema_name, table_name, action,
-    bytes, reason, number, size, subject, headers, payload
-)
-select
-    $1, $2::text::uuid, $3, $4, (e.facts).schema_name, (e.facts).table_name, (e.facts).action,
-    $5, concat($6::text, case
-        when (e.facts).action = 'UPDATE' and octet_length(e.old_row) > octet_length(e.new_row) / 4
-        then '; with install --old-values identity it would be without its old row, of '
-            || octet_length(e.old_row) || ' bytes'
-    end), $7, $8, $9, $10, $11
-from (select) one left join lateral pgoutbox.event_at($3, $4) e on true
-on conflict do nothing
-returning reason
-"""
-
-
-# A relay that is frozen meanwhile would hold up vacuum, and the slots' locks; a condition that
-# takes for ever, the events.
-_BRIEFLY = """
-set local idle_in_transaction_session_timeout = '10s'; set local statement_timeout = '5s'
-"""
 
 
 def _only(

@@ -16,8 +16,8 @@ from pgoutbox.messages.event import Message
 from pgoutbox.monitoring.monitor import Monitor
 from pgoutbox.nats.connect import Publisher, Stretch
 from pgoutbox.nats.wire import MAX_PAYLOAD
+from pgoutbox.outbox.batch import Batch, Withheld
 from pgoutbox.outbox.progress import Key, Progress
-from pgoutbox.outbox.reader import Batch, Withheld
 from pgoutbox.relay.parking import Parking
 
 log = logging.getLogger("pgoutbox.relay")

@@ -13,9 +13,9 @@ from pgoutbox.errors import LimitTooLow, PgoutboxError, Refused, TooLarge
 from pgoutbox.messages.event import Message
 from pgoutbox.monitoring.monitor import Monitor
 from pgoutbox.nats.connect import Publisher
+from pgoutbox.outbox.batch import Withheld
 from pgoutbox.outbox.parked import Retry
 from pgoutbox.outbox.progress import Key
-from pgoutbox.outbox.reader import Withheld
 
 log = logging.getLogger("pgoutbox.relay")
 

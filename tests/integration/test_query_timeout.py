@@ -14,9 +14,10 @@ from pgoutbox.config.settings import DatabaseConfig, MessageConfig
 from pgoutbox.database import connection as database_connection
 from pgoutbox.messages.event import EventNumber, LastStored, Message
 from pgoutbox.messages.formats import format_of
+from pgoutbox.outbox.batch import Batch, Withheld
 from pgoutbox.outbox.marks import Mark
 from pgoutbox.outbox.progress import Gap, Key, Progress
-from pgoutbox.outbox.reader import Batch, Outbox, Withheld
+from pgoutbox.outbox.reader import Outbox
 from pgoutbox.outbox.resends import Resend, Some
 from pgoutbox.outbox.snapshots import Snapshots
 from tests.conftest import StartDaemon

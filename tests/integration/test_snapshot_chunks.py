@@ -17,8 +17,9 @@ from pgoutbox.config.settings import MessageConfig, RelayConfig
 from pgoutbox.messages.formats import MessageFormat, format_of
 from pgoutbox.names import Shard
 from pgoutbox.outbox import snapshots
+from pgoutbox.outbox.batch import Batch
 from pgoutbox.outbox.progress import Progress
-from pgoutbox.outbox.reader import Batch, Outbox
+from pgoutbox.outbox.reader import Outbox
 from pgoutbox.outbox.selection import Share
 from pgoutbox.outbox.snapshots import Snapshots
 from tests.conftest import Connect

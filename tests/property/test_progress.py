@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pgoutbox.messages.event import Message
+from pgoutbox.outbox.batch import Batch
 from pgoutbox.outbox.progress import Gap, Key, Progress
-from pgoutbox.outbox.reader import Batch
 
 _LAST = 14  # positions are 1 to 14
 

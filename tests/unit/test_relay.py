@@ -14,9 +14,9 @@ import pytest
 from pgoutbox.errors import DatabaseError, Interrupted, LimitTooLow, Refused, TooLarge
 from pgoutbox.messages.event import EventNumber, Message
 from pgoutbox.monitoring.monitor import Monitor
+from pgoutbox.outbox.batch import Batch, Withheld
 from pgoutbox.outbox.parked import Retry
 from pgoutbox.outbox.progress import Gap, Key, Progress
-from pgoutbox.outbox.reader import Batch, Withheld
 from pgoutbox.relay import loop
 from pgoutbox.relay.loop import Relay
 from pgoutbox.relay.parking import OnOversize, Parking

@@ -1,0 +1,99 @@
+"""The SQL of :mod:`pgoutbox.outbox.reader`, beside the functions that it calls in ``sql/relay``."""
+
+from __future__ import annotations
+
+from pgoutbox.outbox.progress_row import required
+
+NOTE_ERROR = """
+insert into pgoutbox.relay_error as e (relay, error) values ($1, $2)
+on conflict (relay) do update set error = excluded.error, since = excluded.since
+"""
+CLEAR_ERROR = "delete from pgoutbox.relay_error where relay = $1"
+
+RESTING = """
+select m.moment, r.slot, r."position"
+from (select pg_catalog.clock_timestamp() offset 0) m (moment)
+left join pgoutbox.resting_slots($1, $2, $3) r on true
+"""
+
+OTHERS = """
+select
+    p.relay, extract(epoch from u.committed_at)::float8 as oldest,
+    extract(epoch from
+        pg_catalog.clock_timestamp() - greatest(u.committed_at, p.started_at))::float8 as idle_s
+from pgoutbox.progress p
+left join lateral pgoutbox.unsent(
+    p.high, p.gap_first, p.gap_last, p.partial_position, p.partial_seq, 1, 9223372036854775807,
+    settled => p.settled, holders => p.holders,
+    again => pgoutbox.ended_since(p.holders, p.holder_since)
+) u on true
+where p.relay <> $1
+"""
+
+# Of gaps that are settled, those are read that a holder may have filled: one that the query's own
+# snapshot counts as ended, or one that was known to be gone before. Where nothing is unsent there
+# is one row all the same, for the column `ended`.
+BESIDE_HOLDERS = """
+select COLUMNS, h.ended
+from (
+    select
+        pg_catalog.array_agg(x.xid) as ended,
+        least($4::bigint, pg_catalog.min(x.since)) as again
+    from unnest($2::bigint[], $3::bigint[]) x (xid, since)
+    where pg_catalog.pg_visible_in_snapshot(x.xid::text::xid8, pg_catalog.pg_current_snapshot())
+) h
+left join lateral pgoutbox.CALL, settled => $1, holders => $2::text[]::xid8[], again => h.again
+) u on true
+"""
+
+
+def _beside_holders(call: str, columns: str = "u.*") -> str:
+    return required(BESIDE_HOLDERS.replace("CALL", call).replace("COLUMNS", columns))
+
+
+READ = _beside_holders("next_batch($5, $6, $7, $8, $9, $10, $11, $12")
+READ_DESCRIBED = _beside_holders(
+    "next_batch_described($5, $6, $7, $8, $9, $10, $11, $13, max_event_bytes => $12"
+)
+READ_SHARE = _beside_holders(
+    "next_batch_described($5, $6, $7, $8, $9, $10, $11, $13, $14, $15, $16, $12"
+)
+
+LARGEST = "select bytes from pgoutbox.largest_message where relay = $1 and stream = $2"
+NOTE_LARGEST = """
+insert into pgoutbox.largest_message as l (relay, stream, bytes) values ($1, $2, $3)
+on conflict (relay, stream) do update set bytes = greatest(l.bytes, excluded.bytes)
+"""
+
+# Of the first event, what can be read of any. As a share's, where nobody can tell whose it is.
+READ_KEY = _beside_holders(
+    "unsent($5, $6, $7, $8, $9, 1, 9223372036854775807, -1",
+    """
+    u.position, u.seq, null as schema_name, null as table_name,
+    case when $10 then 'unknown' end as action, null::bytea as new_row, null::bytea as old_row,
+    u.id_source, u.lazy, u.is_full, u.is_last, u.bytes, u.is_read""",
+)
+
+# Names don't come from the relay, which may be unable to read them.
+PARK = """
+insert into pgoutbox.parked (
+    relay, event_id, position, seq, schema_name, table_name, action,
+    bytes, reason, number, size, subject, headers, payload
+)
+select
+    $1, $2::text::uuid, $3, $4, (e.facts).schema_name, (e.facts).table_name, (e.facts).action,
+    $5, concat($6::text, case
+        when (e.facts).action = 'UPDATE' and octet_length(e.old_row) > octet_length(e.new_row) / 4
+        then '; with install --old-values identity it would be without its old row, of '
+            || octet_length(e.old_row) || ' bytes'
+    end), $7, $8, $9, $10, $11
+from (select) one left join lateral pgoutbox.event_at($3, $4) e on true
+on conflict do nothing
+returning reason
+"""
+
+# A relay that is frozen meanwhile would hold up vacuum, and the slots' locks; a condition that
+# takes for ever, the events.
+BRIEFLY = """
+set local idle_in_transaction_session_timeout = '10s'; set local statement_timeout = '5s'
+"""
