@@ -52,7 +52,7 @@ async def relays(
 async def test_every_query_finds_something(
     servers: Servers, database: Database, daemon: StartDaemon, tmp_path: Path
 ) -> None:
-    """With events that are published, left out by a filter, and parked."""
+    """With events that are published, left out by a filter, and parked, and a snapshot."""
     owner = await database.connect()
     await owner.execute("create table users (id serial primary key, text text)")
     await owner.execute("create table notes (id serial primary key, text text)")
@@ -62,6 +62,8 @@ async def test_every_query_finds_something(
 
     with Prometheus(tmp_path / "prometheus", {"shop": ports}) as prometheus:
         await owner.execute("insert into notes (text) values (repeat('x', 100000))")
+        asked = pgoutbox("snapshot", "start", "users", "--detach", "--dsn", database.dsn)
+        assert asked.returncode == 0, asked.stderr
 
         async def all_answer() -> bool:
             await owner.execute("insert into users (text) values ('a')")
