@@ -57,9 +57,10 @@ async def test_an_account_that_runs_out_of_storage(
     servers: Servers, database: Database, nursery: Nursery, seed: int
 ) -> None:
     account = (
-        "accounts {{ A {{ jetstream: {{max_file: {}}}, users: [{{user: a, password: a}}] }} }}"
+        "accounts {{ A {{ jetstream: {{max_file: {}}}, users: [{{user: a, password: a}}] }} }}\n"
+        "no_auth_user: a"
     )
-    server = servers.nats(account.format("40K") + "\nno_auth_user: a")
+    server = servers.nats(account.format("40K"))
     await ledger.prepare(database)
     async with stream_on(server) as stream:
         scene = Scene(database, stream, nursery, seed)
