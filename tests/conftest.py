@@ -43,7 +43,7 @@ StartDaemon = Callable[..., Awaitable[Daemon]]
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Let a run choose what the tests' databases stand in."""
     group = parser.getgroup("pgoutbox")
-    group.addoption("--soak", type=float, default=30.0, help="seconds of each soak test")
+    group.addoption("--soak", type=float, default=20.0, help="seconds of each soak test")
     group.addoption("--long", action="store_true", help="run the tests marked long, too")
     group.addoption("--wal-level", choices=["replica", "logical"], help="of the shared PostgreSQL")
     group.addoption(

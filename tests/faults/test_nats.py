@@ -28,7 +28,9 @@ FAILS = "NATS unavailable; retrying"
 WORKS = "NATS available again"
 
 
-each_mode = pytest.mark.parametrize("mode", ["window", "fast"])
+each_mode = pytest.mark.parametrize(
+    "mode", ["window", pytest.param("fast", marks=pytest.mark.long)]
+)
 
 
 class Own(Scene):

@@ -97,7 +97,9 @@ async def test_killed_in_the_middle_of_a_large_transaction(
     await subscription.unsubscribe()
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "signum", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.long)]
+)
 async def test_asked_to_stop_under_load(scene: Scene, nats: Client, signum: signal.Signals) -> None:
     """It waits for what is on its way, exits 0, and nothing is published twice."""
     watcher = await Watcher.of(nats, scene.stream.topic)

@@ -72,7 +72,9 @@ def test_demo_prints_commands_as_they_can_be_called(
 @pytest.mark.parametrize(
     "moment", ["1. Started", "3. Installed", "5. receive-event", "press Ctrl-C"]
 )
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "signum", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.long)]
+)
 async def test_stopped_demo_leaves_nothing(
     daemon: StartDaemon, temporary: dict[str, str], moment: str, signum: signal.Signals
 ) -> None:
