@@ -193,8 +193,9 @@ def _run(request: dict[str, Any], main: Any) -> None:
     except BaseException:
         traceback.print_exc()
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError):  # a full disk, where a test has that
+                stream.flush()
         os._exit(code)
 
 
