@@ -277,13 +277,16 @@ select $1::oid::regclass, pgoutbox.qualified_name($1::oid), $2, $3, $4, $5, r.na
 from pg_catalog.unnest($6::text[]) r (name)
 """
 
-_LIST = """
-select
-    s.*, coalesce(pgoutbox.qualified_name(s.relation), s.table_name) as name,
-    (
+# About how many rows the table of snapshot `s` has; null where it was never analysed.
+ESTIMATED_ROWS = """(
         select (pg_catalog.sum(p.reltuples) filter (where p.reltuples > 0))::bigint
         from pgoutbox.snapshot_parts(s.relation) p
-    ) as estimate,
+    )"""
+
+_LIST = f"""
+select
+    s.*, coalesce(pgoutbox.qualified_name(s.relation), s.table_name) as name,
+    {ESTIMATED_ROWS} as estimate,
     array(
         select pgoutbox.qualified_name(d.part::oid)
         from pg_catalog.jsonb_array_elements_text(s.place -> 'done' || (s.place -> 'gone')) d (part)
@@ -294,4 +297,4 @@ select
 from pgoutbox.snapshot s
 where $1::text[] is null or s.id::text = any ($1)
 order by s.asked_at, s.id, s.relay
-"""
+"""  # noqa: S608 - the text is ours
