@@ -289,8 +289,8 @@ async def _deferrable_constraints(patient: Patient) -> Findings:
         "deferrable",
         catalogs.DEFERRABLE,
         "note",
-        "checks that are deferred come after a transaction has its place in the order: {}",
-        "docs/how-it-works.md says what that means",
+        "a transaction gets its place in the order behind these checks, which costs it time: {}",
+        "docs/how-it-works.md says how",
     ):
         yield found
 
@@ -323,7 +323,7 @@ async def _replica_sessions(patient: Patient) -> Findings:
         catalogs.REPLICA_ROLES,
         "attention",
         "session_replication_role is replica for {}, whose writes fire no trigger",
-        "take that setting away, or make our triggers ENABLE ALWAYS",
+        "take that setting away, or capture them: pgoutbox install --always",
     ):
         yield found
     async for found in _named(
@@ -332,7 +332,7 @@ async def _replica_sessions(patient: Patient) -> Findings:
         catalogs.SUBSCRIBED,
         "attention",
         "rows that are replicated into a table fire no ordinary trigger: {}",
-        'to capture them: alter table … enable always trigger "00_pgoutbox"',
+        "to capture them: pgoutbox install --always",
     ):
         yield found
 
