@@ -17,7 +17,7 @@ demo: $(VENV)/demo  ## Take the tour: PostgreSQL, NATS and pgoutbox, from nothin
 
 test: lint  ## Run every check and every test, on servers that the tests start themselves
 	$(PYTHON) -m tools.majors --jobs 2 13 16
-	$(PYTHON) -m pytest
+	$(PYTHON) -m pytest --numprocesses 2 --dist loadfile
 
 test-all: lint $(VENV)/deploy  ## Run every test on PostgreSQL 13 to 18, or on POSTGRES=15 alone (needs npm)
 	$(PYTHON) -m tools.majors $(POSTGRES) --strict --long --tests tests

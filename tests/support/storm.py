@@ -101,7 +101,8 @@ class Storm:
         """SIGTERM, and start another one."""
         relay = self._taken()
         code = await relay.stop()
-        assert code == 0, relay.output
+        # One that was started a moment ago may not listen for the signal yet: that just ends it.
+        assert code == 0 or (code == -signal.SIGTERM and not relay.output), (code, relay.output)
         await self.add_a_relay()
 
     async def freeze_a_relay(self) -> None:
