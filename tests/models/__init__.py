@@ -7,9 +7,11 @@ steps in every order, and prints the shortest way to a state that breaks the pro
 
 Each module's docstring names the code that it models:
 
+- `gaps`: what is committed late is read, and no gap outlives those who may fill it
 - `sleep_lock`: no wake-up is lost
 
-What PostgreSQL and nats-server do is written down as their documents
+What can be the code itself is: progress, gaps and holders are `pgoutbox.outbox.progress`, so a
+mistake there is found here. What PostgreSQL and nats-server do is written down as their documents
 have it; the tests on real servers show that they do.
 
 That a model can tell right from wrong is tested, too: beside each stand *variants*, the protocol

@@ -7,9 +7,10 @@ import time
 from typing import Any
 
 from tests.models.explorer import Broken, Model, explore
+from tests.models.gaps import Gaps
 from tests.models.sleep_lock import SleepLock
 
-_MODELS: dict[str, type[Model[Any]]] = {"sleep_lock": SleepLock}
+_MODELS: dict[str, type[Model[Any]]] = {"gaps": Gaps, "sleep_lock": SleepLock}
 
 
 def _show(name: str) -> None:

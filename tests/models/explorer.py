@@ -70,11 +70,16 @@ def _changes(name: str, before: Any, after: Any) -> Iterator[str]:
         for part in fields(after):
             dotted = f"{name}.{part.name}".removeprefix(".")
             yield from _changes(dotted, getattr(before, part.name), getattr(after, part.name))
-    elif isinstance(after, tuple) and after and len(before) == len(after):
+    elif _are_lists(before, after):
         for number, parts in enumerate(zip(before, after, strict=True), 1):
             yield from _changes(f"{name} {number}", *parts)
     else:
         yield f"          {name}: {set(after) if isinstance(after, frozenset) else after}"
+
+
+def _are_lists(before: Any, after: Any) -> bool:
+    """Tell whether both are plain tuples, of the same things."""
+    return type(before) is type(after) is tuple and len(before) == len(after)
 
 
 def explore(model: Model[Any], most: int = 2_000_000) -> int:

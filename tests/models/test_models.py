@@ -7,29 +7,33 @@ from typing import Any
 import pytest
 
 from tests.models.explorer import Broken, Model, explore
+from tests.models.gaps import Gaps
 from tests.models.sleep_lock import SleepLock
 
-# Small enough for every run, and larger.
-_SMALL: list[Model[Any]] = [SleepLock(writers=2)]
-_LARGE: list[Model[Any]] = [SleepLock(writers=3)]
+_MODELS: list[type[Model[Any]]] = [Gaps, SleepLock]
+_LARGER: list[Model[Any]] = [
+    Gaps(transactions=3, positions=3, plain=True),
+    Gaps(transactions=3, positions=4, most_gaps=0, plain=True),
+    SleepLock(writers=3),
+]
 
-_VARIANTS = [variant for model in _SMALL for variant in type(model).variants]
+_VARIANTS = [variant for model in _MODELS for variant in model.variants]
 
 
 def _name(model: Model[Any]) -> str:
     return type(model).__name__
 
 
-@pytest.mark.parametrize("model", _SMALL, ids=_name)
-def test_no_interleaving_breaks_a_promise(model: Model[Any]) -> None:
-    explore(model)
+@pytest.mark.parametrize("model", _MODELS)
+def test_no_interleaving_breaks_a_promise(model: type[Model[Any]]) -> None:
+    explore(model())
 
 
 @pytest.mark.long
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("model", _LARGE, ids=_name)
+@pytest.mark.parametrize("model", _LARGER, ids=_name)
 def test_no_interleaving_of_more_breaks_a_promise(model: Model[Any]) -> None:
-    assert explore(model) > 20_000
+    explore(model)
 
 
 @pytest.mark.parametrize("variant", _VARIANTS)
