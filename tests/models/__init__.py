@@ -7,7 +7,9 @@ steps in every order, and prints the shortest way to a state that breaks the pro
 
 Each module's docstring names the code that it models:
 
+- `commit_stage`: positions tell the order in which transactions depend on one another
 - `gaps`: what is committed late is read, and no gap outlives those who may fill it
+- `plan`: no transaction is torn, and progress covers only what is stored, whoever is killed when
 - `sleep_lock`: no wake-up is lost
 
 What can be the code itself is: progress, gaps and holders are `pgoutbox.outbox.progress`, so a

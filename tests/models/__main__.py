@@ -6,11 +6,18 @@ import sys
 import time
 from typing import Any
 
+from tests.models.commit_stage import CommitStage
 from tests.models.explorer import Broken, Model, explore
 from tests.models.gaps import Gaps
+from tests.models.plan import Plan
 from tests.models.sleep_lock import SleepLock
 
-_MODELS: dict[str, type[Model[Any]]] = {"gaps": Gaps, "sleep_lock": SleepLock}
+_MODELS: dict[str, type[Model[Any]]] = {
+    "commit_stage": CommitStage,
+    "gaps": Gaps,
+    "plan": Plan,
+    "sleep_lock": SleepLock,
+}
 
 
 def _show(name: str) -> None:

@@ -6,14 +6,19 @@ from typing import Any
 
 import pytest
 
+from tests.models.commit_stage import DEFERRED, IMMEDIATE, OTHER, SIMPLE, CommitStage
 from tests.models.explorer import Broken, Model, explore
 from tests.models.gaps import Gaps
+from tests.models.plan import Plan
 from tests.models.sleep_lock import SleepLock
 
-_MODELS: list[type[Model[Any]]] = [Gaps, SleepLock]
+_MODELS: list[type[Model[Any]]] = [CommitStage, Gaps, Plan, SleepLock]
 _LARGER: list[Model[Any]] = [
+    CommitStage(SIMPLE, IMMEDIATE, DEFERRED, OTHER),
     Gaps(transactions=3, positions=3, plain=True),
     Gaps(transactions=3, positions=4, most_gaps=0, plain=True),
+    Plan((1, 2, 2), crashes=False),
+    Plan((2, 3), limit=3),
     SleepLock(writers=3),
 ]
 
