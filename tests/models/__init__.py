@@ -9,6 +9,7 @@ Each module's docstring names the code that it models:
 
 - `commit_stage`: positions tell the order in which transactions depend on one another
 - `gaps`: what is committed late is read, and no gap outlives those who may fill it
+- `marks`: what the stream loses is sent again, and no transaction is torn by that
 - `plan`: no transaction is torn, and progress covers only what is stored, whoever is killed when
 - `sleep_lock`: no wake-up is lost
 

@@ -9,12 +9,14 @@ from typing import Any
 from tests.models.commit_stage import CommitStage
 from tests.models.explorer import Broken, Model, explore
 from tests.models.gaps import Gaps
+from tests.models.marks import Marks
 from tests.models.plan import Plan
 from tests.models.sleep_lock import SleepLock
 
 _MODELS: dict[str, type[Model[Any]]] = {
     "commit_stage": CommitStage,
     "gaps": Gaps,
+    "marks": Marks,
     "plan": Plan,
     "sleep_lock": SleepLock,
 }

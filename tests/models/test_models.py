@@ -9,14 +9,17 @@ import pytest
 from tests.models.commit_stage import DEFERRED, IMMEDIATE, OTHER, SIMPLE, CommitStage
 from tests.models.explorer import Broken, Model, explore
 from tests.models.gaps import Gaps
+from tests.models.marks import Marks
 from tests.models.plan import Plan
 from tests.models.sleep_lock import SleepLock
 
-_MODELS: list[type[Model[Any]]] = [CommitStage, Gaps, Plan, SleepLock]
+_MODELS: list[type[Model[Any]]] = [CommitStage, Gaps, Marks, Plan, SleepLock]
 _LARGER: list[Model[Any]] = [
     CommitStage(SIMPLE, IMMEDIATE, DEFERRED, OTHER),
     Gaps(transactions=3, positions=3, plain=True),
     Gaps(transactions=3, positions=4, most_gaps=0, plain=True),
+    Marks((1, 2, 1), mishaps=3),
+    Marks((1, 3), mishaps=4),
     Plan((1, 2, 2), crashes=False),
     Plan((2, 3), limit=3),
     SleepLock(writers=3),
