@@ -30,6 +30,7 @@ from benchmarks import (
     load,
     plots,
     scaling,
+    snapshots,
     writers,
 )
 from benchmarks.report import Report, Table, text_table
@@ -41,6 +42,7 @@ BENCHMARKS: Mapping[str, Callable[[Rig], Awaitable[list[Table]]]] = {
     "transaction": drain.run_transaction,
     "load": load.run,
     "latency": latency.run,
+    "snapshot-rows": snapshots.run,
     "gaps": gaps.run,
     "writers": writers.run,
     "instructions": instructions.run,

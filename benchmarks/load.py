@@ -126,8 +126,7 @@ def _compared(
     alone: Written, written: Written, relay_cores: float, backlog: list[int]
 ) -> dict[str, float]:
     """Return the figures that :func:`run` explains."""
-    left = (cores() - relay_cores) / (alone.cpu_seconds / alone.seconds)
-    fair = alone.tps * min(1.0, left)
+    fair = fair_tps(alone, relay_cores)
     third = len(backlog) // 3
     grown = mean(backlog[-third:]) - mean(backlog[-2 * third : -third])
     return {
@@ -140,6 +139,12 @@ def _compared(
         "backlog": max(backlog),
         "growth": grown / (written.count / 3),
     }
+
+
+def fair_tps(alone: Written, relay_cores: float) -> float:
+    """Return what writers would make if sharing the cores were all; see :func:`run`."""
+    left = (cores() - relay_cores) / (alone.cpu_seconds / alone.seconds)
+    return alone.tps * min(1.0, left)
 
 
 async def _write(rig: Rig, database: Database) -> Written:

@@ -110,6 +110,11 @@ def _grant_option(kind: str, meaning: str) -> Callable[[Command], Command]:
     is_flag=True,
     help="Publish the rows that each --table has already, too, unless that was asked for before.",
 )
+@click.option(
+    "--allow-no-key",
+    is_flag=True,
+    help="With --snapshot: of tables without a key, too, as `pgoutbox snapshot start` has it.",
+)
 @click.option("--print-sql", is_flag=True, help="Print the SQL instead of running it.")
 @click.option(
     "--tables-only",
@@ -138,6 +143,7 @@ def install(
     event_trigger: bool | None,
     context: bool | None,
     snapshot: bool,
+    allow_no_key: bool,
     print_sql: bool,
     tables_only: bool,
     **flags: Any,
@@ -174,10 +180,7 @@ def install(
     choice = _choice(where, columns, except_columns, hash_columns)
     if choice and (patterns or not names):
         raise click.UsageError("Rows and columns are chosen of tables that --table names.")
-    if snapshot and (print_sql or patterns or not names):
-        raise click.UsageError(
-            "--snapshot goes with tables by name (--table), without patterns and --print-sql."
-        )
+    _check_snapshot(snapshot, allow_no_key, has_tables=bool(names) and not (patterns or print_sql))
     left_out = [_excepted(name) for name in excepted]
     if left_out and not patterns:
         raise click.UsageError("--except-table goes with a pattern, --schema or --all-tables.")
@@ -215,10 +218,19 @@ def install(
             if snapshot:
                 from pgoutbox.database import snapshots
 
-                wish = snapshots.Wish(once=True)
+                wish = snapshots.Wish(allow_no_key=allow_no_key, once=True)
                 await snapshots.start(conn, names, wish, (), settings.relay.name, say)
 
     run(work())
+
+
+def _check_snapshot(snapshot: bool, allow_no_key: bool, *, has_tables: bool) -> None:
+    if snapshot and not has_tables:
+        raise click.UsageError(
+            "--snapshot goes with tables by name (--table), without patterns and --print-sql."
+        )
+    if allow_no_key and not snapshot:
+        raise click.UsageError("--allow-no-key goes with --snapshot.")
 
 
 def _script(

@@ -75,6 +75,12 @@ _json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.
     shell_complete=completion.relays,
     help="Relay that is to publish them; default: each. May be repeated.",
 )
+@click.option(
+    "--allow-no-key",
+    is_flag=True,
+    help="Take tables without a key, too: a row that changes meanwhile may come as an event and as"
+    " READ.",
+)
 @click.option("--detach", is_flag=True, help="Ask, and don't wait for the end.")
 @_json_option
 @where_options
@@ -88,6 +94,7 @@ def start(
     subject: str | None,
     rate: int | None,
     relays: Sequence[str],
+    allow_no_key: bool,
     detach: bool,
     as_json: bool,
     **flags: Any,
@@ -105,7 +112,13 @@ def start(
     from pgoutbox.database.snapshots import Wish
 
     settings = settings_of(ctx, **flags)
-    wish = Wish(condition, "INSERT" if action == "insert" else "READ", _template(subject), rate)
+    wish = Wish(
+        condition,
+        "INSERT" if action == "insert" else "READ",
+        _template(subject),
+        rate,
+        allow_no_key=allow_no_key,
+    )
     found = run(_start(settings, tables, wish, relays, detach=detach))
     if as_json:
         _print(found)

@@ -26,12 +26,17 @@ _LOOK_INTERVAL = 0.5  # seconds
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What is asked for: which rows, under what action and subject, and how fast."""
+    """What is asked for: which rows, under what action and subject, and how fast.
+
+    ``allow_no_key`` takes tables without a key, too, of which a row that changes meanwhile may
+    come twice.
+    """
 
     condition: str | None = None
     action: Literal["READ", "INSERT"] = "READ"
     subject: str | None = None
     rate: int | None = None  # rows a second
+    allow_no_key: bool = False
     once: bool = False  # unless one has been done already
 
 
@@ -50,6 +55,7 @@ class SnapshotStatus:
     action: str
     subject: str | None
     rate: int | None
+    allow_no_key: bool
     error: str | None
     detached: list[str]  # partitions that were read and have been detached since
     asked_at: str
@@ -101,12 +107,7 @@ async def _check(conn: Connection, table: Table, wish: Wish, say: Say) -> None:
             f"{table.name} isn't captured, so what changes after the snapshot would be missed",
             hint="Nothing was asked for. Capture it first: pgoutbox install --table NAME",
         )
-    keyless = await conn.fetchval(_KEYLESS, table.oid)
-    if keyless:
-        raise InstallError(
-            f"{keyless} has no key, by which a snapshot could go on where it stopped",
-            hint="It needs a primary key, or a unique index of columns that are NOT NULL.",
-        )
+    await _check_key(conn, table, wish, say)
     missing = [one for one in ("INSERT", "UPDATE", "DELETE", "TRUNCATE") if one not in actions]
     if missing:
         say(
@@ -132,6 +133,23 @@ async def _check(conn: Connection, table: Table, wish: Wish, say: Say) -> None:
         ) from error
 
 
+async def _check_key(conn: Connection, table: Table, wish: Wish, say: Say) -> None:
+    keyless = await conn.fetchval(_KEYLESS, table.oid)
+    if not keyless:
+        return
+    meaning = (
+        f"{keyless} has no key that tells its rows apart, so a row that changes while the snapshot"
+        f" runs may come as an event and as {wish.action}, too"
+    )
+    if not wish.allow_no_key:
+        raise InstallError(
+            meaning,
+            hint="Nothing was asked for. Give it a primary key, or a unique index of columns that"
+            " are NOT NULL; or accept that: --allow-no-key",
+        )
+    say(f"{meaning}; consumers that count rows would count it twice")
+
+
 async def _asked(conn: Connection, relays: Sequence[str], default: str) -> list[str]:
     rows = await conn.fetch("select p.relay from pgoutbox.progress p order by 1")
     known = [row["relay"] for row in rows]
@@ -147,7 +165,9 @@ async def _asked(conn: Connection, relays: Sequence[str], default: str) -> list[
 
 async def _ask(conn: Connection, table: Table, wish: Wish, relays: Sequence[str], say: Say) -> str:
     """Insert what is asked for; return its id."""
-    values = (table.oid, wish.condition, wish.action, wish.subject, wish.rate)
+    values = (
+        table.oid, wish.condition, wish.action, wish.subject, wish.rate, wish.allow_no_key
+    )  # fmt: skip
     await conn.execute("lock table pgoutbox.snapshot in share row exclusive mode")
     states = ["waiting", "running", "paused", *(["done"] if wish.once else [])]
     before = await conn.fetchrow(_SAME, *values, relays, states)
@@ -186,6 +206,7 @@ def _status(row: asyncpg.Record) -> SnapshotStatus:
         action=row["action"],
         subject=row["subject"],
         rate=row["rate"],
+        allow_no_key=row["allows_no_key"],
         error=row["error"],
         detached=list(row["detached"]),
         asked_at=row["asked_at"].isoformat(),
@@ -257,24 +278,26 @@ async def _find(conn: Connection, name: str) -> str:
 _KEYLESS = """
 select p.relation::text from pgoutbox.snapshot_parts($1::oid::regclass) p
 where pgoutbox.captured_as(p.relation) = $1::oid
-  and not exists (select from pgoutbox.snapshot_order(p.relation))
+  and not exists (select from pgoutbox.key_order(p.relation))
 order by 1 limit 1
 """
 
 _SAME = """
 select s.id, s.state from pgoutbox.snapshot s
-where s.relation = $1::oid and s.state = any ($7::text[])
-  and (s.condition, s.action, s.subject, s.rate)
-      is not distinct from ($2::text, $3::text, $4::text, $5::integer)
-  and s.relay = any ($6::text[])
+where s.relation = $1::oid and s.state = any ($8::text[])
+  and (s.condition, s.action, s.subject, s.rate, s.allows_no_key)
+      is not distinct from ($2::text, $3::text, $4::text, $5::integer, $6::boolean)
+  and s.relay = any ($7::text[])
 order by s.asked_at desc limit 1
 """
 
 _INSERT = """
 insert into pgoutbox.snapshot
-    (relation, table_name, condition, action, subject, rate, relay, id)
-select $1::oid::regclass, pgoutbox.qualified_name($1::oid), $2, $3, $4, $5, r.name, $7::text::uuid
-from pg_catalog.unnest($6::text[]) r (name)
+    (relation, table_name, condition, action, subject, rate, allows_no_key, relay, id)
+select
+    $1::oid::regclass, pgoutbox.qualified_name($1::oid), $2, $3, $4, $5, $6, r.name,
+    $8::text::uuid
+from pg_catalog.unnest($7::text[]) r (name)
 """
 
 # About how many rows the table of snapshot `s` has; null where it was never analysed.

@@ -95,5 +95,5 @@ returning reason
 # A relay that is frozen meanwhile would hold up vacuum, and the slots' locks; a condition that
 # takes for ever, the events.
 BRIEFLY = """
-set local idle_in_transaction_session_timeout = '10s'; set local statement_timeout = '5s'
+set local idle_in_transaction_session_timeout = '5s'; set local statement_timeout = '5s'
 """

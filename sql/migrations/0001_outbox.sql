@@ -485,6 +485,7 @@ create table pgoutbox.snapshot (
     action text not null default 'READ' check (action in ('READ', 'INSERT')),
     subject text,
     rate integer check (rate > 0),
+    allows_no_key boolean not null default false,
     asked_at timestamptz not null default pg_catalog.clock_timestamp(),
     state text not null default 'waiting'
         check (state in ('waiting', 'running', 'paused', 'done', 'cancelled', 'failed')),
@@ -501,5 +502,7 @@ comment on column pgoutbox.snapshot.table_name is
     'The table''s name when it was asked for, quoted.';
 comment on column pgoutbox.snapshot.condition is
     'Which rows; runs with the rights of the schema''s owner.';
+comment on column pgoutbox.snapshot.allows_no_key is
+    'Whether a table without a key may be read: what changes meanwhile may come twice then.';
 comment on column pgoutbox.snapshot.place is
     'How far it is, as pgoutbox.read_chunk() has it; null before the first chunk.';

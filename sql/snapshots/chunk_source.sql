@@ -3,7 +3,7 @@
 -- In the order of the key, behind the values `last` (null: from the beginning), `max_rows` rows at
 -- most, whether or not they meet the condition. Of each row: `own`, the key's values as text;
 -- `is_beyond`, whether it stands behind the values `upto`; `data`, its JSON, null where it doesn't
--- meet the condition.
+-- meet the condition. A table without a key has places for values, and is read before `upto` only.
 --
 -- `a > 1, or a = 1 and b > 2` wouldn't be found by an index, and `(a, b) > (1, 2)` takes one
 -- operator for all columns. So each of these cases is a query of its own, one after another.
@@ -24,11 +24,20 @@ declare
     -- For what a row is made of that can't be rendered at once.
     whole constant text := case when slowly
         then format(', %s::%s as "pgoutbox whole row"', alias, part) else '' end;
+    place constant text := case when ordering.file is not null
+        then format(', %s.ctid as "pgoutbox place"', alias) else '' end;
     depth integer := cardinality(columns);
     sources text[] := '{}';
     rendered text;
     is_beyond text := 'false';
 begin
+    if ordering.file is not null then
+        sources := array[format(
+            'select %s.*%s%s from only %s as %s where %s',
+            alias, place, whole, part, alias,
+            pgoutbox.places_before(alias, last[1]::tid, upto[1]::tid))];
+        depth := 0;
+    end if;
     loop
         exit when last is not null and depth = 0;
         sources := sources || format(

@@ -11,12 +11,14 @@
 -- `last`, the key of the row that was looked at last; `upto`, that of the last row when the part
 -- was begun, since what is inserted behind it comes as events; `done`, the parts that are read;
 -- `gone`, those of them that have been detached; `round`, how often something was begun again;
--- `is_end`.
+-- `is_end`. A table without a key has for its values where a row stands, and its file to tell rows
+-- apart: what stands there in another file is another row. A call looks at some pages of such a
+-- table, since there may be many without a row.
 --
 -- Runs with the rights of who installed pgoutbox, as capture does, and reads what was asked for
 -- (pgoutbox.snapshot), whatever its arguments say. The condition is that of somebody who may write
 -- there: the same role. Where a policy would hide rows it fails instead (row_security). It waits
--- for locks as long as events may wait for it. The planner has one way: the key's index.
+-- for locks as long as events may wait for it. The planner has one way: the key's index, or places.
 create or replace function pgoutbox.read_chunk(
     snapshot uuid, relay text, place jsonb, max_rows integer, max_bytes bigint, slowly boolean,
     with_keys boolean, columns text[], shard integer, shards integer
@@ -33,6 +35,7 @@ create or replace function pgoutbox.read_chunk(
     set bytea_output = 'hex'
     set lc_monetary from current
     set enable_indexscan = on
+    set enable_tidscan = on
     set enable_seqscan = off
     set enable_bitmapscan = off
     set enable_sort = off
@@ -41,13 +44,16 @@ create or replace function pgoutbox.read_chunk(
     set jit = off
 as $$
 declare
+    pages constant integer := 64;
     asked pgoutbox.snapshot;
     part regclass;
     last text[];
     upto text[];
+    reach text[];  -- up to which is read, of a table without a key
     done oid[];
     gone oid[];
     ordering record;
+    prefix text[];  -- of what tells rows apart
     names text[];
     key_columns text[];
     wanted refcursor;
@@ -85,9 +91,10 @@ begin
     end if;
     if part is not null then
         select o.* into ordering from pgoutbox.snapshot_order(part) o;
-        if ordering.columns is null then
+        if ordering.file is not null and not asked.allows_no_key then
             raise exception 'the table % has no key', part using errcode = 'P0K01';
         end if;
+        prefix := array_remove(array[part::oid::text, ordering.file::text], null);
         if place ->> 'order' <> ordering.described then
             place := jsonb_set(
                 place - '{last,upto}'::text[],
@@ -96,6 +103,10 @@ begin
         if place -> 'upto' is not null then
             last := array(select jsonb_array_elements_text(place -> 'last'));
             upto := array(select jsonb_array_elements_text(place -> 'upto'));
+        elsif ordering.file is not null then
+            last := array['(0,0)'];
+            upto := array[format(
+                '(%s,0)', pg_relation_size(part) / current_setting('block_size')::integer)];
         else
             execute format(
                 'select array[%s]::text[] from only %s order by %s limit 1',
@@ -109,8 +120,13 @@ begin
         is_over := upto is null;
     end if;
     if part is not null and not is_over then
+        if ordering.file is not null then
+            reach := array[format('(%s,0)', least(
+                (last[1]::point)[0] + pages, (upto[1]::point)[0]))];
+        end if;
         open wanted for execute pgoutbox.chunk_source(
-            asked.relation, part, nullif(last, '{}'), upto, asked.condition, max_rows, slowly);
+            asked.relation, part, nullif(last, '{}'), coalesce(reach, upto), asked.condition,
+            max_rows, slowly);
         select array[n.nspname, c.relname] into names
         from pg_class c join pg_namespace n on n.oid = c.relnamespace
         where c.oid = asked.relation;
@@ -121,15 +137,21 @@ begin
         end if;
         loop
             fetch wanted into found_row;
+            if reach is not null and not found then
+                last := reach;
+                is_over := reach = upto;
+                exit;
+            end if;
             is_over := not found or found_row.is_beyond;
             exit when is_over;
+            assert reach is null or found_row.own[1]::tid > last[1]::tid, 'rows in order';
             looked := looked + 1;
             last := found_row.own;
             if found_row.data is not null and (
                 columns is null
                 or pgoutbox.shard_of(names, columns, found_row.data::json, shards) = shard
             ) then
-                own := part::oid::text || found_row.own;
+                own := prefix || found_row.own;
                 key := pgoutbox.values_of(found_row.data::json, key_columns);
                 data := convert_to(found_row.data, 'UTF8');
                 bytes := bytes + octet_length(data);

@@ -1,5 +1,6 @@
 """Fixtures of this folder."""
 
+from tests.support.chunks import begun, reading
 from tests.support.seeds import nursery, seed
 
-__all__ = ["nursery", "seed"]
+__all__ = ["begun", "nursery", "reading", "seed"]

@@ -1,178 +1,29 @@
-"""Chunks of snapshots as the relay reads them, step by step, and what a consumer makes of them.
-
-``between`` happens after the events of a batch were read and before the chunk.
-"""
+"""Chunks of snapshots as the relay reads them, step by step, and what a consumer makes of them."""
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections import Counter
 
 import asyncpg
 import pytest
 
-from pgoutbox.config.settings import MessageConfig, RelayConfig
-from pgoutbox.messages.formats import MessageFormat, format_of
+from pgoutbox.config.settings import RelayConfig
 from pgoutbox.names import Shard
-from pgoutbox.outbox import snapshots
-from pgoutbox.outbox.batch import Batch
-from pgoutbox.outbox.progress import Progress
-from pgoutbox.outbox.reader import Outbox
-from pgoutbox.outbox.selection import Share
-from pgoutbox.outbox.snapshots import Snapshots
+from pgoutbox.outbox import queries, snapshots
+from pgoutbox.outbox.selection import Filter, Share
 from tests.conftest import Connect
+from tests.support.chunks import Open, ask, capture, make_table, outcome, rows_of
 from tests.support.cluster import ADMIN, WRITER
-from tests.support.leading import lead
-
-ROWS = 3  # of a chunk, here
-
-
-@dataclass
-class Reading:
-    """A relay's outbox, read batch by batch, and the table as a consumer has it."""
-
-    outbox: Outbox
-    snapshots: Snapshots
-    connection: asyncpg.Connection
-    key: tuple[str, ...] = ("id",)
-    progress: Progress = field(default_factory=Progress)
-    copy: dict[tuple[Any, ...], dict[str, Any]] = field(default_factory=dict)
-    read: list[tuple[Any, ...]] = field(default_factory=list)  # keys of all READs
-    ids: list[str] = field(default_factory=list)
-    between: Callable[[], Awaitable[object]] | None = None
-
-    async def step(self) -> Batch:
-        """Read what comes next, apply it, and move the progress."""
-        batch = await self.outbox.next_batch(self.progress)
-        for message in batch.messages:
-            self._apply(json.loads(message.payload))
-        await self.outbox.begin(batch, self.progress, [])
-        self.progress = batch.after
-        await self.outbox.advance(self.progress)
-        await self.look()
-        return batch
-
-    async def look(self) -> None:
-        self.snapshots._look_due = self.snapshots._chunk_due = 0.0
-        await self.outbox.look_for_snapshots()
-
-    async def to_the_end(self) -> None:
-        """Read until nothing is left; not for ever."""
-        for _ in range(200):
-            if not await self.step() and self.outbox.snapshot_pause is None:
-                return
-        raise AssertionError("no end")
-
-    def _apply(self, message: dict[str, Any]) -> None:
-        old = tuple(message["dataOld"].get(name) for name in self.key)
-        if message["action"] == "TRUNCATE":
-            self.copy.clear()
-        if message["action"] in ("UPDATE", "DELETE"):
-            self.copy.pop(old, None)
-        if message["data"]:
-            new = tuple(message["data"][name] for name in self.key)
-            self.copy[new] = message["data"]
-            if message["action"] == "READ":
-                self.read.append(new)
-                self.ids.append(message["id"])
-
-
-@pytest.fixture(autouse=True)
-def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(snapshots, "_CHUNK_ROWS", ROWS)
-
-
-Open = Callable[..., Awaitable[Reading]]
-
-
-@pytest.fixture
-async def reading(connect: Connect) -> Open:
-    """Lead a relay; ``key`` has the names of the table's key."""
-    opened: list[asyncpg.Connection] = []
-
-    async def open_one(
-        *key: str, relay: str = "default", role: str | None = None, share: Share | None = None,
-        batch_events: int = 100, messages: MessageConfig | None = None,
-    ) -> Reading:  # fmt: skip
-        def format_with(subject: str | None) -> MessageFormat:
-            config = messages or MessageConfig()
-            return format_of(replace(config, subject=subject or config.subject), "app")
-
-        connection = await (connect(role) if role else connect())
-        for setting in ("enable_seqscan", "enable_bitmapscan", "enable_hashjoin"):  # a relay's
-            await connection.execute(f"set {setting} = off")
-        reader = Snapshots(connection, format_with, relay=relay, share=share)
-        outbox = Outbox(
-            connection, format_with(None), relay=relay, batch_events=batch_events,
-            batch_bytes=2**20, share=share, snapshots=reader,
-        )  # fmt: skip
-        found = Reading(outbox, reader, connection, key or ("id",))
-        read = reader.read
-
-        async def read_later(place: Any) -> Any:
-            if found.between is not None:
-                await found.between()
-            return await read(place)
-
-        reader.read = read_later  # type: ignore[method-assign]
-        for former in opened:
-            await former.execute("select pg_advisory_unlock_all()")
-        opened.append(connection)
-        found.progress = await lead(outbox, connection, relay)
-        await found.look()
-        return found
-
-    return open_one
-
-
-async def _ask(
-    connection: asyncpg.Connection, table: str, relay: str = "default", **more: object
-) -> None:
-    names = ["relation", "table_name", "relay", *more]
-    values = [table, table, relay, *more.values()]
-    places = ", ".join(["$1::text::regclass", *(f"${n}" for n in range(2, len(values) + 1))])
-    await connection.execute(
-        f"insert into pgoutbox.snapshot (id, {', '.join(names)})"
-        f" values (gen_random_uuid(), {places})",
-        *values,
-    )
-
-
-async def _table(
-    connection: asyncpg.Connection, rows: int = 10, columns: str = "id int primary key, v text"
-) -> None:
-    await connection.execute(f"create table t ({columns})")
-    if rows:
-        await connection.execute(
-            f"insert into t select n, 'v' || n from generate_series(1, {rows}) n"
-        )
-    await _capture(connection, "t")
-
-
-async def _capture(connection: asyncpg.Connection, table: str) -> None:
-    await connection.execute(
-        f"set client_min_messages = warning; select pgoutbox.capture_table('{table}')"
-    )
-
-
-async def _rows(connection: asyncpg.Connection, table: str = "t") -> list[dict[str, Any]]:
-    rows = await connection.fetch(f"select row_to_json(t) as row from {table} t")
-    return sorted((json.loads(row["row"]) for row in rows), key=str)
-
-
-def _sorted(reading: Reading) -> list[dict[str, Any]]:
-    return sorted(reading.copy.values(), key=str)
+from tests.support.waiting import eventually
 
 
 async def test_what_commits_after_the_batch_isnt_in_the_chunk(
-    connection: asyncpg.Connection, reading: Open
+    connection: asyncpg.Connection, begun: Open
 ) -> None:
     """Chunk and batch are of one snapshot: what changes a row later comes as an event later."""
-    await _table(connection)
-    await _ask(connection, "t")
-    relay = await reading()
+    relay = await begun()
     relay.between = lambda: connection.execute(
         "update t set v = 'new' where id = 1; delete from t where id = 2;"
         "insert into t values (0, 'early')"
@@ -185,15 +36,13 @@ async def test_what_commits_after_the_batch_isnt_in_the_chunk(
     assert relay.copy[1,] == {"id": 1, "v": "v1"}
     relay.between = None
     await relay.to_the_end()
-    assert _sorted(relay) == await _rows(connection)
+    assert relay.rows == await rows_of(connection)
 
 
 async def test_events_come_before_the_chunk_that_shows_them(
-    connection: asyncpg.Connection, reading: Open
+    connection: asyncpg.Connection, begun: Open
 ) -> None:
-    await _table(connection)
-    await _ask(connection, "t")
-    relay = await reading()
+    relay = await begun()
     await connection.execute("update t set v = 'new' where id = 1")
 
     batch = await relay.step()
@@ -203,12 +52,10 @@ async def test_events_come_before_the_chunk_that_shows_them(
 
 
 async def test_behind_a_full_batch_there_is_no_chunk(
-    connection: asyncpg.Connection, reading: Open
+    connection: asyncpg.Connection, begun: Open
 ) -> None:
     """What is unread of the events would come behind rows that show it already."""
-    await _table(connection)
-    await _ask(connection, "t")
-    relay = await reading(batch_events=2)
+    relay = await begun(batch_events=2)
     await connection.execute("update t set v = 'new'")
 
     chunks = [(await relay.step()).chunk for _ in range(5)]
@@ -222,13 +69,13 @@ async def test_behind_a_replayed_batch_there_is_no_chunk(
     connection: asyncpg.Connection, reading: Open
 ) -> None:
     """Of the events only those are read then that were planned, and the chunk shows others."""
-    await _table(connection)
+    await make_table(connection)
     relay = await reading()
     await connection.execute("begin; update t set v = 'one' where id < 3; commit")
     planned = await relay.outbox.next_batch(relay.progress)
     await relay.outbox.begin(planned, relay.progress, [])
     await connection.execute("update t set v = 'two' where id = 1")
-    await _ask(connection, "t")
+    await ask(connection)
 
     successor = await reading()
     first = await successor.step()
@@ -238,7 +85,63 @@ async def test_behind_a_replayed_batch_there_is_no_chunk(
     assert len(first.messages) == 2
     assert (await successor.step()).chunk is not None
     await successor.to_the_end()
-    assert _sorted(successor) == await _rows(connection)
+    assert successor.rows == await rows_of(connection)
+
+
+async def test_holders_of_gaps_are_asked_for_before_the_chunks_snapshot_is_taken(
+    connection: asyncpg.Connection, reading: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who commits right after it isn't in it: asked then, they would count as gone."""
+    await make_table(connection)
+    relay = await reading()
+    await connection.execute(
+        "set pgoutbox.notify = off; begin; update t set v = 'late' where id = 1;"
+        "prepare transaction 'holder of a gap'"
+    )
+    await connection.execute("update t set v = 'early' where id = 2")
+    await relay.step()
+    await ask(connection)
+    await relay.look()
+    await connection.execute("select pg_advisory_lock(1)")
+    with monkeypatch.context() as patch:
+        patch.setattr(queries, "BRIEFLY", f"{queries.BRIEFLY}; select pg_advisory_xact_lock(1)")
+        step = asyncio.create_task(relay.step())
+        await eventually(lambda: _waits_for_the_lock(connection))
+        await connection.execute("commit prepared 'holder of a gap'")
+        await connection.execute("select pg_advisory_unlock(1)")
+        assert (await step).chunk is not None
+
+    await relay.to_the_end()
+
+    assert relay.rows == await rows_of(connection)
+    assert relay.copy[1,]["v"] == "late"
+
+
+async def _waits_for_the_lock(connection: asyncpg.Connection) -> bool:
+    return bool(
+        await connection.fetchval(
+            "select exists (select from pg_locks l join pg_database d on d.oid = l.database"
+            " where d.datname = current_database() and l.locktype = 'advisory' and not l.granted)"
+        )
+    )
+
+
+async def test_a_session_that_idles_in_a_chunk_is_ended(begun: Open) -> None:
+    """A frozen relay's: it would hold up vacuum, and the slots."""
+    relay = await begun()
+    found: dict[str, str] = {}
+
+    async def look() -> None:
+        for setting in ("transaction_isolation", "idle_in_transaction_session_timeout"):
+            found[setting] = await relay.connection.fetchval(f"show {setting}")
+
+    relay.between = look
+    await relay.step()
+
+    assert found == {
+        "transaction_isolation": "repeatable read",
+        "idle_in_transaction_session_timeout": "5s",
+    }
 
 
 @pytest.mark.parametrize(
@@ -252,14 +155,12 @@ async def test_behind_a_replayed_batch_there_is_no_chunk(
     ],
 )  # fmt: skip
 async def test_a_table_that_was_altered_since_the_snapshot_is_read_again(
-    connection: asyncpg.Connection, reading: Open, change: str
+    connection: asyncpg.Connection, begun: Open, change: str
 ) -> None:
     """A rewritten table looks empty to an older snapshot, and a name can mean another column."""
-    await _table(connection, 10)
+    relay = await begun()
     if "rename" in change:
         await connection.execute("alter table t add column w text default 'w'")
-    await _ask(connection, "t")
-    relay = await reading()
 
     async def alter() -> None:
         relay.between = None
@@ -272,18 +173,16 @@ async def test_a_table_that_was_altered_since_the_snapshot_is_read_again(
     assert batch.chunk is None
     await relay.outbox.mend_drift()
     await relay.to_the_end()
-    assert len(relay.copy) == len(await _rows(connection))
-    assert [row["v"] for row in _sorted(relay)] == [row["v"] for row in await _rows(connection)]
+    assert len(relay.copy) == len(await rows_of(connection))
+    assert [row["v"] for row in relay.rows] == [row["v"] for row in await rows_of(connection)]
 
 
 async def test_what_a_chunk_shows_is_on_disk_before_it_is_published(
-    connection: asyncpg.Connection, reading: Open
+    connection: asyncpg.Connection, begun: Open
 ) -> None:
     """Of a change that isn't captured there is no event that would wait for the disk."""
-    await _table(connection, 10)
+    relay = await begun()
     await connection.execute("select pgoutbox.capture_table('t', '{INSERT}')")
-    await _ask(connection, "t")
-    relay = await reading()
     await connection.execute("set synchronous_commit = off; update t set v = 'lazy'")
     written = await connection.fetchval("select pg_current_wal_insert_lsn()::text")
 
@@ -297,12 +196,10 @@ async def test_what_a_chunk_shows_is_on_disk_before_it_is_published(
 
 
 async def test_a_restart_goes_on_behind_the_last_key_that_was_recorded(
-    connection: asyncpg.Connection, reading: Open
+    connection: asyncpg.Connection, begun: Open, reading: Open
 ) -> None:
     """What was read once more has the ids of the first time."""
-    await _table(connection)
-    await _ask(connection, "t")
-    relay = await reading()
+    relay = await begun()
     await relay.step()
     lost = await relay.outbox.next_batch(relay.progress)  # published, and not recorded
     await connection.execute("update t set v = 'new'")
@@ -313,15 +210,13 @@ async def test_a_restart_goes_on_behind_the_last_key_that_was_recorded(
     assert successor.read == [(n,) for n in range(4, 11)]
     assert [json.loads(m.payload)["id"] for m in lost.messages] == successor.ids[:3]
     relay.copy.update(successor.copy)
-    assert _sorted(relay) == await _rows(connection)
+    assert relay.rows == await rows_of(connection)
 
 
 async def test_a_chunk_that_is_stored_in_part_is_read_again(
-    connection: asyncpg.Connection, reading: Open
+    connection: asyncpg.Connection, begun: Open
 ) -> None:
-    await _table(connection)
-    await _ask(connection, "t")
-    relay = await reading()
+    relay = await begun()
     await connection.execute("update t set v = 'new' where id = 1")
 
     batch = await relay.outbox.next_batch(relay.progress)
@@ -333,12 +228,10 @@ async def test_a_chunk_that_is_stored_in_part_is_read_again(
 
 
 async def test_the_end_is_no_repeat_of_a_row_that_was_published_before(
-    connection: asyncpg.Connection, reading: Open
+    connection: asyncpg.Connection, begun: Open, reading: Open
 ) -> None:
     """Else the stream would drop it, where a restart finds fewer rows than before."""
-    await _table(connection, 3)
-    await _ask(connection, "t")
-    relay = await reading()
+    relay = await begun(3)
     lost = await relay.outbox.next_batch(relay.progress)
     await connection.execute("delete from t where id = 3")
 
@@ -350,13 +243,11 @@ async def test_the_end_is_no_repeat_of_a_row_that_was_published_before(
 
 
 async def test_a_locked_table_holds_up_nothing(
-    connection: asyncpg.Connection, connect: Connect, reading: Open
+    connection: asyncpg.Connection, connect: Connect, begun: Open
 ) -> None:
-    await _table(connection)
+    relay = await begun()
     await connection.execute("create table other (id int primary key)")
-    await connection.execute("select pgoutbox.capture_table('other')")
-    await _ask(connection, "t")
-    relay = await reading()
+    await capture(connection, "other")
     locker = await connect()
     await locker.execute("begin; lock table t in access exclusive mode")
     await connection.execute("insert into other values (1)")
@@ -436,7 +327,7 @@ async def test_each_row_is_read_once_in_the_order_of_the_key(
             f"insert into t {made} from generate_series(1, 20) n;"
             "set client_min_messages = warning; select pgoutbox.capture_table('t')"
         )
-        await _ask(connection, "t")
+        await ask(connection)
         relay = await reading(*key)
 
         await relay.to_the_end()
@@ -467,8 +358,8 @@ async def test_partitions_are_read_one_after_another(
 ) -> None:
     """One that is attached meanwhile is read, too; of one that is detached the rest isn't."""
     await connection.execute(_PARTITIONS)
-    await _capture(connection, "t")
-    await _ask(connection, "t")
+    await capture(connection)
+    await ask(connection)
     relay = await reading("id", "region")
     await relay.step()
 
@@ -476,9 +367,8 @@ async def test_partitions_are_read_one_after_another(
     await connection.execute("alter table t attach partition t_4 for values in (4)")
     await relay.to_the_end()
 
-    assert _sorted(relay) == await _rows(connection)
-    state = await connection.fetchval("select state from pgoutbox.snapshot")
-    assert state == "done"
+    assert relay.rows == await rows_of(connection)
+    assert await outcome(connection) == ("done", "")
 
 
 async def test_a_partition_that_comes_back_is_begun_anew(
@@ -486,8 +376,8 @@ async def test_a_partition_that_comes_back_is_begun_anew(
 ) -> None:
     """While it was detached its changes had no events."""
     await connection.execute(_PARTITIONS)
-    await _capture(connection, "t")
-    await _ask(connection, "t")
+    await capture(connection)
+    await ask(connection)
     relay = await reading("id", "region")
     while not any(key[1] == 2 for key in relay.read):  # t_1 is read
         await relay.step()
@@ -498,7 +388,7 @@ async def test_a_partition_that_comes_back_is_begun_anew(
     await connection.execute("alter table t attach partition t_1 for values in (1)")
     await relay.to_the_end()
 
-    assert _sorted(relay) == await _rows(connection)
+    assert relay.rows == await rows_of(connection)
     assert len(set(relay.ids)) == len(relay.ids)
 
 
@@ -507,11 +397,9 @@ async def test_a_partition_that_comes_back_is_begun_anew(
     ["drop constraint t_pkey, add primary key (v, id)", "alter column id type bigint"],
 )
 async def test_a_new_key_has_the_table_begun_anew_under_other_ids(
-    connection: asyncpg.Connection, reading: Open, change: str
+    connection: asyncpg.Connection, begun: Open, change: str
 ) -> None:
-    await _table(connection)
-    await _ask(connection, "t")
-    relay = await reading()
+    relay = await begun()
     await relay.step()
 
     await connection.execute(f"alter table t {change}")
@@ -519,33 +407,29 @@ async def test_a_new_key_has_the_table_begun_anew_under_other_ids(
 
     assert len(relay.read) == 13
     assert len(set(relay.ids)) == 13
-    assert _sorted(relay) == await _rows(connection)
+    assert relay.rows == await rows_of(connection)
 
 
 async def test_what_is_inserted_behind_the_end_is_left_to_its_events(
-    connection: asyncpg.Connection, reading: Open
+    connection: asyncpg.Connection, begun: Open
 ) -> None:
     """Else a snapshot would run after a table that grows as fast as it reads."""
-    await _table(connection, 4)
-    await _ask(connection, "t")
-    relay = await reading()
+    relay = await begun(4)
     await relay.step()
 
     await connection.execute("insert into t select n, 'more' from generate_series(5, 50) n")
     await relay.to_the_end()
 
     assert relay.read == [(1,), (2,), (3,), (4,)]
-    assert _sorted(relay) == await _rows(connection)
+    assert relay.rows == await rows_of(connection)
 
 
 async def test_a_chunk_is_bounded_in_bytes(
-    connection: asyncpg.Connection, reading: Open, monkeypatch: pytest.MonkeyPatch
+    connection: asyncpg.Connection, begun: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(snapshots, "_CHUNK_BYTES", 1_000)
-    await _table(connection)
+    relay = await begun()
     await connection.execute("update t set v = repeat('x', 600)")
-    await _ask(connection, "t")
-    relay = await reading()
     await relay.step()
 
     sizes = [len(batch) for batch in [await relay.step() for _ in range(3)] if batch.chunk]
@@ -556,47 +440,34 @@ async def test_a_chunk_is_bounded_in_bytes(
 
 
 async def test_a_condition_that_fails_ends_the_snapshot_and_nothing_else(
-    connection: asyncpg.Connection, reading: Open
+    connection: asyncpg.Connection, begun: Open
 ) -> None:
-    await _table(connection)
-    await _ask(connection, "t", condition="1 / (id - 2) > 0")
-    relay = await reading()
+    relay = await begun(condition="1 / (id - 2) > 0")
     await connection.execute("update t set v = 'new' where id = 1")
 
     await relay.to_the_end()
 
     assert relay.copy == {(1,): {"id": 1, "v": "new"}}
-    row = await connection.fetchrow("select state, error from pgoutbox.snapshot")
-    assert row is not None
-    assert dict(row) == {"state": "failed", "error": "division by zero"}
+    assert await outcome(connection) == ("failed", "division by zero")
 
 
 @pytest.mark.parametrize("end", ["drop table t", "select pgoutbox.release_table('t')"])
 async def test_a_table_that_is_gone_or_released_ends_the_snapshot(
-    connection: asyncpg.Connection, reading: Open, end: str
+    connection: asyncpg.Connection, begun: Open, end: str
 ) -> None:
-    await _table(connection)
-    await _ask(connection, "t")
-    relay = await reading()
+    relay = await begun()
     await relay.step()
 
     await connection.execute(end)
     await relay.to_the_end()
 
-    row = await connection.fetchrow("select state, error from pgoutbox.snapshot")
-    assert row is not None
-    assert row["state"] == "failed"
-    assert row["error"].endswith("is gone, or is no longer captured")
+    state, error = await outcome(connection)
+    assert state == "failed"
+    assert error.endswith("is gone, or is no longer captured")
 
 
-async def test_rows_of_a_condition_under_insert_at_a_subject_of_their_own(
-    connection: asyncpg.Connection, reading: Open
-) -> None:
-    await _table(connection)
-    await _ask(
-        connection, "t", condition="v like '%1%' -- odd", action="INSERT", subject="own.{table}"
-    )
-    relay = await reading()
+async def test_rows_of_a_condition_under_insert_at_a_subject_of_their_own(begun: Open) -> None:
+    relay = await begun(condition="v like '%1%' -- odd", action="INSERT", subject="own.{table}")
 
     first, *rest = [await relay.step() for _ in range(5)]
 
@@ -609,12 +480,8 @@ async def test_rows_of_a_condition_under_insert_at_a_subject_of_their_own(
     assert [m.headers[0][1].endswith("; chunk=2; rows=1; last") for m in last] == [True]
 
 
-async def test_an_empty_end_is_a_message_of_its_own(
-    connection: asyncpg.Connection, reading: Open
-) -> None:
-    await _table(connection, 0)
-    await _ask(connection, "t")
-    relay = await reading()
+async def test_an_empty_end_is_a_message_of_its_own(begun: Open) -> None:
+    relay = await begun(0)
 
     (message,) = (await relay.step()).messages
 
@@ -623,16 +490,14 @@ async def test_an_empty_end_is_a_message_of_its_own(
 
 
 async def test_a_value_that_cannot_be_rendered_is_replaced_as_in_events(
-    connection: asyncpg.Connection, connect: Connect, reading: Open
+    connection: asyncpg.Connection, connect: Connect, begun: Open
 ) -> None:
     await connection.execute("create type mood as enum ('well', 'gone')")
-    await _table(connection, 0, "id int primary key, mood mood")
+    relay = await begun(0, "id int primary key, mood mood")
     await connection.execute("alter table t disable trigger user")
     await connection.execute("insert into t values (1, 'well'), (2, 'gone')")
     admin = await connect(ADMIN)
     await admin.execute("delete from pg_enum where enumlabel = 'gone'")
-    await _ask(connection, "t")
-    relay = await reading()
 
     await relay.to_the_end()
 
@@ -643,14 +508,14 @@ async def test_a_value_that_cannot_be_rendered_is_replaced_as_in_events(
 async def test_shards_divide_a_snapshot_as_they_divide_events(
     connection: asyncpg.Connection, reading: Open
 ) -> None:
-    await _table(connection, 0, "a text, b int, v text, primary key (b, a)")
+    await make_table(connection, 0, "a text, b int, v text, primary key (b, a)")
     relays = {
         f"r-{number}-of-3": Share(RelayConfig(shard=Shard(number, 3), name="r"))
         for number in (1, 2, 3)
     }
     await connection.execute("insert into t select 'x,' || n, n, 'v' from generate_series(1, 30) n")
     for name, share in relays.items():
-        await _ask(connection, "t", relay=name)
+        await ask(connection, name)
         relay = await reading("a", "b", relay=name, share=share)
         await relay.to_the_end()
         of_events = await connection.fetch(
@@ -663,13 +528,28 @@ async def test_shards_divide_a_snapshot_as_they_divide_events(
         assert 0 < len(relay.read) < 30
 
 
+@pytest.mark.parametrize(("named", "rows"), [({"t": ["INSERT"]}, 10), ({"t": ["UPDATE"]}, 0)])
+async def test_a_filter_lets_rows_pass_where_it_has_their_inserts(
+    connection: asyncpg.Connection, reading: Open, named: dict[str, list[str]], rows: int
+) -> None:
+    """What it doesn't have is done at once, so that nobody waits for it."""
+    await make_table(connection)
+    await ask(connection)
+    relay = await reading(wanted=Filter(named, Counter()))
+
+    await relay.to_the_end()
+
+    assert len(relay.read) == rows
+    assert await outcome(connection) == ("done", "")
+
+
 async def test_a_relays_role_reads_what_was_asked_for_and_nothing_else(
     connection: asyncpg.Connection, reading: Open
 ) -> None:
-    await _table(connection)
+    await make_table(connection)
     await connection.execute(f"select pgoutbox.grant_relay('{WRITER}')")
     await connection.execute(f"revoke all on t from {WRITER}")
-    await _ask(connection, "t", condition="id < 3")
+    await ask(connection, condition="id < 3")
     relay = await reading(role=WRITER)
 
     await relay.to_the_end()
@@ -686,7 +566,7 @@ async def test_a_relays_role_reads_what_was_asked_for_and_nothing_else(
 
 
 async def test_no_check_of_a_domain_runs_with_the_rights_of_the_schemas_owner(
-    connection: asyncpg.Connection, reading: Open
+    connection: asyncpg.Connection, begun: Open
 ) -> None:
     """They may be those of another table's owner, and the last key is read back from text."""
     await connection.execute(
@@ -694,11 +574,9 @@ async def test_no_check_of_a_domain_runs_with_the_rights_of_the_schemas_owner(
         "create function called(text) returns bool language sql as 'select nextval(''calls'') > 0';"
         "create domain odd as text check (called(value))"
     )
-    await _table(connection, 0, "id odd primary key, v odd")
+    relay = await begun(0, "id odd primary key, v odd")
     await connection.execute("insert into t select n::text, 'v' from generate_series(1, 9) n")
     before = await connection.fetchval("select last_value from calls")
-    await _ask(connection, "t")
-    relay = await reading()
 
     await relay.to_the_end()
 
@@ -710,24 +588,21 @@ async def test_no_check_of_a_domain_runs_with_the_rights_of_the_schemas_owner(
         )
         await connection.execute(f"create table keyed_by_{key[:3]} (id {key} primary key)")
         assert not await connection.fetch(
-            "select pgoutbox.snapshot_order($1::text::regclass)", f"keyed_by_{key[:3]}"
+            "select pgoutbox.key_order($1::text::regclass)", f"keyed_by_{key[:3]}"
         )
 
 
 async def test_a_policy_fails_the_snapshot_instead_of_leaving_rows_out(
-    connection: asyncpg.Connection, reading: Open
+    connection: asyncpg.Connection, begun: Open
 ) -> None:
-    await _table(connection)
+    relay = await begun()
     await connection.execute(
         "alter table t enable row level security; alter table t force row level security;"
         "create policy few on t using (id < 5)"
     )
-    await _ask(connection, "t")
-    relay = await reading()
 
     await relay.to_the_end()
 
     assert relay.read == []
-    row = await connection.fetchrow("select state, error from pgoutbox.snapshot")
-    assert row is not None
-    assert (row["state"], "row-level security" in row["error"]) == ("failed", True)
+    state, error = await outcome(connection)
+    assert (state, "row-level security" in error) == ("failed", True)

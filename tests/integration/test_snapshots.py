@@ -86,6 +86,38 @@ async def test_install_and_drain_publish_the_rows_that_were_there_once(
         assert await stream.count() == expected
 
 
+async def test_a_table_without_a_key_is_taken_if_that_is_allowed(
+    database: Database, connection: asyncpg.Connection, stream: Stream
+) -> None:
+    """What it means is said either way."""
+    await connection.execute("create table keyless (id int); insert into keyless values (1), (1)")
+    flags = ("--snapshot", "--dsn", database.dsn)
+    for command, code, said in (
+        (("install", "--allow-no-key", "--dsn", database.dsn), 2, "goes with --snapshot"),
+        (("install", "--table", "keyless", *flags), 6, "as an event and as READ, too"),
+        (("install", "--table", "keyless", *flags), 6, "accept that: --allow-no-key"),
+        (("install", "--table", "keyless", *flags, "--allow-no-key"), 0, "count it twice"),
+        (("relay", "--drain", *_relay_flags(database, stream)), 0, ""),
+        (
+            (
+                "snapshot",
+                "start",
+                "keyless",
+                "--as",
+                "insert",
+                "--allow-no-key",
+                "--detach",
+                *flags[1:],
+            ),
+            0,
+            "as an event and as INSERT, too; consumers that count rows would count it twice",
+        ),
+    ):
+        done = await asyncio.to_thread(pgoutbox, *command)
+        assert (done.returncode, said in done.stderr) == (code, True), done.stderr
+    assert _rows(await stream.messages()) == [("READ", {"id": 1})] * 2
+
+
 async def test_pause_resume_and_cancel(
     database: Database, connection: asyncpg.Connection, stream: Stream, daemon: StartDaemon
 ) -> None:
@@ -161,7 +193,7 @@ async def test_what_cannot_be_asked_for_is_said_and_nothing_is_asked(
         await connection.execute("select pgoutbox.capture_table($1::text::regclass)", table)
     for arguments, code, said in (
         (("start", "bare"), 6, "bare isn't captured"),
-        (("start", "users", "keyless"), 6, "keyless has no key"),
+        (("start", "users", "keyless"), 6, "keyless has no key that tells its rows apart"),
         (("start", "nothing"), 6, "there is no table nothing"),
         (("start", "users", "--where", "nam = 'x'"), 6, 'column "nam" does not exist'),
         (("start", "users", "--where", "true) or"), 6, "the condition can't be used"),

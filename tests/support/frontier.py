@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import signal
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -30,6 +31,7 @@ ROWS = 1_000  # in each table at the beginning
 _TABLES = f"""
 create sequence v;
 create table plain (id integer primary key, region integer not null, v bigint);
+create table bare (id integer, region integer, v bigint);
 create table part (
     id integer, region integer, v bigint, primary key (id, region)
 ) partition by list (region);
@@ -41,11 +43,14 @@ create table part_2 partition of part for values in (2) partition by hash (id);
 create table part_2_even partition of part_2 for values with (modulus 2, remainder 0);
 create table part_2_odd partition of part_2 for values with (modulus 2, remainder 1);
 insert into plain select 2 * n, n % 3, nextval('v') from generate_series(1, {ROWS}) n;
+insert into bare select 2 * n, n % 3, nextval('v') from generate_series(1, {ROWS}) n;
 insert into part select 2 * n, n % 3, nextval('v') from generate_series(1, {ROWS}) n;
 set client_min_messages = warning;
 """
 
-KEYS = {"plain": ("id",), "part": ("id", "region")}
+# Of a table without a key all columns; `v` is another one in each row and version of a row.
+KEYS = {"plain": ("id",), "part": ("id", "region"), "bare": ("id", "region", "v")}
+_ROWS_OF_A_PAGE = 185  # of table bare
 
 _EXPECTED = (
     asyncpg.UniqueViolationError,
@@ -94,19 +99,37 @@ async def write(database: Database, seed: int, is_over: Callable[[], bool]) -> N
 async def _transaction(connection: asyncpg.Connection, draw: random.Random) -> None:
     table = draw.choice(list(KEYS))
     lazily = "set local synchronous_commit = off;" if draw.random() < 0.3 else ""
-    near = await connection.fetchval(
-        "select (s.place -> 'last' ->> 0)::integer from pgoutbox.snapshot s"
-        " where s.relation = $1::text::regclass order by s.asked_at desc limit 1",
-        table,
-    )
+    near = await _frontier(connection, table)
     if near is None or draw.random() < 0.2:
         near = draw.randrange(2 * ROWS)
     changes = " ".join(_change(table, near, draw) for _ in range(draw.choice((1, 1, 1, 2, 5, 30))))
-    end = "rollback" if draw.random() < 0.05 else "commit"
+    is_prepared = draw.random() < 0.1
+    name = f"frontier {draw.getrandbits(64)}"
+    end = draw.choices(("commit", "rollback"), (0.95, 0.05))[0]
     try:
-        await connection.execute(f"begin; {lazily} {changes} {end}")
+        if is_prepared:
+            await connection.execute(
+                f"begin; set local pgoutbox.notify = off; {changes} prepare transaction '{name}'"
+            )
+            await asyncio.sleep(draw.uniform(0.0, 0.05))
+            await connection.execute(f"{end} prepared '{name}'")
+        else:
+            await connection.execute(f"begin; {lazily} {changes} {end}")
     except _EXPECTED:
         await connection.execute("rollback")
+
+
+async def _frontier(connection: asyncpg.Connection, table: str) -> int | None:
+    """Return about which id the table's snapshot has read last."""
+    last = await connection.fetchval(
+        "select s.place -> 'last' ->> 0 from pgoutbox.snapshot s"
+        " where s.relation = $1::text::regclass order by s.asked_at desc limit 1",
+        table,
+    )
+    if last is None or not last.startswith("("):
+        return last and int(last)
+    page, line = map(int, last.strip("()").split(","))
+    return 2 * (page * _ROWS_OF_A_PAGE + line)
 
 
 def _change(table: str, near: int, draw: random.Random) -> str:
@@ -201,10 +224,75 @@ def _key(table: str, row: Row) -> tuple[Any, ...]:
     return tuple(row[name] for name in KEYS[table])
 
 
+@dataclass
+class Relays:
+    """Relays of one name, one of which leads; something happens to it by turns."""
+
+    database: Database
+    stream: Stream
+    nursery: Nursery
+    owner: asyncpg.Connection
+    leader: Relay | None = None
+
+    async def start(self) -> Relay:
+        """Start another one."""
+        return await self.nursery.start(
+            *("relay", "--dsn", self.database.dsn, "--nats-url", self.stream.url),
+            *("--topic", self.stream.topic, "--poll-interval", "100ms", "--batch-events", "200"),
+        )
+
+    async def kill(self) -> None:
+        """Kill it, and start one that goes on."""
+        await self._leader.kill()
+        self.leader = await self.start()
+
+    async def hand_over(self) -> None:
+        """Kill it while another one stands by."""
+        successor = await self._standby()
+        await self._leader.kill()
+        self.leader = successor
+
+    async def freeze(self) -> None:
+        """Freeze it until another one has taken over."""
+        successor, frozen = await self._standby(), self._leader
+        frozen.send_signal(signal.SIGSTOP)
+        await self.owner.execute(_END_LEADER)  # as a server does that misses its client
+        await successor.line(" leading ")
+        frozen.send_signal(signal.SIGCONT)
+        await frozen.line("standing by")
+        await frozen.kill()
+        self.leader = successor
+
+    async def rewrite(self) -> None:
+        """Let it run, and give the tables other files."""
+        for table in ("plain", "bare"):
+            await self.owner.execute(f"vacuum full {table}")
+
+    @property
+    def _leader(self) -> Relay:
+        assert self.leader is not None
+        return self.leader
+
+    async def _standby(self) -> Relay:
+        await self._leader.line(" leading ")
+        successor = await self.start()
+        await successor.line("standing by")
+        return successor
+
+    async def stop(self) -> int:
+        """Ask it to end, and return its exit code."""
+        return await self._leader.stop()
+
+
+_END_LEADER = """
+select pg_terminate_backend(leader_pid) from pgoutbox.progress p where pgoutbox.is_led(p)
+"""
+
+
 async def judged(
     database: Database, stream: Stream, nursery: Nursery, seed: int, more: Callable[[], bool]
 ) -> None:
-    """Take snapshots while there are ``more``, with writers and kills, and judge the stream."""
+    """Take snapshots while there are ``more``, with writers and faults, and judge the stream."""
     draw = random.Random(seed)
     judge = Judge(await prepare(database))
     owner = await database.connect()
@@ -213,32 +301,38 @@ async def judged(
         asyncio.create_task(write(database, draw.randrange(2**32), is_over.is_set))
         for _ in range(3)
     ]
-    kills = 0
-    relay = await _relay(database, nursery, stream)
+    relays = Relays(database, stream, nursery, owner)
+    relays.leader = await relays.start()
+    faults = [relays.kill, relays.hand_over, relays.freeze, relays.rewrite]
+    happened: Counter[str] = Counter()
     while more():
-        arguments = ("plain", "part", "--rate", "2000", "--detach", "--dsn", database.dsn)
-        done = await asyncio.to_thread(pgoutbox, "snapshot", "start", *arguments)
+        done = await asyncio.to_thread(
+            pgoutbox, "snapshot", "start", *KEYS, *_HOW, "--dsn", database.dsn
+        )
         assert done.returncode == 0, done.stderr
-        while not await owner.fetchval(_ALL_DONE):
+        draw.shuffle(faults)
+        for fault in faults:
             rows = await owner.fetchval(_ROWS)
             await eventually(partial(_is_further, owner, rows), timeout=60)
             await asyncio.sleep(draw.uniform(0.0, 0.4))
-            await relay.kill()
-            kills += 1
-            relay = await _relay(database, nursery, stream)
+            if not await owner.fetchval(_ALL_DONE):
+                await fault()
+                happened[fault.__name__] += 1
+        await eventually(lambda: owner.fetchval(_ALL_DONE), timeout=60)
     is_over.set()
     await asyncio.gather(*writing)
     await all_sent(database)
-    assert await relay.stop() == 0
+    assert await relays.stop() == 0
 
     judge.judge(await stream.messages())
 
-    print(f"{kills} kills, {judge.chunks} chunks, {judge.read}, {judge.found} changed before")
+    print(f"{happened}, {judge.chunks} chunks, {judge.read}, {judge.found} changed before")
     assert judge.ended == set(KEYS)
     assert judge.copies == judge.truth == await contents(owner)
     assert judge.found > 100
 
 
+_HOW = ("--allow-no-key", "--rate", "2000", "--detach")
 _ALL_DONE = "select bool_and(state = 'done') from pgoutbox.snapshot"
 _ROWS = "select sum(rows) from pgoutbox.snapshot"
 
@@ -247,10 +341,3 @@ async def _is_further(owner: asyncpg.Connection, rows: int) -> bool:
     """Tell whether more is recorded; on a busy machine a relay takes a while to begin."""
     done = await owner.fetchval(_ALL_DONE)
     return bool(done or await owner.fetchval(_ROWS) > rows)
-
-
-async def _relay(database: Database, nursery: Nursery, stream: Stream) -> Relay:
-    return await nursery.start(
-        *("relay", "--dsn", database.dsn, "--nats-url", stream.url, "--topic", stream.topic),
-        *("--poll-interval", "100ms", "--batch-events", "200"),
-    )

@@ -23,6 +23,7 @@ ONE = SnapshotStatus(
     action="READ",
     subject=None,
     rate=None,
+    allow_no_key=False,
     error=None,
     detached=[],
     asked_at="2026-01-01T00:00:00+00:00",
