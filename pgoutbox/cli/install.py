@@ -106,6 +106,13 @@ def _grant_option(kind: str, meaning: str) -> Callable[[Command], Command]:
     " default: unchanged; at first, no.",
 )
 @click.option(
+    "--await-all-checks/--await-captured-checks",
+    "all_checks",
+    default=None,
+    help="Give a transaction its place in the order behind the deferred checks of all tables, or"
+    " only of captured ones, which costs less; default: unchanged; at first, of captured ones.",
+)
+@click.option(
     "--snapshot",
     is_flag=True,
     help="Publish the rows that each --table has already, too, unless that was asked for before.",
@@ -142,6 +149,7 @@ def install(
     grant_reader: Sequence[str],
     event_trigger: bool | None,
     context: bool | None,
+    all_checks: bool | None,
     snapshot: bool,
     allow_no_key: bool,
     print_sql: bool,
@@ -170,9 +178,10 @@ def install(
     }
     if tables_only and not print_sql:
         raise click.UsageError("--tables-only goes with --print-sql.")
-    if tables_only and (any(grants.values()) or (context, event_trigger) != (None, None)):
+    switches = {"context": context, "all_checks": all_checks, "event_trigger": event_trigger}
+    if tables_only and (any(grants.values()) or set(switches.values()) != {None}):
         raise click.UsageError(
-            "--tables-only goes without --grant-…, --context and --event-trigger."
+            "--tables-only goes without --grant-…, --context, --await-…-checks and --event-trigger."
         )
     settings = settings_of(ctx, **flags)
     wanted = _read_actions(actions)
@@ -186,7 +195,6 @@ def install(
         raise click.UsageError("--except-table goes with a pattern, --schema or --all-tables.")
     if print_sql:
         chosen = (patterns, left_out)
-        switches = (context, event_trigger)
         script = _script(
             settings, names, wanted, always, grants, switches, choice, tables_only, chosen
         )
@@ -213,6 +221,7 @@ def install(
                 grants=grants,
                 event_trigger=event_trigger,
                 context=context,
+                all_checks=all_checks,
                 choice=choice,
             )
             if snapshot:
@@ -239,7 +248,7 @@ def _script(
     actions: tuple[str, ...] | None,
     always: bool | None,
     grants: Mapping[str, Sequence[str]],
-    switches: tuple[bool | None, bool | None],
+    switches: Mapping[str, bool | None],
     choice: Choice,
     tables_only: bool,
     patterns: tuple[Sequence[Pattern], Sequence[Pattern]],
@@ -263,13 +272,12 @@ def _script(
         wanted,
         old_values,
         grants,
-        context=switches[0],
-        event_trigger=switches[1],
         chosen=chosen,
         fires_always=always,
         choice=choice,
         filtered=filtered,
         lock_timeout=settings.install.lock_timeout,
+        **switches,
     )
 
 

@@ -88,17 +88,18 @@ async def install(
     event_trigger: bool | None = None,
     grants: Mapping[str, Sequence[str]] = MappingProxyType({}),
     context: bool | None = None,
+    all_checks: bool | None = None,
     choice: Choice = AS_INSTALLED,
     warn: Say | None = None,
     alarm: Say | None = None,
 ) -> None:
     """Bring the schema up to date and capture ``tables``, or else those of the filter.
 
-    What isn't given of actions, old values, ``choice`` and ``context`` stays as it is; actions of
-    the filter are added to what others have captured, for each relay picks what its own filter
-    names. ``patterns`` but for what is ``excepted`` are kept: without ``tables`` and ``patterns``
-    those tables are captured, too, that match kept ones, or have taken the names of captured
-    tables.
+    What isn't given of actions, old values, ``choice``, ``context`` and ``all_checks`` stays as it
+    is; actions of the filter are added to what others have captured, for each relay picks what its
+    own filter names. ``patterns`` but for what is ``excepted`` are kept: without ``tables`` and
+    ``patterns`` those tables are captured, too, that match kept ones, or have taken the names of
+    captured tables.
     Nothing is changed where a name is wrong. A table that fails keeps no other from being captured;
     InstallError then names what failed and what is done. ``grants`` are roles by what they are
     granted, of GRANTS. ``warn``, else ``say``, is told that something in the filter has nothing to
@@ -136,9 +137,7 @@ async def install(
     for warning in warnings:
         warn(warning)
     await _name_publications(conn, say)
-    if context is not None:
-        await conn.execute("select pgoutbox.capture_sessions($1)", context)
-        say(f"sessions of writers: {'' if context else 'not '}captured")
+    await _set_for_all_tables(conn, context, all_checks, say)
 
     async def capture(table: Table) -> str:
         return await _capture(
@@ -159,6 +158,18 @@ async def install(
         await conn.execute(f"select pgoutbox.grant_{grant.kind}($1::oid::regrole)", grant.oid)
         say(f"role {grant.role}: {GRANTS[grant.kind]}")
     await _watch_tables(conn, event_trigger, say)
+
+
+async def _set_for_all_tables(
+    conn: Connection, context: bool | None, all_checks: bool | None, say: Say
+) -> None:
+    """Set what capture does for all tables; None leaves it as it is."""
+    if context is not None:
+        await conn.execute("select pgoutbox.capture_sessions($1)", context)
+        say(f"sessions of writers: {'' if context else 'not '}captured")
+    if all_checks is not None:
+        await conn.execute("select pgoutbox.await_all_checks($1)", all_checks)
+        say(f"order: behind the deferred checks of {'all' if all_checks else 'captured'} tables")
 
 
 async def _watch_tables(conn: Connection, wanted: bool | None, say: Say) -> None:

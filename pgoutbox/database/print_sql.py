@@ -30,6 +30,7 @@ def print_sql(
     grants: Mapping[str, Sequence[str]] = MappingProxyType({}),
     *,
     context: bool | None = None,
+    all_checks: bool | None = None,
     chosen: Chosen | None = None,
     fires_always: bool | None = None,
     event_trigger: bool | None = None,
@@ -43,8 +44,8 @@ def print_sql(
     refuses where the schema is newer. One statement, so that it is done in whole or not at all,
     in a transaction or without. ``tables`` and their actions; names are found by the search_path
     of the session that applies it. ``filtered`` are names without a schema, to be found in all
-    of them. Old values and context that are None stay as they are. ``lock_timeout`` is in seconds,
-    and ``chosen`` are patterns that are to be kept.
+    of them. Old values, context and checks that are None stay as they are. ``lock_timeout`` is in
+    seconds, and ``chosen`` are patterns that are to be kept.
     """
     steps = [
         _SET.format(lock_timeout=_milliseconds(lock_timeout)),
@@ -62,6 +63,7 @@ def print_sql(
             f"    perform pgoutbox.{function}({str(wanted).lower()});\n"
             for function, wanted in (
                 ("capture_sessions", context),
+                ("await_all_checks", all_checks),
                 ("watch_tables", event_trigger),
             )
             if wanted is not None

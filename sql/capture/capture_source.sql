@@ -31,9 +31,13 @@ declare
         then 'coalesce(event_action, tg_op)' else 'tg_op' end;
     facts constant text :=
         pgoutbox.facts_source(relation, noted_action, 'pg_catalog.pg_trigger_depth()');
-    -- The commit stage is to note who the session is.
+    -- The commit stage is to note who the session is, or to run behind all checks.
     mark constant text := (
-        select ', '' context''' from pgoutbox.installation i where i.captures_sessions);
+        select concat(
+            case when i.captures_sessions then ', '' context''' end,
+            case when i.awaits_all_checks then ', '' lap''' end)
+        from pgoutbox.installation i
+    );
 begin
     return pgoutbox.filled($body$
 declare

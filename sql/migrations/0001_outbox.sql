@@ -30,7 +30,8 @@ create table pgoutbox.installation (
     id uuid not null default pg_catalog.gen_random_uuid(),
     functions_version text not null default '',
     emits boolean not null default false,
-    captures_sessions boolean not null default false
+    captures_sessions boolean not null default false,
+    awaits_all_checks boolean not null default false
 );
 
 insert into pgoutbox.installation default values;
@@ -41,6 +42,9 @@ comment on column pgoutbox.installation.emits is
     'Whether a role may emit events of its own, so that new streams take subjects of any length.';
 comment on column pgoutbox.installation.captures_sessions is
     'Whether a transaction''s context has its session: user, application name, client address.';
+comment on column pgoutbox.installation.awaits_all_checks is
+    'Whether a transaction gets its position behind the deferred checks of all tables, not only of '
+    'captured ones.';
 
 -- One row a captured table. A regclass is dumped by name, so a restored database still
 -- knows its tables; the name stands beside it for tables that were dropped since.

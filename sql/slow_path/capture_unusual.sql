@@ -23,9 +23,11 @@ declare
     depth constant integer := case when starts_with(state, concat(xid, ' '))
         then substring(state, '^[0-9]+ ([0-9]{1,9})( again| context)?( lap)?$') end;
     has_context boolean := state like '% context%';
+    has_lap boolean := state like '% lap';
 begin
-    if depth is null and not has_context then
-        has_context := (select i.captures_sessions from pgoutbox.installation i);
+    if depth is null then
+        select has_context or i.captures_sessions, i.awaits_all_checks into has_context, has_lap
+        from pgoutbox.installation i;
     end if;
     perform set_config(
         'pgoutbox.transaction',
@@ -36,7 +38,7 @@ begin
                 then ' again'
                 when has_context then ' context' end,
             -- What its first statement has queued stands before the stage.
-            case when depth is not null and (may_defer or state like '% lap') then ' lap' end
+            case when has_lap or depth is not null and may_defer then ' lap' end
         ),
         true);
     if depth is not null then

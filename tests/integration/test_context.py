@@ -50,9 +50,11 @@ async def contexts(owner: asyncpg.Connection) -> list[Any]:
 
 async def test_messages(database: Database, owner: asyncpg.Connection, stream: Stream) -> None:
     """In the header, and in the payload where that is asked for; none without a context."""
-    done = pgoutbox("install", "--context", "--grant-emit", WRITER, "--dsn", database.dsn)
+    flags = ("--context", "--await-all-checks", "--grant-emit", WRITER)
+    done = pgoutbox("install", *flags, "--dsn", database.dsn)
     assert done.returncode == 0, done.stderr
     assert "sessions of writers: captured" in done.stderr
+    assert "order: behind the deferred checks of all tables" in done.stderr
     await owner.execute("""
         begin; select pgoutbox.set_context('{"user": "Zoë 😀"}');
         update orders set state = 'paid' where id = 1; select pgoutbox.emit('told', '{}'); commit

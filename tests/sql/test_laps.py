@@ -65,6 +65,34 @@ async def test_only_checks_behind_the_stage_need_a_lap(
     ) - ("savepoint" in script)
 
 
+@pytest.mark.parametrize(
+    "script",
+    [
+        "insert into plain values (1)",
+        "begin; select pgoutbox.set_context('{}'); insert into plain values (1); commit",
+        "begin; insert into plain values (1); insert into child values (1, 1); commit",
+        "begin; insert into plain values (1); set constraints all immediate;"
+        " set constraints all deferred; insert into plain values (2); commit",
+        "select pgoutbox.emit('told', '{}')",
+    ],
+)
+async def test_every_transaction_makes_a_lap_where_all_checks_are_awaited(
+    connection: asyncpg.Connection, outbox: Outbox, script: str
+) -> None:
+    assert await connection.fetchval("select pgoutbox.await_all_checks(true)")
+    assert not await connection.fetchval("select pgoutbox.await_all_checks(true)")
+
+    await connection.execute(script)
+
+    assert await laps(connection) == 1 + ("immediate" in script)
+    rows = await outbox.rows()
+    assert len(rows) == script.count("into") + script.count("emit")
+    assert len({row["position"] for row in rows}) == 1
+    await connection.execute("select pgoutbox.await_all_checks(false)")
+    await connection.execute("insert into plain values (9)")
+    assert await laps(connection) == 1 + ("immediate" in script)
+
+
 async def test_position_is_drawn_once_behind_the_checks(
     connection: asyncpg.Connection, outbox: Outbox
 ) -> None:
