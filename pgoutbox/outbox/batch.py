@@ -38,6 +38,7 @@ class Batch:
     is_replay: bool = False  # of a plan, sent again in the order of the first time
     has_long_transaction: bool = False  # one of several events, which a restart must not tear
     has_lazy_commit: bool = False  # visible, but perhaps not on disk yet
+    written: int | None = 0  # up to where the log reached when it was read; see disk.py
     oldest: float | None = None  # commit time of the first event, seconds since the epoch
     passed: Sequence[Key] = ()  # of all events read, including those that are passed over
     chunk: Chunk | None = None

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+
+from pgoutbox.outbox.disk import WRITTEN
 from pgoutbox.outbox.progress_row import required
 
 NOTE_ERROR = """
@@ -34,11 +37,12 @@ where p.relay <> $1
 # snapshot counts as ended, or one that was known to be gone before. Where nothing is unsent there
 # is one row all the same, for the column `ended`.
 BESIDE_HOLDERS = """
-select COLUMNS, h.ended
+select COLUMNS, h.ended, h.written
 from (
     select
         pg_catalog.array_agg(x.xid) as ended,
-        least($4::bigint, pg_catalog.min(x.since)) as again
+        least($4::bigint, pg_catalog.min(x.since)) as again,
+        WRITTEN as written
     from unnest($2::bigint[], $3::bigint[]) x (xid, since)
     where pg_catalog.pg_visible_in_snapshot(x.xid::text::xid8, pg_catalog.pg_current_snapshot())
 ) h
@@ -48,7 +52,9 @@ left join lateral pgoutbox.CALL, settled => $1, holders => $2::text[]::xid8[], a
 
 
 def _beside_holders(call: str, columns: str = "u.*") -> str:
-    return required(BESIDE_HOLDERS.replace("CALL", call).replace("COLUMNS", columns))
+    question = BESIDE_HOLDERS.replace("CALL", call).replace("COLUMNS", columns)
+    last = max(map(int, re.findall(r"\$(\d+)", question)))
+    return required(question.replace("WRITTEN", WRITTEN.format(tells=f"${last + 1}::boolean")))
 
 
 READ = _beside_holders("next_batch($5, $6, $7, $8, $9, $10, $11, $12")

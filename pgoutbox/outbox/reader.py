@@ -22,6 +22,7 @@ from pgoutbox.messages.headers import header_lines
 from pgoutbox.outbox import queries, resends
 from pgoutbox.outbox.batch import Batch, Withheld
 from pgoutbox.outbox.careful import CarefulReader, Reading
+from pgoutbox.outbox.disk import Disk
 from pgoutbox.outbox.marks import Mark, Marks, from_json, to_json
 from pgoutbox.outbox.numbering import Numbering
 from pgoutbox.outbox.parked import Parked, Retry
@@ -63,6 +64,7 @@ class Outbox:
         share: Share | None = None,
         until: int | None = None,
         query_timeout: float = 60.0,
+        wait_for_flush: bool = False,
         snapshots: Snapshots | None = None,
     ) -> None:
         self._connection = connection
@@ -73,6 +75,7 @@ class Outbox:
         self._share = share
         self._until = until  # the last position to read
         self._query_timeout = query_timeout  # seconds
+        self._wait_for_flush = wait_for_flush  # whatever a transaction's commit stage noted
         self._query = queries.READ
         self._flags: tuple[bool, ...] = ()  # what else the query asks for
         needs_keys = message_format.needs_keys
@@ -105,6 +108,8 @@ class Outbox:
         self._saved_place: Place | None = None
         self._has_asked = False  # who of the noted holders is left, since it leads
         self._ended: Sequence[int] = ()  # of the holders, by the snapshot of the last read
+        self._written: int | None = None  # up to where the disk must have the log for that
+        self._disk = Disk(connection)
         self._confirmed: Callable[[], LastStored | None] = lambda: None
         self._recorded = Progress()  # as in the database
         self._recorded_at = 0.0  # of the monotonic clock
@@ -128,6 +133,7 @@ class Outbox:
         self._envelope = Envelope(self._row.outbox.installation)
         encoding = await self._connection.fetchval("select pg_catalog.getdatabaseencoding()")
         self._is_utf8 = encoding in _ENCODINGS_OF_UTF8
+        await self._disk.look()
         self._plan = self._replay = self._row.plan
         progress = self._row.progress
         self._saved_place = None
@@ -374,9 +380,10 @@ class Outbox:
 
     async def _ask(self, query: str, *arguments: object) -> list[asyncpg.Record]:
         rows = await self._row.ask(
-            lambda: self._connection.fetch(query, *arguments, *self._row.known)
+            lambda: self._connection.fetch(query, *arguments, self._disk.tells, *self._row.known)
         )
         self._ended = rows[0]["ended"] or ()
+        self._written = rows[0]["written"]
         return rows if rows[0]["position"] is not None else []
 
     async def _read(self, before: Progress, high: int, gaps: Sequence[Gap]) -> Batch:
@@ -412,6 +419,7 @@ class Outbox:
             is_replay=bool(self._replay),
             has_long_transaction=has_long_transaction or is_cut or before.partial is not None,
             has_lazy_commit=has_lazy_commit,
+            written=self._written,
             oldest=oldest,
             passed=passed,
             withheld=withheld,
@@ -466,8 +474,12 @@ class Outbox:
         """
         plan = self._plan_of((*in_flight, batch))
         is_news = plan[-1:] not in ((), self._plan[-1:])
-        if batch.has_lazy_commit or is_news:
-            await self._write(progress, plan, flush=batch.has_lazy_commit or batch.after.has_gap)
+        may_be_lost = batch.has_lazy_commit or self._wait_for_flush
+        flush = (is_news and batch.after.has_gap) or (
+            may_be_lost and not await self._disk.has(batch.written)
+        )
+        if is_news or flush:
+            await self._write(progress, plan, flush=flush)
 
     async def advance(self, progress: Progress, in_flight: Sequence[Batch] = ()) -> None:
         """Move the progress to ``progress``, with the batches ``in_flight`` beyond it.

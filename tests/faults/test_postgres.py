@@ -8,6 +8,7 @@ import json
 import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
+from functools import partial
 
 import asyncpg
 import pytest
@@ -91,6 +92,30 @@ async def test_what_a_crash_takes_back_was_never_published(own: Scene) -> None:
 
     await own.check()
     assert before > 0
+
+
+async def test_a_crash_takes_back_nothing_that_turned_asynchronous_late(own: Scene) -> None:
+    """Its commit stage has run before, and noted that it would be on disk."""
+    server = own.database.cluster.server
+    assert server is not None
+    writer = await own.database.connect()
+    await writer.execute("create table t (id integer)")
+    await writer.execute("select pgoutbox.capture_table('t')")
+    relay = await own.relay("--wait-for-flush", "--poll-interval", "10ms")
+    await relay.line("leading")
+    for crash in range(1, 4):
+        await writer.execute(
+            f"begin; insert into t values ({crash}); set constraints all immediate;"
+            " set local synchronous_commit = off; commit"
+        )
+        await eventually(partial(_more, own.stream, crash - 1), pause=0.001)
+
+        server.kill()
+        server.start()
+        await relay.line(WORKS, count=crash, timeout=30)
+        writer = await own.database.connect()
+        assert await writer.fetchval("select max(id) from t") == crash
+    assert await relay.stop() == 0
 
 
 async def test_crash_takes_back_no_plan_that_order_depends_on(own: Scene) -> None:
