@@ -33,7 +33,8 @@ Exit codes:
   5    NATS unavailable, or it stored nothing
   6    a table can't be captured, released or read, or a relay forgotten
   7    something needs attention (status --check, doctor)
-  130  interrupted"""
+  130  interrupted
+  143  terminated, as the first process of a container"""
 
 
 @click.group(

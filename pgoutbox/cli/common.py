@@ -7,6 +7,7 @@ import io
 import os
 import sys
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -49,11 +50,12 @@ class Cli(click.Group):
         try:
             return super().invoke(ctx)
         except PgoutboxError as error:
-            click.secho(f"error: {visible(str(error))}", fg="red", err=True)
+            with suppress(OSError):
+                click.secho(f"error: {visible(str(error))}", fg="red", err=True)
             if error.subject:
-                click.echo(f"subject: {visible(error.subject)}", err=True)
+                say(f"subject: {error.subject}")
             if error.hint:
-                click.echo(f"hint: {visible(error.hint)}", err=True)
+                say(f"hint: {error.hint}")
             raise SystemExit(error.exit_code) from error
         except KeyboardInterrupt as error:
             raise SystemExit(_INTERRUPTED) from error
@@ -69,10 +71,7 @@ def _end_output(error: OSError) -> NoReturn:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     if error.errno == errno.EPIPE:  # its reader has gone
         raise SystemExit from error
-    try:
-        click.echo(f"error: the output can't be written: {error.strerror}", err=True)
-    except OSError:
-        os.dup2(1, 2)
+    say(f"error: the output can't be written: {error.strerror}")
     raise SystemExit(PgoutboxError.exit_code) from error
 
 
@@ -219,8 +218,9 @@ def run(work: Coroutine[Any, Any, Result]) -> Result:
 
 
 def say(text: str) -> None:
-    """Tell the user something that isn't data."""
-    click.echo(visible(text), err=True)
+    """Tell the user something that isn't data; where nobody can be told, the work goes on."""
+    with suppress(OSError):
+        click.echo(visible(text), err=True)
 
 
 def wants_color(is_terminal: bool) -> bool:

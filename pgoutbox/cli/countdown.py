@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TextIO
 
 _LINE_INTERVAL = 10.0  # seconds between lines where there is no terminal
@@ -29,12 +30,15 @@ class Countdown:
         if self._first is None:
             self._first = now, left
         if self._is_terminal:
-            line = f"{_CLEAR}{self._sentence(now, left)}" if left else _CLEAR
-            self._stream.write(line)
+            self._write(f"{_CLEAR}{self._sentence(now, left)}" if left else _CLEAR)
         elif left and now - self._said_at >= _LINE_INTERVAL:
             self._said_at = now
-            self._stream.write(f"{self._sentence(now, left)}\n")
-        self._stream.flush()
+            self._write(f"{self._sentence(now, left)}\n")
+
+    def _write(self, text: str) -> None:
+        with suppress(OSError):  # nobody can be told; the work goes on
+            self._stream.write(text)
+            self._stream.flush()
 
     def _sentence(self, now: float, left: int) -> str:
         began, total = self._first or (now, left)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -633,6 +634,45 @@ async def test_a_terminal_without_utf8_gets_what_it_can_show(
     (table,) = json.loads(output("status", "--json").decode("utf-8"))["tables"]
     assert table["table"] == 'public."größe 漢"'
     assert "größe 漢".encode() in output("install", "--print-sql", "--table", '"größe 漢"')
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="there is no /dev/full")
+def test_what_nobody_can_be_told_changes_no_exit_code(
+    database: Database, owner: asyncpg.Connection, stream: Stream
+) -> None:
+    """As where the disk is full that stderr goes to; Python's own code would be 120."""
+    dsn = ("--dsn", database.dsn)
+    relay = ("relay", "--drain", "--nats-url", stream.url, "--topic", stream.topic)
+    with FULL.open("wb") as full:
+        for code, arguments in (
+            (0, ("install", "--table", "users", *dsn)),
+            (6, ("install", "--table", "nowhere", *dsn)),
+            (0, (*relay, *dsn)),
+            (4, (*relay, "--dsn", "postgresql://joe@127.0.0.1:1/db")),
+            (0, ("status", *dsn)),
+        ):
+            command = [sys.executable, "-m", "pgoutbox", *arguments]
+            done = subprocess.run(
+                command, cwd=ROOT, env=clean_environment(), stdout=subprocess.DEVNULL, stderr=full
+            )
+            assert done.returncode == code, arguments
+
+    assert len(cast(list[object], status_of(database)["tables"])) == 1
+
+
+def test_a_reader_that_goes_away_ends_no_install(
+    database: Database, owner: asyncpg.Connection
+) -> None:
+    """As with `pgoutbox install … 2>&1 | head -1`."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "pgoutbox", "install", "--table", "users"]
+    env = clean_environment({"DATABASE_URL": database.dsn})
+    done = subprocess.run(command, cwd=ROOT, env=env, stdout=writing, stderr=writing)
+    os.close(writing)
+
+    assert done.returncode == 0
+    assert len(cast(list[object], status_of(database)["tables"])) == 1
 
 
 def test_ctrl_c_while_modules_are_imported_is_no_traceback(tmp_path: Path) -> None:

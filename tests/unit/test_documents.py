@@ -110,8 +110,14 @@ def test_flags_in_the_readme_exist() -> None:
 
 
 def test_exit_codes_of_readme_help_and_errors_agree() -> None:
-    done, needs_attention, interrupted = 0, 7, 130
-    expected = {done, needs_attention, interrupted, *(kind.exit_code for kind in _kinds())}
+    done, needs_attention, interrupted, terminated = 0, 7, 130, 143
+    expected = {
+        done,
+        needs_attention,
+        interrupted,
+        terminated,
+        *(kind.exit_code for kind in _kinds()),
+    }
     line = re.search(r"^Exit codes:.*$", _section("Commands"), re.MULTILINE)
     assert line
 
