@@ -326,6 +326,9 @@ def explain(error: Exception, *, where: str = "PostgreSQL") -> PgoutboxError:
         state = error.sqlstate or ""
         said = redact(_one_line(error))
         return DatabaseError(f"{where} says: {said}", hint=_HINTS.get(state) or error.hint)
+    if type(error) is asyncpg.InternalClientError or "another operation" in str(error):
+        # In words about the driver's own states, which tell an operator nothing.
+        return DatabaseError(f"the connection to {where} was lost in the middle of a statement")
     if isinstance(error, FAILURES):
         return DatabaseError(f"the connection to {where} was lost: {redact(_one_line(error))}")
     return DatabaseError(f"{where}: {redact(_one_line(error))}")

@@ -50,4 +50,4 @@ class Rotation:
                         log.info("slot emptied", extra={"slot": slot})
             self._outage.end()
         except (PgoutboxError, *database.FAILURES) as error:
-            self._outage.begin(error)
+            self._outage.begin(database.explain(error))

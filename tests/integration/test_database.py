@@ -406,6 +406,21 @@ async def test_what_postgresql_refuses_in_a_session_becomes_one_sentence(
     assert "owner of the schema" in str(caught.value.hint)
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        asyncpg.InternalClientError(
+            "cannot switch to state 12; another operation (2) is in progress"
+        ),
+        asyncpg.InterfaceError("cannot perform operation: another operation is in progress"),
+    ],
+)
+def test_the_drivers_own_states_are_nobodys_business(error: Exception) -> None:
+    said = str(db.explain(error))
+
+    assert said == "the connection to PostgreSQL was lost in the middle of a statement"
+
+
 async def test_a_session_that_is_ended_by_the_server_becomes_one_sentence(
     database: Database,
 ) -> None:
