@@ -21,7 +21,7 @@ import click
 import psutil
 import yaml
 
-from benchmarks.latency import consuming, percentiles, write_to
+from benchmarks.latency import consuming, delays, percentiles, write_to
 from benchmarks.report import Column, Table
 from benchmarks.rig import (
     TOPIC,
@@ -188,9 +188,9 @@ async def _latency_of(way: Way) -> dict[str, float]:
         clock = CpuClock(publisher_us=publisher.pid, postgres_us=servers.postgres.pid)
         committed = await write_to(servers, database, consumer, RATE, count, name)
         us = clock.us_per(count)
-    delays = [(consumer.arrived[n] - at) * 1e3 for n, at in committed.items()]
-    direct = [(consumer.arrived_directly[n] - at) * 1e3 for n, at in committed.items()]
-    return {**percentiles(delays, "p"), **percentiles(direct, "direct_p"), **us}
+    ours = delays(consumer.arrived, committed)
+    direct = delays(consumer.arrived_directly, committed)
+    return {**percentiles(ours, "p"), **percentiles(direct, "direct_p"), **us}
 
 
 async def _writers(ways: Sequence[Way]) -> Table:

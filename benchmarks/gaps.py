@@ -9,7 +9,7 @@ from contextlib import AbstractAsyncContextManager
 
 import asyncpg
 
-from benchmarks.latency import consuming, percentiles, write_to
+from benchmarks.latency import consuming, delays, percentiles, write_to
 from benchmarks.report import Column, Table
 from benchmarks.rig import CpuClock, Database, Rig, connect
 
@@ -66,8 +66,7 @@ async def _measure(rig: Rig, held: Held, rate: int) -> dict[str, float]:
                         "select cardinality(gap_first) as ranges, pg_column_size(p) as bytes"
                         " from pgoutbox.progress p"
                     )
-    delays = [(consumer.arrived[number] - at) * 1e3 for number, at in committed.items()]
-    return {**percentiles(delays, "p"), **figures, **dict(row or ())}
+    return {**percentiles(delays(consumer.arrived, committed), "p"), **figures, **dict(row or ())}
 
 
 def _count(rig: Rig, rate: int, seconds: int) -> int:

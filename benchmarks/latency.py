@@ -6,7 +6,7 @@ import asyncio
 import multiprocessing
 import random
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from statistics import quantiles
@@ -166,9 +166,14 @@ async def _measure(
     count = rate * max(2, round(SECONDS[rate] * rig.scale))
     clock = CpuClock(relay_us=relay.pid, postgres_us=rig.postgres.pid, nats_us=rig.nats.pid)
     committed = await write_to(rig, database, consumer, rate, count)
-    delays = [(consumer.arrived[n] - at) * 1e3 for n, at in committed.items()]
-    direct = [(consumer.arrived_directly[n] - at) * 1e3 for n, at in committed.items()]
-    return {**percentiles(delays, "p"), **percentiles(direct, "direct_p"), **clock.us_per(count)}
+    ours = delays(consumer.arrived, committed)
+    direct = delays(consumer.arrived_directly, committed)
+    return {**percentiles(ours, "p"), **percentiles(direct, "direct_p"), **clock.us_per(count)}
+
+
+def delays(arrived: Mapping[int, float], committed: Mapping[int, float]) -> list[float]:
+    """Return how long after its COMMIT each number arrived, in milliseconds."""
+    return [(arrived[number] - at) * 1e3 for number, at in committed.items()]
 
 
 def percentiles(delays: list[float], prefix: str) -> dict[str, float]:
