@@ -5,11 +5,7 @@ create or replace function pgoutbox.grant_capture(role regrole) returns void
     set search_path = pg_catalog, pg_temp
 as $$
 begin
-    execute format('grant usage on schema pgoutbox to %s', role);
-    execute format(
-        'grant select on pgoutbox.migration, pgoutbox.installation, pgoutbox.captured_table,
-             pgoutbox.captured_pattern,
-             pgoutbox.table_state to %s', role);
+    perform pgoutbox.grant_sight(role);
     execute format(
         'grant execute on function
              pgoutbox.capture_table(
@@ -22,17 +18,9 @@ begin
              pgoutbox.capture_truncate(), pgoutbox.captured_root(regclass),
              pgoutbox.capture_wanted(regclass, text[], text, boolean, jsonb),
              pgoutbox.asked_choice(text, text[], text[], text[]),
-             pgoutbox.merged_choice(jsonb, jsonb),
-             pgoutbox.why_not_capture(regclass), pgoutbox.qualified_name(regclass),
-             pgoutbox.successor_of(pgoutbox.captured_table), pgoutbox.relation_named(text),
-             pgoutbox.tables_named(text[]), pgoutbox.pattern_matches(regclass),
-             pgoutbox.uncaptured(text[]), pgoutbox.may_defer(regclass),
-             pgoutbox.table_shape(regclass, text), pgoutbox.kept_columns(regclass),
-             pgoutbox.identity_columns(regclass),
-             pgoutbox.captured_leaves(regclass), pgoutbox.captured_as(regclass),
-             pgoutbox.require_release(text), pgoutbox.positions_behind()
+             pgoutbox.merged_choice(jsonb, jsonb), pgoutbox.relation_named(text),
+             pgoutbox.tables_named(text[]), pgoutbox.uncaptured(text[]),
+             pgoutbox.require_release(text)
          to %s', role);
-    execute format('grant select on pgoutbox.progress to %s', role);
-    execute format('grant select on sequence pgoutbox.position_seq to %s', role);
 end
 $$;

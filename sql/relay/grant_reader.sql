@@ -4,11 +4,9 @@ create or replace function pgoutbox.grant_reader(role regrole) returns void
     set search_path = pg_catalog, pg_temp
 as $$
 begin
-    execute format('grant usage on schema pgoutbox to %s', role);
+    perform pgoutbox.grant_sight(role);
     execute format(
-        'grant select on pgoutbox.migration, pgoutbox.installation, pgoutbox.captured_table,
-             pgoutbox.captured_pattern,
-             pgoutbox.table_state, pgoutbox.progress, pgoutbox.relay_error, pgoutbox.relay_pause,
+        'grant select on pgoutbox.relay_error, pgoutbox.relay_pause, pgoutbox.resend,
              pgoutbox.transaction, pgoutbox.loss to %s', role);
     execute format(
         'grant select (slot, xid, seq) on pgoutbox.event_in_slot to %s', role);
@@ -20,24 +18,12 @@ begin
     execute format(
         'grant select (id, relay, relation, table_name, state, rows, asked_at)
              on pgoutbox.snapshot to %s', role);
-    -- How far a snapshot is tells the key of a row.
-    execute format(
-        'grant select (id, relay, relation, table_name, state, rows, asked_at) on pgoutbox.snapshot
-         to %s', role);
-    execute format('grant select on sequence pgoutbox.position_seq to %s', role);
     execute format(
         'grant execute on function
-             pgoutbox.positions_behind(), pgoutbox.backlog(text), pgoutbox.outbox_bytes(),
+             pgoutbox.backlog(text), pgoutbox.outbox_bytes(),
              pgoutbox.is_led(pgoutbox.progress), pgoutbox.leader_lock(uuid),
-             pgoutbox.sleep_lock_holders(),
-             pgoutbox.may_defer(regclass), pgoutbox.ended_since(xid8[], bigint[]),
-             pgoutbox.table_shape(regclass, text), pgoutbox.kept_columns(regclass),
-             pgoutbox.identity_columns(regclass),
-             pgoutbox.captured_leaves(regclass), pgoutbox.captured_as(regclass),
-             pgoutbox.why_not_capture(regclass), pgoutbox.qualified_name(regclass),
-             pgoutbox.successor_of(pgoutbox.captured_table), pgoutbox.pattern_matches(regclass),
-             pgoutbox.snapshot_parts(regclass),
-             pgoutbox.ended_since(xid8[], bigint[])
+             pgoutbox.sleep_lock_holders(), pgoutbox.ended_since(xid8[], bigint[]),
+             pgoutbox.snapshot_parts(regclass)
          to %s', role);
 end
 $$;

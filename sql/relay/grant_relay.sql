@@ -4,15 +4,12 @@ create or replace function pgoutbox.grant_relay(role regrole) returns void
     set search_path = pg_catalog, pg_temp
 as $$
 begin
-    execute pg_catalog.format('grant usage on schema pgoutbox to %s', role);
+    perform pgoutbox.grant_sight(role);
     execute pg_catalog.format(
-        'grant select on pgoutbox.migration, pgoutbox.installation, pgoutbox.captured_table,
-             pgoutbox.captured_pattern,
-             pgoutbox.event, pgoutbox.event_in_slot, pgoutbox.transaction, pgoutbox.transaction_0,
-             pgoutbox.transaction_1, pgoutbox.transaction_2,
-             pgoutbox.transaction_3, pgoutbox.transaction_4, pgoutbox.table_state,
-             pgoutbox.outbox to %s', role);
-    execute pg_catalog.format('grant select, insert, update on pgoutbox.progress to %s', role);
+        'grant select on pgoutbox.event, pgoutbox.event_in_slot, pgoutbox.transaction,
+             pgoutbox.transaction_0, pgoutbox.transaction_1, pgoutbox.transaction_2,
+             pgoutbox.transaction_3, pgoutbox.transaction_4, pgoutbox.outbox to %s', role);
+    execute pg_catalog.format('grant insert, update on pgoutbox.progress to %s', role);
     execute pg_catalog.format(
         'grant select, insert, update, delete on pgoutbox.parked to %s', role);
     execute pg_catalog.format('grant select, delete on pgoutbox.parked_event to %s', role);
@@ -28,7 +25,6 @@ begin
         'grant select, update (state, place, chunk, rows, error, ended_at)
              on pgoutbox.snapshot to %s', role);
     execute pg_catalog.format('grant select, insert, update on pgoutbox.resend to %s', role);
-    execute pg_catalog.format('grant select on sequence pgoutbox.position_seq to %s', role);
     execute pg_catalog.format(
         'grant execute on function
              pgoutbox.next_batch(bigint, bigint[], bigint[], bigint, bigint, integer, bigint,
@@ -47,7 +43,7 @@ begin
              pgoutbox.count_events(bigint, bigint, bigint, integer),
              pgoutbox.table_keys(text, text), pgoutbox.key_columns(regclass, text),
              pgoutbox.event_id(uuid, xid8, bigint, timestamptz, bigint),
-             pgoutbox.positions_behind(), pgoutbox.gap_holders(), pgoutbox.lead(text),
+             pgoutbox.gap_holders(), pgoutbox.lead(text),
              pgoutbox.is_led(pgoutbox.progress), pgoutbox.leader_lock(uuid),
              pgoutbox.sleep_lock_holders(),
              pgoutbox.begin_after(text, text[], text), pgoutbox.backlog(text),
@@ -67,16 +63,10 @@ begin
              pgoutbox.rotate(integer), pgoutbox.outbox_bytes(),
              pgoutbox.resting_slots(interval, timestamptz, interval),
              pgoutbox.slot(timestamptz), pgoutbox.ring(), pgoutbox.mend_drift(),
-             pgoutbox.may_defer(regclass),
-             pgoutbox.table_shape(regclass, text), pgoutbox.kept_columns(regclass),
-             pgoutbox.identity_columns(regclass),
-             pgoutbox.captured_leaves(regclass), pgoutbox.captured_as(regclass),
              pgoutbox.capture_wanted(regclass, text[], text, boolean, jsonb),
              pgoutbox.asked_choice(text, text[], text[], text[]),
              pgoutbox.merged_choice(jsonb, jsonb),
-             pgoutbox.tables_named(text[]), pgoutbox.pattern_matches(regclass),
-             pgoutbox.why_not_capture(regclass), pgoutbox.qualified_name(regclass),
-             pgoutbox.uncaptured(text[]), pgoutbox.successor_of(pgoutbox.captured_table)
+             pgoutbox.tables_named(text[]), pgoutbox.uncaptured(text[])
          to %s', role);
 end
 $$;
