@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 import nats.errors
@@ -113,5 +112,5 @@ def _skew(stream: dict[str, Any] | None, before: float, after: float) -> float:
     text = (stream or {}).get("ts")
     if not text:  # before nats-server 2.10
         return 0.0
-    there = datetime.fromisoformat(text[:26].rstrip("Z")).replace(tzinfo=UTC).timestamp()
+    there = streams.moment_of(text)
     return max(before - there, there - after, 0.0)

@@ -88,6 +88,17 @@ class JetStreamPublisher:
         await self._client.listen(f"{self._inbox}.>", self._on_ack)
         await self._client.round_trip(self._config.ack_timeout)
         self._warn_if_slow()
+        self._say_if_forgetful()
+
+    def _say_if_forgetful(self) -> None:
+        """Say that a restarted nats-server, which knows ids by its messages, may not know ours."""
+        keeps, window = self._stream.keeps, self._stream.duplicate_window
+        if keeps is not None and keeps < window:
+            log.info(
+                "the stream keeps messages for less than its duplicate window, so after a restart"
+                " of nats-server it may store repeats",
+                extra={"stream": self._stream.name, "keeps_s": round(keeps), "window_s": window},
+            )
 
     def _warn_if_slow(self) -> None:
         if isinstance(self._chain, OneByOne) and self._config.window > 1:

@@ -11,6 +11,7 @@ import base64
 import json
 import logging
 import re
+from datetime import UTC, datetime
 from itertools import zip_longest
 from typing import Any, NamedTuple
 
@@ -48,6 +49,8 @@ class StreamInfo(NamedTuple):
     takes_atomic: bool = False  # atomic ones (allow_atomic)
     first: int = 1  # its first sequence; what was before that has been removed
     created: str = ""  # when, as the server writes it
+    keeps: float | None = None  # seconds, for which its messages stay; None where all have stayed
+    duplicate_window: float = 0.0  # seconds, for which it drops repeats
 
     def takes(self, subject: str) -> bool:
         """Return True if it stores messages of that subject."""
@@ -210,7 +213,22 @@ async def find(client: NatsClient, target: Target, name: str) -> StreamInfo | No
         bool(settings.get("allow_atomic")) and client.version >= _ATOMIC_SINCE,
         info["state"]["first_seq"],
         info["created"],
+        _kept(info),
+        settings.get("duplicate_window", 0) / 1e9,
     )
+
+
+def _kept(info: dict[str, Any]) -> float | None:
+    """Return how old the oldest message is where older ones have been removed; None elsewhere."""
+    state, now = info["state"], info.get("ts")
+    if state["first_seq"] <= 1 or not now:  # it tells the time from nats-server 2.10 on
+        return None
+    return moment_of(now) - moment_of(state["first_ts"]) if state["messages"] else 0.0
+
+
+def moment_of(text: str) -> float:
+    """Return a time of JetStream's, which has nanoseconds, as seconds since 1970."""
+    return datetime.fromisoformat(text[:26].rstrip("Z")).replace(tzinfo=UTC).timestamp()
 
 
 async def stored(

@@ -276,3 +276,30 @@ async def test_denied_permission_is_named_at_once(
     assert str(denied.value.subject).startswith(subject)
     assert "docs/nats.md" in str(denied.value.hint)
     assert getattr(denied.value, "confirmed", 0) <= 3
+
+
+async def test_stream_that_keeps_less_than_its_duplicate_window_is_named(
+    servers: Servers, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And it may store repeats, as is said of it, once the server has restarted."""
+    caplog.set_level("INFO", "pgoutbox.nats")
+    server = servers.nats()
+    config = nats_settings(server.url, topic="t")
+    messages = to("t.public_users", 3)
+
+    async def publish(count: int) -> int:
+        async with connect(*config) as publisher:
+            await publisher.publish(messages[:count])
+        async with nats_client(server.url) as client:
+            return int((await client.jetstream().stream_info("t")).state.last_seq)
+
+    async with nats_client(server.url) as client:
+        await client.jetstream().add_stream(name="t", subjects=["t.*"], max_msgs=1)
+    assert await publish(3) == 3
+    assert "duplicate window" not in caplog.text
+    assert await publish(1) == 3
+    assert "keeps messages for less than its duplicate window" in caplog.text
+    server.stop()
+    server.start()
+
+    assert await publish(1) == 4
