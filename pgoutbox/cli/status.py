@@ -66,8 +66,8 @@ def status(
     table has a problem, a relay can't publish, events are parked, events are unsent and nobody
     publishes them or they are older than 5 minutes, or a session holds up the relays.
 
-    --watch fills the terminal, and has rates beside: transactions with events that are written
-    and sent a second.
+    --watch fills the terminal, and has rates beside: how many events are written and sent a
+    second.
 
     \b
     pgoutbox status
@@ -108,6 +108,7 @@ async def _watch(settings: Config, interval: float) -> None:
         DatabaseError: it is away from the beginning.
     """
     from pgoutbox.database import connection
+    from pgoutbox.database.status.watch import look
 
     before: Look | None = None
     while True:
@@ -116,37 +117,23 @@ async def _watch(settings: Config, interval: float) -> None:
                 settings.database, purpose="status", primary=False
             ) as conn:
                 while True:
-                    look = await _look(conn)
-                    _show(look, before)
-                    before = look
-                    await asyncio.sleep(max(interval, (time.monotonic() - look.at) / _SHARE))
+                    before = await look(conn, before)
+                    _show(before)
+                    await asyncio.sleep(max(interval, (time.monotonic() - before.at) / _SHARE))
         except DatabaseError as error:
             if before is None:
                 raise
-            click.echo(visible(f"{error}; trying again"), err=True)
+            say(f"{error}; trying again")
             await asyncio.sleep(interval)
 
 
-async def _look(conn: Any) -> Look:
-    from pgoutbox.database import snapshots
-    from pgoutbox.database import status as looking
-    from pgoutbox.database.status.watch import Look
-
-    at = time.monotonic()
-    found = await looking.gather(conn, conn.whereabouts)
-    if found.schema.problem:
-        return Look(at, found)
-    last = await conn.fetchval("select last_value from pgoutbox.position_seq")
-    return Look(at, found, last, await snapshots.gather(conn))
-
-
-def _show(look: Look, before: Look | None) -> None:
+def _show(seen: Look) -> None:
     from pgoutbox.database.status.watch import screen
 
     is_terminal = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
     width, height = shutil.get_terminal_size() if is_terminal else (200, 10_000)
     clock = f"{datetime.now(UTC):%H:%M:%S} UTC"
-    lines = [visible(line) for line in screen(look, before, clock, width=width, height=height - 1)]
+    lines = [visible(line) for line in screen(seen, clock, width=width, height=height - 1)]
     if wants_color(is_terminal):
         lines = [click.style(line, fg="red") if line[:2] == "! " else line for line in lines]
     if is_terminal:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import asyncpg
 import pytest
 
@@ -144,3 +146,29 @@ async def test_it_comes_by_script_and_goes_again(empty_database: Database) -> No
     assert await admin.fetchval(count) == 0
     owner = await empty_database.connect(OWNER)
     await owner.execute("create table t (id int)")
+
+
+async def test_status_shows_it_and_says_that_it_is_disabled(
+    empty_database: Database, watched: asyncpg.Connection
+) -> None:
+    dsn = ("--dsn", empty_database.dsn_as(ADMIN))
+    admin = await empty_database.connect(ADMIN)
+
+    def status(code: int) -> tuple[str, object]:
+        done = pgoutbox("status", "--check", *dsn)
+        assert done.returncode == code, done.stdout
+        return done.stdout, json.loads(pgoutbox("status", "--json", *dsn).stdout)["event_trigger"]
+
+    text, state = status(0)
+    assert "tables that are made again are captured at once, by an event trigger" in text
+    assert state == "enabled"
+    await admin.execute("alter event trigger pgoutbox_capture disable")
+    text, state = status(7)
+    assert "! the event trigger is disabled, so tables that are made again aren't captured" in text
+    assert "run: pgoutbox install --event-trigger" in text
+    assert state == "disabled"
+    for _ in range(2):
+        assert pgoutbox("install", "--event-trigger", *dsn).returncode == 0
+        assert status(0)[1] == "enabled"
+    assert pgoutbox("install", "--no-event-trigger", *dsn).returncode == 0
+    assert status(0)[1] is None

@@ -105,7 +105,7 @@ async def test_selection_by_position_table_and_id(
     ]
 
 
-async def test_only_what_is_sent_is_sent_again_and_the_same_request_counts_once(
+async def test_only_what_is_sent_is_sent_again_the_same_request_counts_once_and_status_shows_it(
     database: Database, stream: Stream, owner: asyncpg.Connection
 ) -> None:
     await owner.execute("insert into notes values (9)")
@@ -113,10 +113,16 @@ async def test_only_what_is_sent_is_sent_again_and_the_same_request_counts_once(
     assert resend(database, "--from", "1")["number"] == 2
     assert resend(database, "--from", "1")["number"] == 2
 
+    status = pgoutbox("status", "--dsn", database.dsn).stdout
+
     drain(database, stream)
 
     ids = [json.loads(message.data)["data"]["id"] for message in await stream.messages()]
     assert ids == [*range(1, 10), *range(1, 9), *range(1, 9)]
+    for number in (1, 2):
+        assert f"resend {number} by relay default: 0 of 8 events; asked for " in status
+    ended = json.loads(pgoutbox("status", "--json", "--dsn", database.dsn).stdout)
+    assert ended["resends"] == []
 
 
 async def test_relay_that_is_killed_in_between_goes_on_where_it_was(

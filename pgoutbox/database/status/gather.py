@@ -23,6 +23,7 @@ from pgoutbox.database.status.model import (
     PauseStatus,
     Reading,
     RelayStatus,
+    ResendStatus,
     SchemaStatus,
     SlotStatus,
     Status,
@@ -72,6 +73,8 @@ async def _gather(conn: Connection, found: SchemaStatus, database: Whereabouts |
         holders=await gap_holders(conn),
         slots=await _slots(conn),
         snapshots=await _snapshots(conn),
+        resends=await _resends(conn),
+        event_trigger=await conn.fetchval(_EVENT_TRIGGER),
         outbox_bytes=await conn.fetchval("select pgoutbox.outbox_bytes()"),
     )
 
@@ -89,6 +92,26 @@ from pgoutbox.snapshot s
 where s.state not in ('done', 'cancelled')
 order by s.asked_at, s.id, s.relay
 """  # noqa: S608 - the text is ours
+
+
+_EVENT_TRIGGER = """
+select case when t.evtenabled in ('O', 'A') then 'enabled' else 'disabled' end
+from pg_catalog.pg_event_trigger t where t.evtname = 'pgoutbox_capture'
+"""
+
+
+async def _resends(conn: Connection) -> tuple[ResendStatus, ...]:
+    rows = await conn.fetch(_RESENDS)
+    return tuple(ResendStatus(**row) for row in rows)
+
+
+_RESENDS = """
+select r.number, r.relay, r.events, r.sent, r.asked_by as by,
+    extract(epoch from pg_catalog.clock_timestamp() - r.asked_at)::float8 as asked_s
+from pgoutbox.resend r
+where r.ended_at is null
+order by r.number
+"""
 
 
 def _schema_status(state: schema.SchemaState) -> SchemaStatus:

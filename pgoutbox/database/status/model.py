@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from pgoutbox.database.sessions import Whereabouts
 
@@ -139,6 +140,18 @@ class Reading:
 
 
 @dataclass(frozen=True, slots=True)
+class ResendStatus:
+    """Sent events that a relay is to send again, and how far it is."""
+
+    number: int
+    relay: str
+    events: int
+    sent: int
+    asked_s: float  # how long ago that was asked
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
     """All of it, at one moment."""
 
@@ -149,7 +162,9 @@ class Status:
     holders: tuple[Holder, ...] = ()
     slots: tuple[SlotStatus, ...] = ()
     snapshots: tuple[Reading, ...] = ()  # those that haven't come to their end
+    resends: tuple[ResendStatus, ...] = ()  # that haven't come to their end
     outbox_bytes: int = 0  # on disk
     patterns: tuple[str, ...] = ()  # that are kept for later tables
     uncaptured: tuple[UncapturedTable, ...] = ()
+    event_trigger: Literal["enabled", "disabled"] | None = None  # that captures tables as made
     database: Whereabouts | None = None

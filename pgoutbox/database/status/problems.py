@@ -30,6 +30,12 @@ _PROBLEMS = {
 }
 
 
+_EVENT_TRIGGER_PROBLEMS = (
+    "the event trigger is disabled, so tables that are made again aren't captured at once; run:"
+    " pgoutbox install --event-trigger",
+)
+
+
 def problems(status: Status) -> tuple[str, ...]:
     """Return what needs attention, a sentence each."""
     if status.schema.problem:
@@ -40,6 +46,7 @@ def problems(status: Status) -> tuple[str, ...]:
         *(_uncaptured_problem(table) for table in status.uncaptured),
         *(said for one in status.relays for said in _relay_problems(one, status.relays)),
         *(_stranger_problem(stranger) for stranger in status.strangers),
+        *(_EVENT_TRIGGER_PROBLEMS if status.event_trigger == "disabled" else ()),
         *(_snapshot_problem(one) for one in status.snapshots if one.state == "failed"),
         *(_holder_problem(holder) for holder in status.holders if is_long(holder)),
     )

@@ -11,6 +11,7 @@ from pgoutbox.database.status.model import (
     PauseStatus,
     Reading,
     RelayStatus,
+    ResendStatus,
     SchemaStatus,
     SlotStatus,
     Status,
@@ -35,6 +36,9 @@ def to_text(status: Status) -> str:
     lines += ["", *_relay_lines(status.relays), "", *_table_lines(status.tables)]
     if status.patterns:
         lines.append(f"patterns {', '.join(map(printable, status.patterns))}")
+    if status.event_trigger == "enabled":
+        lines.append("tables that are made again are captured at once, by an event trigger")
+    lines += [resend_line(resend) for resend in status.resends]
     if status.snapshots:
         lines += ["", *_snapshot_lines(status.snapshots)]
     lines += ["", _outbox_line(status.outbox_bytes, status.slots)]
@@ -72,6 +76,13 @@ def _pause_line(relay: str, pause: PauseStatus) -> str:
     why = f": {printable(pause.reason)}" if pause.reason else ""
     name = printable(relay)
     return f"{name} is paused for {age(pause.paused_s)}, by {printable(pause.by)}{why}"
+
+
+def resend_line(resend: ResendStatus) -> str:
+    """Return the line about events that are sent again."""
+    relay, by, ago = printable(resend.relay), printable(resend.by), age(resend.asked_s)
+    done = f"{resend.sent:,} of {resend.events:,} events"
+    return f"resend {resend.number} by relay {relay}: {done}; asked for {ago} ago, by {by}"
 
 
 def _relay_row(relay: RelayStatus, relays: Sequence[RelayStatus]) -> tuple[str, ...]:
