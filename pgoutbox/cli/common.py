@@ -177,6 +177,10 @@ def selected(
         raise ConfigError(str(error)) from error
 
 
+print_sql_option = click.option(
+    "--print-sql", is_flag=True, help="Print the SQL instead of running it."
+)
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 

@@ -9,6 +9,7 @@ import click
 
 from pgoutbox.cli.common import (
     Command,
+    print_sql_option,
     run,
     say,
     selected,
@@ -122,7 +123,7 @@ def _grant_option(kind: str, meaning: str) -> Callable[[Command], Command]:
     is_flag=True,
     help="With --snapshot: of tables without a key, too, as `pgoutbox snapshot start` has it.",
 )
-@click.option("--print-sql", is_flag=True, help="Print the SQL instead of running it.")
+@print_sql_option
 @click.option(
     "--tables-only",
     is_flag=True,

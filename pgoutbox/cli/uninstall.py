@@ -9,6 +9,7 @@ import click
 
 from pgoutbox.cli import completion
 from pgoutbox.cli.common import (
+    print_sql_option,
     run,
     say,
     selected,
@@ -42,7 +43,7 @@ from pgoutbox.config.settings import flags_of
     help="With --all: wait until the relays that run have sent all events, and show how far"
     " they are.",
 )
-@click.option("--print-sql", is_flag=True, help="Print the SQL instead of running it.")
+@print_sql_option
 @setting_options(*flags_of("install.lock_timeout", "install.lock_wait"))
 @where_options
 @click.pass_context
@@ -83,25 +84,20 @@ def uninstall(
         raise click.UsageError("--drop-unsent goes with --all.")
     if drain and (drop_unsent or print_sql or not everything):
         raise click.UsageError("--drain goes with --all, without --drop-unsent and --print-sql.")
-    if print_sql and relay_name is not None:
-        raise click.UsageError("--print-sql doesn't go with --relay.")
     settings = settings_of(ctx, **flags)
     names, patterns = selected(tables, schemas, all_tables)
     if print_sql:
         from pgoutbox.database import print_sql as printing
 
-        script = (
-            printing.print_uninstall_all(
+        if everything:
+            script = printing.print_uninstall_all(
                 drop_unsent=drop_unsent, lock_timeout=settings.install.lock_timeout
             )
-            if everything
-            else "".join(
-                [
-                    *map(printing.print_release, names),
-                    *map(printing.print_forget_pattern, patterns),
-                ]
-            )
-        )
+        elif relay_name is not None:
+            script = printing.print_forget_relay(relay_name)
+        else:
+            releases = map(printing.print_release, names)
+            script = "".join([*releases, *map(printing.print_forget_pattern, patterns)])
         click.echo(script.encode(), nl=False)
         return
 

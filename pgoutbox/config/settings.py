@@ -79,8 +79,8 @@ class DatabaseConfig:
         own(
             "--schema-owner",
             values.TEXT,
-            "Role that is trusted to own the schema pgoutbox, beside this one, the database's owner"
-            " and superusers; what it put there runs with this role's rights.",
+            "Role that is trusted to own the schema pgoutbox, beside this one, its members, the"
+            " database's owner and superusers; what it put there runs with this role's rights.",
         ),
     )
     source: str = field(default="the defaults", compare=False)  # of all this, in words

@@ -25,6 +25,7 @@ from pgoutbox.database import patterns as kept
 from pgoutbox.database.choice import AS_INSTALLED, Choice, described
 from pgoutbox.database.table_locks import lock_table, patiently
 from pgoutbox.database.tables import (
+    EARLIER_TRIGGERS,
     Table,
     captured_tables,
     oid_of,
@@ -145,6 +146,7 @@ async def install(
         )
 
     await _each(conn, list(wanted), capture, say)
+    await _name_earlier_triggers(conn, list(wanted), say)
     await _name_new_schemas(conn, wanted.values(), alarm or say)
     if settings.tables and not is_asked:
         named = {table.oid for table, each in wanted.items() if each.is_named}
@@ -156,7 +158,7 @@ async def install(
         warn(f"no table is captured; {remedy}")
     for grant in roles:
         await conn.execute(f"select pgoutbox.grant_{grant.kind}($1::oid::regrole)", grant.oid)
-        say(f"role {grant.role}: {GRANTS[grant.kind]}")
+        say(f"role {grant.role}: {GRANTS[grant.kind]}{await _with_owner(conn, grant)}")
     await _watch_tables(conn, event_trigger, say)
 
 
@@ -170,6 +172,12 @@ async def _set_for_all_tables(
     if all_checks is not None:
         await conn.execute("select pgoutbox.await_all_checks($1)", all_checks)
         say(f"order: behind the deferred checks of {'all' if all_checks else 'captured'} tables")
+
+
+async def _with_owner(conn: Connection, grant: _Grant) -> str:
+    """Return what the role has to give beside, where it doesn't trust the owner by itself."""
+    owner = await ownership.to_be_named(conn, grant.oid) if grant.kind != "emit" else None
+    return f", with --schema-owner {printable(owner)}" if owner else ""
 
 
 async def _watch_tables(conn: Connection, wanted: bool | None, say: Say) -> None:
@@ -198,6 +206,16 @@ class _Wanted(NamedTuple):
     fires_always: bool | None = None
     match: kept.Match | None = None  # by which it is found
     is_named: bool = False  # by the filter
+
+
+async def _name_earlier_triggers(conn: Connection, tables: Sequence[Table], say: Say) -> None:
+    rows = await conn.fetch(EARLIER_TRIGGERS, [table.oid for table in tables])
+    if rows:
+        names = ", ".join(printable(row["name"]) for row in rows)
+        say(
+            f"triggers that fire before pgoutbox's: {names}; what they change is captured before"
+            " the row that fired them; rename them if that matters"
+        )
 
 
 async def _name_new_schemas(conn: Connection, wanted: Iterable[_Wanted], alarm: Say) -> None:
@@ -252,27 +270,16 @@ async def forget_relay(conn: Connection, relay: str, say: Say) -> None:
     if (await schema.state(conn)).functions_version is None:
         say(_NO_SCHEMA)
         return
-    async with conn.transaction():
-        await conn.execute("select from pgoutbox.progress p where p.relay = $1 for update", relay)
-        if await conn.fetchval(_IS_LED, relay):
-            raise InstallError(
-                f"relay {printable(relay)} is running",
-                hint="Stop it first, then run this again.",
-            )
-        known, parked = [
-            await conn.fetch(f"delete from pgoutbox.{table} where relay = $1 returning 1", relay)  # noqa: S608 - ours
-            for table in ("progress", "parked")
-        ]
-        for table in ("relay_error", "relay_pause", "resend", "mark", "loss", "snapshot"):
-            await conn.execute(f"delete from pgoutbox.{table} where relay = $1", relay)  # noqa: S608 - ours
-        await conn.execute(_FORGET_SHARD_KEYS)
-        if not (known or parked):
-            raise await _unknown_relay(conn, relay)
-    what = f"forgotten, with {_count(len(parked), 'parked event')}" if parked else "forgotten"
+    try:
+        parked = await conn.fetchval("select pgoutbox.forget_relay($1)", relay)
+    except asyncpg.ObjectInUseError as error:
+        raise InstallError(
+            f"relay {printable(relay)} is running", hint="Stop it first, then run this again."
+        ) from error
+    if parked is None:
+        raise await _unknown_relay(conn, relay)
+    what = f"forgotten, with {_count(parked, 'parked event')}" if parked else "forgotten"
     say(f"relay {printable(relay)}: {what}")
-
-
-_IS_LED = "select pgoutbox.is_led(p) from pgoutbox.progress p where p.relay = $1"
 
 
 async def _unknown_relay(conn: Connection, relay: str) -> InstallError:
@@ -287,15 +294,6 @@ async def _unknown_relay(conn: Connection, relay: str) -> InstallError:
         f"{suggest(relay, names, {name: printable(name) for name in names})}",
         hint=f"Nothing was changed.{known}",
     )
-
-
-# Of sets of shards of which no relay is left.
-_FORGET_SHARD_KEYS = """
-delete from pgoutbox.shard_key k where not exists (
-    select from pgoutbox.progress p
-    where pg_catalog.regexp_replace(p.relay, '-[0-9]+(-of-[0-9]+)$', '\\1') = k.shards
-)
-"""
 
 
 @_explains_rights

@@ -73,6 +73,23 @@ async def remedy(conn: Connection, table: int | None = None) -> str:
     return f"Run this as role {owner}, which owns the table; for that, {grant}"
 
 
+async def to_be_named(conn: Connection, role: int) -> str | None:
+    """Return the schema's owner, quoted, where ``role`` (its OID) doesn't trust it by itself."""
+    owner: str | None = await conn.fetchval(_TO_BE_NAMED, role)
+    return owner
+
+
+_TO_BE_NAMED = """
+select pg_catalog.quote_ident(o.rolname)
+from pg_catalog.pg_namespace n
+join pg_catalog.pg_roles o on o.oid = n.nspowner
+join pg_catalog.pg_database d on d.datname = pg_catalog.current_database()
+where n.nspname = 'pgoutbox' and not (
+    o.rolsuper or o.oid = d.datdba or o.rolname = 'pg_database_owner'
+    or pg_catalog.pg_has_role($1::oid, o.oid, 'MEMBER')
+    or pg_catalog.pg_has_role(o.oid, $1::oid, 'MEMBER'))
+"""
+
 _OWNERS = """
 select
     (
@@ -86,8 +103,9 @@ select
     pg_catalog.quote_ident(current_user) as role
 """
 
-# One row where there is a schema pgoutbox. A superuser trusts only other superusers, the
-# database's owner and whom it names: any function may put off a role that was put on (SET ROLE).
+# One row where there is a schema pgoutbox. A role trusts its members, too, for they can do as it
+# does without any function of theirs. A superuser trusts only other superusers, the database's
+# owner and whom it names: any function may put off a role that was put on (SET ROLE).
 # pg_database_owner stands for the database's owner, whose the objects are then.
 OWNERSHIP = """\
 select s.owner, s.problem, s.open_to, s.hint,
@@ -107,7 +125,8 @@ from (
                 o.rolsuper or o.oid = d.datdba or o.rolname is not distinct from {trusted}
                 or not me.is_superuser and (
                     o.rolname in (session_user, current_user)
-                    or pg_catalog.pg_has_role(session_user, o.oid, 'MEMBER'))
+                    or pg_catalog.pg_has_role(session_user, o.oid, 'MEMBER')
+                    or pg_catalog.pg_has_role(o.oid, session_user, 'MEMBER'))
             ) then pg_catalog.format(
                 'schema pgoutbox belongs to role %I, which is neither this role nor the database''s'
                 ' owner nor a superuser, and what it put there would run with this role''s rights',
@@ -129,8 +148,10 @@ from (
             when open_to.name is not null then pg_catalog.format(
                 'Run, as role %I, which takes that right away: pgoutbox install', o.rolname)
             else pg_catalog.format(
-                'Run this as role %1$I; or with --schema-owner %1$I, if you trust that role.',
-                o.rolname)
+                'If you trust role %1$I, run this with --schema-owner %1$I' || case
+                    when me.is_superuser then ', or as that role.'
+                    else '; or have an administrator run, once: grant %2$I to %1$I'
+                end, o.rolname, session_user)
         end as hint
     from (
         select

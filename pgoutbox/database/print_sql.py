@@ -123,6 +123,11 @@ def print_forget_pattern(pattern: Pattern) -> str:
     return f"do {literal(_where_installed(f'pgoutbox.release_table(r) from {path}{found} r'))};\n"
 
 
+def print_forget_relay(relay: str) -> str:
+    """Return the line that forgets a relay, where the schema is installed."""
+    return f"do {literal(_where_installed(f'pgoutbox.forget_relay({literal(relay)})'))};\n"
+
+
 def print_uninstall_all(*, drop_unsent: bool = False, lock_timeout: float = 2.0) -> str:
     """Return what `uninstall --all` would run, as one statement.
 

@@ -138,15 +138,6 @@ where c.conrelid = any ($1::oid[]) and c.condeferrable
 order by 1
 """
 
-# Those before ours in the order in which PostgreSQL fires them: of names, byte by byte.
-EARLIER_TRIGGERS = """
-select pg_catalog.format('%s on %s', t.tgname, t.tgrelid::regclass) as name
-from pg_catalog.pg_trigger t
-where t.tgrelid = any ($1::oid[]) and not t.tgisinternal and t.tgenabled <> 'D'
-  and t.tgtype & 1 = 1 and t.tgtype & 66 = 0 and t.tgname < '00_pgoutbox' collate "C"
-order by 1
-"""
-
 UNCAPTURED_PARTITIONS = """
 select p.relid::regclass::text as name
 from pgoutbox.captured_table c

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import asyncpg
@@ -14,7 +14,7 @@ from pgoutbox.database import status
 from pgoutbox.database.sessions import Guest
 from pgoutbox.database.status.problems import age
 from pgoutbox.database.status.text import size_of
-from pgoutbox.database.tables import printable
+from pgoutbox.database.tables import EARLIER_TRIGGERS, printable
 from pgoutbox.doctor import catalogs
 from pgoutbox.doctor.finding import Finding, Level
 from pgoutbox.doctor.providers import Marks, Provider, is_pooler, provider_of
@@ -66,11 +66,10 @@ Findings = AsyncIterator[Finding]
 async def examine(patient: Patient) -> list[Finding]:
     """Do all checks; one that isn't allowed to look says so."""
     found: list[Finding] = []
-    for check in _CHECKS:
+    for name, check in _CHECKS.items():
         try:
             found += [one async for one in check(patient)]
         except asyncpg.PostgresError as error:
-            name = check.__name__.removeprefix("_").replace("_", " ")
             found.append(finding(name, "note", f"can't be looked at: {error}"))
     return found
 
@@ -81,16 +80,26 @@ def _listed(rows: Sequence[asyncpg.Record], most: int = 5) -> str:
     return ", ".join(names[:most]) + more
 
 
-async def _named(
-    patient: Patient, check: str, query: str, level: Level, said: str, remedy: str | None
-) -> Findings:
-    """Yield one finding about the names that a query returns, put into ``said``; ok for none."""
-    arguments = (patient.oids,) if "$1" in query else ()
-    rows = await patient.conn.fetch(query, *arguments)
-    if rows:
-        yield finding(check, level, said.format(_listed(rows)), remedy)
-    else:
-        yield finding(check, "ok", "none")
+@dataclass(frozen=True, slots=True)
+class _Names:
+    """A check of the names that a query returns, put into ``said``; ok where there are none."""
+
+    check: str
+    query: str
+    level: Level
+    said: str
+    remedy: str | None
+    needs_schema: bool = False
+
+    async def find(self, patient: Patient) -> Findings:
+        if self.needs_schema and not patient.is_installed:
+            return
+        arguments = (patient.oids,) if "$1" in self.query else ()
+        rows = await patient.conn.fetch(self.query, *arguments)
+        if rows:
+            yield finding(self.check, self.level, self.said.format(_listed(rows)), self.remedy)
+        else:
+            yield finding(self.check, "ok", "none")
 
 
 async def _server(patient: Patient) -> Findings:
@@ -283,72 +292,8 @@ async def _largest(conn: Guest, row: asyncpg.Record) -> int | None:
     return largest
 
 
-async def _deferrable_constraints(patient: Patient) -> Findings:
-    async for found in _named(
-        patient,
-        "deferrable",
-        catalogs.DEFERRABLE,
-        "note",
-        "a transaction gets its place in the order behind these checks, which costs it time: {}",
-        "docs/how-it-works.md says how",
-    ):
-        yield found
-
-
-async def _triggers(patient: Patient) -> Findings:
-    async for found in _named(
-        patient,
-        "triggers",
-        catalogs.EARLIER_TRIGGERS,
-        "note",
-        "triggers that fire before pgoutbox's: {}",
-        "what they change is captured first; rename them if that matters",
-    ):
-        yield found
-    async for found in _named(
-        patient,
-        "event triggers",
-        catalogs.EVENT_TRIGGERS,
-        "note",
-        "they fire on what install does, and may refuse it: {}",
-        None,
-    ):
-        yield found
-
-
-async def _replica_sessions(patient: Patient) -> Findings:
-    async for found in _named(
-        patient,
-        "replica role",
-        catalogs.REPLICA_ROLES,
-        "attention",
-        "session_replication_role is replica for {}, whose writes fire no trigger",
-        "take that setting away, or capture them: pgoutbox install --always",
-    ):
-        yield found
-    async for found in _named(
-        patient,
-        "subscriptions",
-        catalogs.SUBSCRIBED,
-        "attention",
-        "rows that are replicated into a table fire no ordinary trigger: {}",
-        "to capture them: pgoutbox install --always",
-    ):
-        yield found
-
-
-async def _publications(patient: Patient) -> Findings:
-    async for found in _named(
-        patient,
-        "publications",
-        catalogs.PUBLICATIONS,
-        "attention",
-        "these include the tables of schema pgoutbox, or will: {}",
-        "docs/publications.md shows how to leave them out",
-    ):
-        yield found
-    rows = await patient.conn.fetch(catalogs.IDLE_SLOTS)
-    for row in rows:
+async def _idle_slots(patient: Patient) -> Findings:
+    for row in await patient.conn.fetch(catalogs.IDLE_SLOTS):
         yield finding(
             "replication slots",
             "attention",
@@ -379,40 +324,76 @@ async def _transactions(patient: Patient) -> Findings:
         yield finding("transactions", "ok", "none is open for long")
 
 
-async def _partitions(patient: Patient) -> Findings:
-    if not patient.is_installed:
-        return
-    async for found in _named(
-        patient,
+_NAMES = (
+    _Names(
         "partitions",
         catalogs.UNCAPTURED_PARTITIONS,
         "attention",
         "partitions of captured tables without a trigger of pgoutbox: {}",
         "run: pgoutbox install",
-    ):
-        yield found
-    async for found in _named(
-        patient,
+        needs_schema=True,
+    ),
+    _Names(
         "children",
         catalogs.UNCAPTURED_CHILDREN,
         "note",
         "tables that inherit from a captured one aren't captured with it: {}",
         "name them in pgoutbox install, if they are to be",
-    ):
-        yield found
-
-
-_CHECKS: tuple[Callable[[Patient], Findings], ...] = (
-    _server,
-    _provider,
-    _pooler,
-    _rights,
-    _status,
-    _tables,
-    _partitions,
-    _triggers,
-    _deferrable_constraints,
-    _replica_sessions,
-    _publications,
-    _transactions,
+        needs_schema=True,
+    ),
+    _Names(
+        "triggers",
+        EARLIER_TRIGGERS,
+        "note",
+        "triggers that fire before pgoutbox's: {}",
+        "what they change is captured first; rename them if that matters",
+    ),
+    _Names(
+        "event triggers",
+        catalogs.EVENT_TRIGGERS,
+        "note",
+        "they fire on what install does, and may refuse it: {}",
+        None,
+    ),
+    _Names(
+        "deferrable",
+        catalogs.DEFERRABLE,
+        "note",
+        "a transaction gets its place in the order behind these checks, which costs it time: {}",
+        "docs/how-it-works.md says how",
+    ),
+    _Names(
+        "replica role",
+        catalogs.REPLICA_ROLES,
+        "attention",
+        "session_replication_role is replica for {}, whose writes fire no trigger",
+        "take that setting away, or capture them: pgoutbox install --always",
+    ),
+    _Names(
+        "subscriptions",
+        catalogs.SUBSCRIBED,
+        "attention",
+        "rows that are replicated into a table fire no ordinary trigger: {}",
+        "to capture them: pgoutbox install --always",
+    ),
+    _Names(
+        "publications",
+        catalogs.PUBLICATIONS,
+        "attention",
+        "these include the tables of schema pgoutbox, or will: {}",
+        "docs/publications.md shows how to leave them out",
+    ),
 )
+
+# In their order: what one finds out, later ones may need.
+_CHECKS: Mapping[str, Callable[[Patient], Findings]] = {
+    "server": _server,
+    "provider": _provider,
+    "pooler": _pooler,
+    "rights": _rights,
+    "status": _status,
+    "tables": _tables,
+    **{names.check: names.find for names in _NAMES},
+    "replication slots": _idle_slots,
+    "transactions": _transactions,
+}

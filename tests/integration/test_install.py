@@ -125,6 +125,27 @@ async def test_install_is_idempotent_and_locks_nothing_the_second_time(
     assert said[1:] == ["public.users: already captured", "public.days: already captured"]
 
 
+async def test_triggers_that_fire_first_are_named(
+    conn: Session, owner: Session, said: list[str]
+) -> None:
+    """And what they change does come first."""
+    await owner.execute(
+        """
+        create table audit (id int);
+        create function note() returns trigger language plpgsql as
+            'begin insert into audit values (new.id); return null; end';
+        create trigger "00_early" after insert on users for each row execute function note();
+        create trigger later after insert on users for each row execute function note()
+        """
+    )
+
+    await install(conn, ["users", "audit"], HASTY, said.append)
+    await owner.execute("insert into users values (1)")
+
+    assert said[-1].startswith("triggers that fire before pgoutbox's: 00_early on public.users; ")
+    assert [table for _, table, _ in await events(owner)] == ["audit", "users", "audit"]
+
+
 async def test_install_again_changes_actions_and_old_values(
     conn: Session, owner: Session, said: list[str]
 ) -> None:

@@ -206,13 +206,35 @@ async def test_uninstall_all_can_be_printed(database: Database, owner: asyncpg.C
     assert await owner.fetchval("select count(*) from pg_trigger where not tgisinternal") == 0
 
 
+async def test_forgetting_a_relay_can_be_printed(
+    database: Database, owner: asyncpg.Connection
+) -> None:
+    names = ("it's retired", "led")
+    script = {name: pgoutbox("uninstall", "--relay", name, "--print-sql").stdout for name in names}
+    await owner.execute(script["led"])  # of nothing
+    pgoutbox("install", "--dsn", database.dsn)
+    await owner.execute(
+        "insert into pgoutbox.progress (relay) values ('it''s retired');"
+        "insert into pgoutbox.largest_message values ('it''s retired', 's', 1)"
+    )
+    relay = await database.connect()
+    await relay.execute("select pgoutbox.lead('led')")
+
+    await owner.execute(script["it's retired"])
+    with pytest.raises(asyncpg.ObjectInUseError, match="relay led is running"):
+        await owner.execute(script["led"])
+
+    left = await owner.fetch("select relay from pgoutbox.progress")
+    assert [row["relay"] for row in left] == ["led"]
+    assert await owner.fetchval("select count(*) from pgoutbox.largest_message") == 0
+
+
 @pytest.mark.parametrize(
     ("flags", "code", "said"),
     [
         (["install", "--table", "a.b.c*"], 2, "'a.b.c*' must be a table, or a schema"),
         (["install", "--schema", "a.b"], 2, "'a.b' must be a schema"),
         (["install", "--except-table", "x"], 2, "--except-table goes with a pattern"),
-        (["uninstall", "--relay", "x", "--print-sql"], 2, "--print-sql doesn't go with --relay"),
         (["uninstall"], 2, "Give one of --relay and --all, or tables"),
     ],
 )

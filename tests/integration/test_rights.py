@@ -11,6 +11,7 @@ from pgoutbox.database import schema
 from tests.support.cluster import ADMIN, OWNER, WRITER, Cluster, Database
 from tests.support.commands import pgoutbox
 from tests.support.streams import Stream
+from tests.support.waiting import unique
 
 TENANT = "app_tenant"  # may own tables and schemas, but not the database
 
@@ -113,13 +114,41 @@ async def test_a_planted_schema_is_never_read(
         done = pgoutbox(*command, *dsn)
         assert done.returncode == 3, done.stderr
         assert "schema pgoutbox belongs to role app_tenant, which is neither" in done.stderr
-        assert "with --schema-owner app_tenant, if you trust that role" in done.stderr
+        assert "run this with --schema-owner app_tenant" in done.stderr
     script = pgoutbox("install", "--print-sql", "--table", "t").stdout
     with pytest.raises(asyncpg.RaiseError, match="belongs to role app_tenant"):
         await (await empty_database.connect(role)).execute(script)
 
     assert not await planted.fetchval("select is_called from ran")
     assert not await planted.fetchval("select rolsuper from pg_roles where rolname = 'app_tenant'")
+
+
+async def test_a_role_trusts_an_owner_that_is_its_member(
+    empty_database: Database, tenant: str, cluster: Cluster, stream: Stream
+) -> None:
+    """Such an owner can do all that the role can. The remedies that are printed are tried."""
+    relay = unique("app_relay_")
+    await cluster.add_role(relay)
+    admin = await empty_database.connect(ADMIN)
+    await admin.execute(f"create schema pgoutbox authorization {tenant}")
+    owner = ("--dsn", empty_database.dsn_as(tenant))
+    where = ("--dsn", empty_database.dsn_as(relay), "--nats-url", stream.url)
+    drain = ("relay", "--drain", *where, "--topic", stream.topic)
+    try:
+        granted = pgoutbox("install", "--grant-relay", relay, *owner)
+        assert f"{relay}: may run the relay, with --schema-owner {tenant}\n" in granted.stderr
+        refused = pgoutbox(*drain)
+        remedies = f"--schema-owner {tenant}; or have an administrator run, once: grant {relay} to"
+        assert (refused.returncode, remedies in refused.stderr) == (3, True), refused.stderr
+        assert pgoutbox(*drain, "--schema-owner", tenant).returncode == 0
+
+        await admin.execute(f"grant {relay} to {tenant}")
+        trusted = pgoutbox(*drain)
+        assert trusted.returncode == 0, trusted.stderr
+        again = pgoutbox("install", "--grant-relay", relay, *owner)
+        assert f"{relay}: may run the relay\n" in again.stderr
+    finally:
+        await admin.execute(f"drop owned by {relay}; drop role {relay}")
 
 
 @pytest.mark.parametrize(
