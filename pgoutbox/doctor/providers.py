@@ -36,8 +36,8 @@ PROVIDERS = (
     Provider(
         "Amazon RDS",
         "amazon-rds",
-        "a failover of a Multi-AZ instance cuts connections for a minute or two, and the relay"
-        " connects again by itself",
+        "a failover of a Multi-AZ instance cuts connections, and the relay connects again by"
+        " itself",
         roles={"rdsadmin"},
         hosts=(".rds.amazonaws.com", ".rds.amazonaws.com.cn"),
     ),

@@ -179,3 +179,28 @@ async def test_a_whole_dump_goes_on_where_it_was(
     assert drain(there, stream).returncode == 0
     assert [row["id"] for _, _, row in await sent(stream)] == [1, 2, 3]
     await there.disconnect()
+
+
+async def test_a_dump_with_another_owner_and_with_disabled_triggers(
+    original: Database, copy: Database, stream: Stream
+) -> None:
+    """As from a managed database into one's own, by a tool that disables triggers to load rows."""
+    source = await original.connect()
+    await source.execute("insert into users values (1, 'unsent')")
+    dump(original, copy, "--no-owner", "--no-privileges")
+    where = ("--dsn", copy.dsn_as(ADMIN))
+    admin = await copy.connect(ADMIN)
+    await admin.execute("alter table users disable trigger all")
+    await admin.execute("insert into users values (2, 'by the tool')")
+
+    check = pgoutbox("status", "--check", *where)
+    assert check.returncode == 7
+    assert "! public.users: trigger missing or disabled; run: pgoutbox install" in check.stdout
+    assert pgoutbox("install", *where, "--table", "users").returncode == 0
+    await admin.execute("insert into users values (3, 'there')")
+    drained = pgoutbox(
+        *("relay", "--drain", *where, "--nats-url", stream.url, "--topic", stream.topic)
+    )
+
+    assert drained.returncode == 0, drained.stderr
+    assert [row["id"] for _, _, row in await sent(stream)] == [1, 3]
