@@ -12,6 +12,7 @@ Each module's docstring names the code that it models:
 - `marks`: what the stream loses is sent again, and no transaction is torn by that
 - `plan`: no transaction is torn, and progress covers only what is stored, whoever is killed when
 - `sleep_lock`: no wake-up is lost
+- `snapshots`: each row of a chunk is what the events before it make of it
 
 What can be the code itself is: progress, gaps and holders are `pgoutbox.outbox.progress`, so a
 mistake there is found here. What PostgreSQL and nats-server do is written down as their documents

@@ -12,6 +12,7 @@ from tests.models.gaps import Gaps
 from tests.models.marks import Marks
 from tests.models.plan import Plan
 from tests.models.sleep_lock import SleepLock
+from tests.models.snapshots import Snapshots
 
 _MODELS: dict[str, type[Model[Any]]] = {
     "commit_stage": CommitStage,
@@ -19,6 +20,7 @@ _MODELS: dict[str, type[Model[Any]]] = {
     "marks": Marks,
     "plan": Plan,
     "sleep_lock": SleepLock,
+    "snapshots": Snapshots,
 }
 
 

@@ -12,8 +12,9 @@ from tests.models.gaps import Gaps
 from tests.models.marks import Marks
 from tests.models.plan import Plan
 from tests.models.sleep_lock import SleepLock
+from tests.models.snapshots import Snapshots
 
-_MODELS: list[type[Model[Any]]] = [CommitStage, Gaps, Marks, Plan, SleepLock]
+_MODELS: list[type[Model[Any]]] = [CommitStage, Gaps, Marks, Plan, SleepLock, Snapshots]
 _LARGER: list[Model[Any]] = [
     CommitStage(SIMPLE, IMMEDIATE, DEFERRED, OTHER),
     Gaps(transactions=3, positions=3, plain=True),
@@ -23,6 +24,8 @@ _LARGER: list[Model[Any]] = [
     Plan((1, 2, 2), crashes=False),
     Plan((2, 3), limit=3),
     SleepLock(writers=3),
+    Snapshots(keeps_repeats=True),
+    Snapshots((1, 2, 1)),
 ]
 
 _VARIANTS = [variant for model in _MODELS for variant in model.variants]
