@@ -313,3 +313,49 @@ def test_prepared_transaction_keeps_no_gap_that_came_later() -> None:
 
         assert reader.progress.gaps[0].first == 1
         assert len(reader.progress.gaps) <= 3
+
+
+def _victim(database: Database) -> None:
+    """Have another transaction write, and commit."""
+    victim = database.transactions[len(database.transactions) + 1] = Transaction()
+    database._draw(victim)
+    database._end(victim, commits=True)
+    victim.has_lock = False
+
+
+def test_what_is_rolled_back_to_a_savepoint_keeps_no_gap() -> None:
+    """Its transaction may go on for hours."""
+    database, reader = Database(), Reader()
+    drawing = database.transactions[1] = Transaction()
+    for _ in range(2):
+        database._draw(drawing)
+        _victim(database)
+        reader.ask(database)
+        reader.take(database.snapshot(), 99, lambda count: count - 1)
+        drawing.kept.clear()
+        drawing.has_lock = False
+    reader.ask(database)
+    reader.take(database.snapshot(), 99, lambda count: count - 1)
+
+    assert not reader.progress.gaps
+
+
+def test_what_is_sent_of_a_holder_is_not_read_again_in_a_joined_gap(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "_MOST_GAPS", 1)
+    database, reader = Database(), Reader()
+    staying, going = Transaction(), Transaction()
+    database.transactions |= {1: staying, 2: going}
+    for transaction in (staying, going, going):
+        database._draw(transaction)
+        _victim(database)
+    for _ in range(2):
+        reader.ask(database)
+        reader.take(database.snapshot(), 99, lambda count: count - 1)
+    database._end(going, commits=True)
+
+    for limit in (_EVENTS, 1, 1, 99):
+        reader.take(database.snapshot(), limit, lambda count: count - 1)
+
+    assert not reader.expected(database.snapshot())

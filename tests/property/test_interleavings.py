@@ -1,8 +1,9 @@
 """The commit stage in every order of its steps between three sessions, on a real server.
 
-Each session writes and commits, as one query. It stops twice on the way: at a gate that it has
-queued in front of its commit stage, and at one behind it; each is a lock that the test holds. So a
-session has three steps: to write, to run its commit stage, and to become visible, or to fail there.
+Each session writes and commits. Its COMMIT stops twice on the way: at a gate that it has queued in
+front of its commit stage, and at one behind it; each is a lock that the test holds. So a session
+has four steps: to write, to begin its COMMIT, to run its commit stage, and to become visible or to
+fail there.
 A session whose row another one has written waits for that one, as PostgreSQL says itself
 (pg_blocking_pids), and its next step comes when it goes on.
 
@@ -46,12 +47,11 @@ create constraint trigger pass after insert on gate deferrable initially deferre
 create table t (id bigint primary key, history text not null);
 """
 
-_QUERY = """
+_WRITE = """
 begin;
 insert into gate values ({number}, 'before');
 update t set history = history || {number} where id = {row};
 insert into gate values ({number}, '{behind}');
-{end}
 """
 
 
@@ -83,8 +83,9 @@ class Session:
     running: asyncio.Task[str] | None = None
     gate: int = 0
     is_waiting: bool = False  # for another session
+    is_committing: bool = False
     is_over: bool = False
-    before: frozenset[int] = frozenset()  # whose COMMIT had returned when this began
+    before: frozenset[int] = frozenset()  # whose COMMIT had returned when its own began
 
 
 @dataclass
@@ -115,8 +116,12 @@ class Run:
 
     async def _go_on(self, session: Session) -> None:
         if session.running is None:
+            self._run(session, self._write(session))
+        elif not session.is_committing:
+            session.is_committing = True
             session.before = frozenset(s.number for s in self.sessions if s.is_over)
-            session.running = asyncio.create_task(session.connection.execute(self._query(session)))
+            name = f"transaction 's{session.number}'"
+            self._run(session, f"prepare {name}" if session.program.is_prepared else "commit")
         elif session.gate < 2:
             await self._open(session, session.gate + 1)
         else:  # it is prepared
@@ -127,13 +132,15 @@ class Run:
         session.gate = gate
         await self.keeper.execute("select pg_advisory_unlock($1, $2)", session.number, gate)
 
-    def _query(self, session: Session) -> str:
+    def _run(self, session: Session, query: str) -> None:
+        session.running = asyncio.create_task(session.connection.execute(query))
+
+    def _write(self, session: Session) -> str:
         program, number = session.program, session.number
-        return _QUERY.format(
+        return _WRITE.format(
             number=number,
             row=self.first_row + program.row,
             behind="fails" if program.fails else "behind",
-            end=f"prepare transaction 's{number}'" if program.is_prepared else "commit",
         )
 
     async def _look(self, session: Session) -> None:
@@ -149,7 +156,7 @@ class Run:
                 return
             await asyncio.sleep(0)
         session.is_waiting = False
-        session.is_over = not session.program.is_prepared
+        session.is_over = session.is_committing and not session.program.is_prepared
         with suppress(asyncpg.RaiseError):
             await session.running
 
@@ -205,9 +212,6 @@ class Stage:
             await run.step(ready)
             if reads >> len(run.counts) & 1:
                 await self._reader.read()
-        for session in sessions:
-            if session.program.fails:
-                await session.connection.execute("rollback")
         await self._judge(sessions, run)
         return run.counts
 
@@ -259,8 +263,8 @@ async def test_some_orders_of_the_steps(
 ) -> None:
     draw = random.Random(seed)
     for _ in range(25):
-        choices = [draw.randrange(6) for _ in range(10)]
-        await stage.play(programs, choices, draw.randrange(2**11))
+        choices = [draw.randrange(6) for _ in range(13)]
+        await stage.play(programs, choices, draw.randrange(2**14))
 
 
 @pytest.mark.long
@@ -272,7 +276,7 @@ async def test_every_order_of_the_steps(stage: Stage, programs: Sequence[Program
     for number in itertools.count():
         assert choices is not None
         counts = await stage.play(
-            programs, choices, (2**11 - 1, 0, number * 2_654_435_761)[number % 3]
+            programs, choices, (2**14 - 1, 0, number * 2_654_435_761)[number % 3]
         )
         choices = _next(choices, counts)
         if choices is None:

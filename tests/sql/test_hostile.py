@@ -35,6 +35,14 @@ SETTINGS = {
     "default_transaction_deferrable": "on",
     "client_min_messages": "error",
 }
+# With these the quick way renders the rows.
+FITTING = {
+    "DateStyle": "ISO, DMY",
+    "IntervalStyle": "postgres",
+    "TimeZone": "UTC",
+    "bytea_output": "hex",
+    "extra_float_digits": "1",
+}
 COLUMNS = """
     id int primary key, b bool, i bigint, n numeric(9,4), r real, f float8, m money, t text,
     c char(4), by bytea, d date, tm time, tz timetz, ts timestamp, tsz timestamptz, iv interval,
@@ -76,8 +84,10 @@ async def test_settings_of_the_writer(
     await connection.execute(ROW)
     expected = await outbox.payloads()
     writer = await connect(WRITER)
-    for name in SETTINGS if setting == "all" else [setting]:
-        await writer.execute(f"set {name} = '{SETTINGS[name]}'")
+    locale = await connection.fetchval("select pgoutbox.monetary_locale()")
+    hostile = SETTINGS if setting == "all" else {setting: SETTINGS[setting]}
+    for name, value in {**FITTING, "lc_monetary": locale, **hostile}.items():
+        await writer.execute(f"set {name} = '{value}'")
     await writer.execute(ROW)
 
     assert await outbox.payloads() == expected

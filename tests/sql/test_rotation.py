@@ -113,6 +113,21 @@ async def test_gap_holders_are_those_who_drew_a_position(
     assert await _holders(connection) == []
 
 
+async def test_a_prepared_gap_holder_draws_no_more(
+    connection: asyncpg.Connection, connect: Connect
+) -> None:
+    drew = await connect()
+    await drew.execute("begin; insert into t values (1)")
+    xid = await drew.fetchval("select pg_current_xact_id()::text::bigint")
+    await drew.execute("prepare transaction 'p'")
+    position = await connection.fetchval("select last_value from pgoutbox.position_seq")
+
+    assert await _holders(connection) == [(xid, position)]
+
+    await connection.execute("rollback prepared 'p'")
+    assert await _holders(connection) == []
+
+
 async def test_savepoint_that_is_rolled_back_holds_no_gap(
     connection: asyncpg.Connection, connect: Connect
 ) -> None:
