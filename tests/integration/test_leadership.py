@@ -13,7 +13,7 @@ from pgoutbox.outbox.progress import Gap, Progress
 from pgoutbox.relay import chores
 from tests.conftest import Connect
 from tests.integration.test_other_relays import chores_of
-from tests.support.cluster import ADMIN, WRITER, Database
+from tests.support.cluster import ADMIN, OWNER, WRITER, Database
 from tests.support.commands import pgoutbox
 from tests.support.leading import LEAD
 from tests.support.streams import Stream
@@ -67,9 +67,13 @@ async def test_of_many_that_find_nobody_one_leads(connect: Connect) -> None:
         assert not await observer.fetchval(LEADS)
 
 
-async def test_a_stranger_that_queues_for_the_lock_leads_nothing(connect: Connect) -> None:
+@pytest.mark.parametrize("role", [WRITER, OWNER])
+async def test_a_stranger_that_queues_for_the_lock_leads_nothing(
+    connect: Connect, role: str
+) -> None:
+    """Also one of the leader's own role."""
     leader, standby = [await connect() for _ in range(2)]
-    stranger = await connect(WRITER)
+    stranger = await connect(role)
     await leader.execute(LEAD.replace("$1", "'r'"))
     number = await standby.fetchval(NUMBER)
     queueing = asyncio.create_task(stranger.execute(f"select pg_advisory_lock({number})"))

@@ -7,7 +7,10 @@ import pytest
 
 from pgoutbox.config.settings import MessageConfig
 from pgoutbox.errors import LeadershipLost
+from pgoutbox.messages.event import LastStored
 from pgoutbox.messages.formats import format_of
+from pgoutbox.outbox import marks
+from pgoutbox.outbox.marks import Mark
 from pgoutbox.outbox.progress import Progress
 from pgoutbox.outbox.reader import Outbox
 from tests.conftest import Connect
@@ -39,3 +42,22 @@ async def test_former_leader_cannot_move_the_progress(connect: Connect) -> None:
 
     await connections[1].execute("select pg_advisory_unlock_all()")
     assert await lead(next_one, connections[2]) == Progress(7)
+
+
+async def test_a_mark_has_the_progress_that_was_recorded_with_its_message(
+    connection: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(marks, "_INTERVAL", 0.0)
+    outbox = _outbox(connection)
+    await lead(outbox, connection)
+    confirmed = [LastStored("s", "then", number, str(number)) for number in range(1, 4)]
+
+    for last in confirmed:
+        outbox.record_with(lambda last=last: last)  # type: ignore[misc]
+        await outbox.advance(Progress(10 * last.sequence))
+
+    assert await outbox.marks.newest_first() == [
+        Mark(Progress(20), confirmed[1]),
+        Mark(Progress(10), confirmed[0]),
+        Mark(Progress(0), None),
+    ]

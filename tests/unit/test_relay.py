@@ -657,6 +657,20 @@ async def test_relay_that_no_longer_leads_sends_nothing(world: World) -> None:
     assert world.outbox.progress == Progress(0)
 
 
+async def test_relay_that_loses_the_lead_sends_no_further_batch(world: World) -> None:
+    world.commit(*"abc")
+    relay = world.relay()
+    await relay.drain()
+    world.wake_up.is_deposed = True
+    world.commit(*"def", first=4)
+
+    with pytest.raises(DatabaseError):
+        await relay.drain()
+
+    assert world.stream.stored == ["a", "b", "c"]
+    assert world.outbox.progress == Progress(3)
+
+
 @pytest.mark.parametrize("is_over", [True, False])
 async def test_failure_of_what_nobody_waits_for_any_more_is_not_logged_by_asyncio(
     is_over: bool,
