@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -51,3 +53,12 @@ def test_no_interleaving_of_more_breaks_a_promise(model: Model[Any]) -> None:
 def test_a_variant_is_found(variant: type[Model[Any]]) -> None:
     with pytest.raises(Broken):
         explore(variant())
+
+
+@pytest.mark.parametrize("model", _MODELS)
+def test_the_document_has_the_model(model: type[Model[Any]]) -> None:
+    """With the number of its variants."""
+    text = (Path(__file__).parents[2] / "docs" / "how-it-is-tested.md").read_text()
+    name = model.__module__.rpartition(".")[2]
+
+    assert re.search(rf"^\| `{name}` \| .* \| {len(model.variants)} \|$", text, re.MULTILINE)
