@@ -9,6 +9,7 @@ import asyncpg
 
 Rows = list[asyncpg.Record]
 
+_FIRST = 250  # events; a small backlog isn't read as one, but in parts while others are sent
 _FEWER = 4  # times fewer events after a failure; twice as many after each success
 
 # What an event can make a read fail with (errcodes.txt of PostgreSQL): data of a kind that can't be
@@ -29,11 +30,11 @@ class Reading(NamedTuple):
 
 
 class CarefulReader:
-    """Reads as many events at once as it may, or fewer where one of them makes the read fail."""
+    """Reads more and more events at once, or fewer where one of them makes the read fail."""
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._limit = most  # events that the next read asks for
+        self._limit = min(_FIRST, most)  # events that the next read asks for
 
     async def read(
         self,
@@ -57,8 +58,9 @@ class CarefulReader:
                     return Reading(rows, is_full=True, error=reason_of(error))
                 self._limit = max(1, limit // _FEWER)
             else:
-                self._limit = min(2 * limit, self._most)
-                return Reading(rows, is_full=len(rows) == limit)
+                is_full = len(rows) == limit
+                self._limit = min(2 * limit if is_full else _FIRST, self._most)
+                return Reading(rows, is_full)
 
 
 async def _first_answer(questions: Sequence[Callable[[], Awaitable[Rows]]]) -> Rows:

@@ -8,11 +8,12 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 from itertools import repeat
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 import asyncpg
 
-from pgoutbox.database import pauses, status
+from pgoutbox.database import pauses
 from pgoutbox.database.pauses import Pause
 from pgoutbox.errors import ConfigError, LeadershipLost
 from pgoutbox.messages.envelope import Envelope, commit_time
@@ -31,6 +32,9 @@ from pgoutbox.outbox.progress_row import OutboxId, ProgressRow
 from pgoutbox.outbox.resends import Resend, Some
 from pgoutbox.outbox.selection import Filter, Share
 from pgoutbox.outbox.snapshots import Snapshots
+
+if TYPE_CHECKING:
+    from pgoutbox.database.status import Holder
 
 _NOTHING_ABOVE = 2**63 - 2  # as the position behind which is read
 _NO_ROWS = -1  # as the size above which an event's rows aren't read
@@ -674,8 +678,10 @@ class Outbox:
         )
         return {row["pid"]: row["application"] for row in rows}
 
-    async def long_holders(self) -> list[status.Holder]:
+    async def long_holders(self) -> list[Holder]:
         """Return the transactions that have held their positions back for long."""
+        from pgoutbox.database import status  # 15 ms to import, and rarely needed
+
         found = await status.gap_holders(self._connection, timeout=_GLANCE_TIMEOUT)
         return [holder for holder in found if status.is_long(holder)]
 

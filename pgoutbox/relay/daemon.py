@@ -27,7 +27,7 @@ from pgoutbox.errors import (
     SchemaMissing,
     StreamLost,
 )
-from pgoutbox.monitoring import metrics, sentry, systemd, web
+from pgoutbox.monitoring import sentry, systemd, web
 from pgoutbox.monitoring.monitor import Monitor, OnStored
 from pgoutbox.names import Address
 from pgoutbox.nats import connect, credentials
@@ -174,6 +174,8 @@ class Daemon:
         if config.health_addr:
             routes.setdefault(config.health_addr, {}).update(web.probes(self._monitor))
         if config.metrics_addr:
+            from pgoutbox.monitoring import metrics
+
             routes.setdefault(config.metrics_addr, {})["/metrics"] = metrics.route(self._monitor)
         for address, paths in routes.items():
             try:

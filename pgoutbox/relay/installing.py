@@ -7,7 +7,7 @@ import logging
 
 from pgoutbox.config.settings import Config
 from pgoutbox.database import connection as database
-from pgoutbox.database import install, schema
+from pgoutbox.database import schema
 from pgoutbox.errors import InstallError, PgoutboxError
 from pgoutbox.monitoring.monitor import Monitor
 from pgoutbox.relay.outage import Outage
@@ -70,6 +70,8 @@ class Installer:
             return (await schema.state(connection)).functions_version is not None
 
     async def _install(self) -> None:
+        from pgoutbox.database import install
+
         self._said_before, self._said = self._said, set()
         async with database.session(self._config.database, purpose="install") as connection:
             await install.install(
