@@ -15,7 +15,7 @@ from typing import Any
 import nats
 import pytest
 from nats.aio.client import Client
-from nats.js.api import StreamConfig
+from nats.js.api import StreamConfig, SubjectTransform
 
 from pgoutbox.config.settings import Mode
 from pgoutbox.errors import Interrupted, PublishError
@@ -57,7 +57,9 @@ async def replicated_stream(
     async with nats_client(urls[0]) as client:
         jetstream = client.jetstream(timeout=5)
         accepts = {"allow_batched": True} if settings is None else settings
-        config = StreamConfig(name=TOPIC, subjects=[f"{TOPIC}.>"], num_replicas=3, **accepts)
+        config = StreamConfig(
+            **{"name": TOPIC, "subjects": [f"{TOPIC}.>"], "num_replicas": 3} | accepts
+        )
 
         async def made() -> bool:
             with contextlib.suppress(Exception):  # until the cluster has chosen a leader
@@ -299,3 +301,55 @@ async def test_stream_that_is_created_has_the_replicas_that_were_asked_for(
         stream = Stream(TOPIC, cluster_urls[1], client.jetstream(timeout=5))
         stored = [message.id for message in await messages_in(stream)]
     assert stored == [message.id for message in messages]
+
+
+@pytest.mark.long
+async def test_shards_share_a_replicated_stream_of_partitions(
+    servers: Servers, database: Database, nursery: Nursery, seed: int
+) -> None:
+    """While its leaders change: each event once, and each row's in order, in one partition."""
+    owner = await database.connect()
+    await owner.execute("create table item (id int primary key, n int not null)")
+    await owner.execute("select pgoutbox.capture_table('item')")
+    await owner.execute("insert into item select n, 0 from generate_series(1, 200) n")
+    partitioned = {
+        "allow_batched": True,
+        "subjects": [f"{TOPIC}.*.*"],
+        "subject_transform": SubjectTransform(
+            f"{TOPIC}.*.*",
+            f"{TOPIC}.{{{{partition(4,1,2)}}}}.{{{{wildcard(1)}}}}.{{{{wildcard(2)}}}}",
+        ),
+    }
+    async with contextlib.AsyncExitStack() as stack:
+        urls = [server.url for server in start_cluster(servers, Network())]
+        stream = await stack.enter_async_context(replicated_stream(urls, partitioned))
+        scene = Scene(database, stream, nursery, seed)
+        flags = ("--subject", "{topic}.{table}.{key}", "--ack-timeout", "2s")
+        relays = [await scene.relay(*flags, "--shard", f"{number}/2") for number in (1, 2)]
+        client = await stack.enter_async_context(nats_client(urls[2]))
+        changing = asyncio.create_task(change_leaders(client, scene.draw, shortest=0.3))
+        for _ in range(100):
+            await owner.execute(
+                "update item set n = n + 1 where id % 3 = $1", scene.draw.randrange(3)
+            )
+            await owner.execute(
+                "update item set n = n + 1 where id = $1", scene.draw.randint(1, 200)
+            )
+            await scene.pause(0, 0.1)
+        changing.cancel()
+        await asyncio.gather(changing, return_exceptions=True)
+        for number in (1, 2):
+            await ledger.all_sent(database, f"default-{number}-of-2", timeout=120)
+        assert [await relay.stop() for relay in relays] == [0, 0]
+        stored = await messages_in(stream)
+
+    written = await owner.fetch("select id::text from pgoutbox.outbox")
+    assert sorted(message.id for message in stored) == sorted(row["id"] for row in written)
+    latest: dict[int, tuple[int, str]] = {}  # of each row: its version, and the partition
+    for message in stored:
+        row = json.loads(message.data)["data"]
+        partition = message.subject.split(".")[1]
+        before = latest.get(row["id"], (-1, partition))
+        assert (row["n"], partition) == (before[0] + 1, before[1])
+        latest[row["id"]] = (row["n"], partition)
+    assert {partition for _, partition in latest.values()} == set("0123")
