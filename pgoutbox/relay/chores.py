@@ -184,7 +184,7 @@ class Chores:
         strangers = {pid for pid in holders if pid in self._suspects}
         for pid in strangers - self._strangers:
             log.warning(
-                "somebody else holds the sleep lock; events wait for the next poll",
+                "somebody else holds the sleep lock; commits notify meanwhile",
                 extra={
                     "pid": pid,
                     "application": holders[pid],

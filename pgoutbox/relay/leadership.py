@@ -124,7 +124,8 @@ class Leadership:
             self._monitor.postgresql.connections += 1
             await self._refuse_to_drain_if_paused(listening)
             await self._end_predecessor(listening)
-            wake_up = WakeUp(listening, config.relay.name)
+            wake_up = WakeUp(listening, config.relay.name, self.aside)
+            stack.push_async_callback(wake_up.close)
             await wake_up.start()
             stack.callback(self._monitor.start_over)
             share = await self._share(listening)

@@ -24,11 +24,14 @@ log = logging.getLogger("pgoutbox.relay")
 
 _DEPTH = 2  # batches in flight, at most
 _FEW = 4  # events in a batch; with more the relay stays awake, and writers are spared the NOTIFY
-_PAUSE = 0.002  # seconds; a look costs about the same for a hundred events as for one
+_PAUSE_PER_EVENT = 0.000_125  # seconds; see Relay._behind_all()
+_SHORTEST_PAUSE = 0.002  # seconds
+_LONGEST_PAUSE = 0.02  # seconds
 _FIRST_LOOK_AGAIN = 0.002  # seconds; a commit that is under way takes about as long
 _LOOK_GROWTH = 1.2  # of pauses where writers can't notify: events wait a fifth of the silence
 _QUIET = 0.01  # seconds without an event, then what was confirmed is recorded
 _UNRECORDED = 2_000  # events, at most
+_CHORES_INTERVAL = 0.5  # seconds, while a backlog is sent
 
 
 class OutboxLike(Protocol):
@@ -64,6 +67,10 @@ class WakeUpLike(Protocol):
     def is_asleep(self) -> bool:
         """Whether writers notify."""
 
+    @property
+    def has_stragglers(self) -> bool:
+        """Whether it is asleep beside transactions that end without notifying."""
+
     async def fall_asleep(self) -> bool:
         """Make writers notify; False while one is in the middle of a commit."""
 
@@ -75,6 +82,9 @@ class WakeUpLike(Protocol):
 
     def interrupt(self) -> None:
         """End a wait now."""
+
+    def verified(self, asked_at: float) -> None:
+        """Note that an answer of the outbox has shown that this relay leads."""
 
     async def verify(self) -> None:
         """Raise unless this relay still leads."""
@@ -165,6 +175,7 @@ class Relay:
         self._unrecorded = 0  # events, the same, that the recorded progress lacks
         self._has_unrecorded_chunk = False
         self._unrecorded_since = 0.0  # the first of them; of the monotonic clock
+        self._chores_due = time.monotonic() + _CHORES_INTERVAL
         self._next_oldest: float | None = None  # commit time of what comes behind the flights
         self.progress = progress
         self.sent = 0  # events since this relay started
@@ -218,16 +229,18 @@ class Relay:
             self._publisher.check()
             read = self._read
             await self._publish_all()
-            if self._read > read:
+            if self._read > read and not self._wake_up.is_asleep:
                 backoff.reset()
             if self._is_to_resend:
                 continue
             if self._wake_up.is_asleep:
                 # The look just now came after writers had begun to notify.
                 pause = self._outbox.snapshot_pause
-                rest = self._poll_interval
+                rest = backoff.next() if self._wake_up.has_stragglers else self._poll_interval
                 await self._rest(rest if pause is None else min(rest, pause))
-            elif not await self._wake_up.fall_asleep():
+            elif await self._wake_up.fall_asleep():
+                backoff.reset()
+            else:
                 await self._rest(backoff.next())
         await self._catch_up()
 
@@ -254,7 +267,6 @@ class Relay:
     async def _publish_all(self) -> None:
         """Publish until no unsent event is left, or :meth:`stop`, and wait until it is stored."""
         batch = await self._next_batch()
-        before = self.progress
         while batch and not self._is_stopping:
             if self._looks_at_parked and batch.before.partial is None:
                 await self._publish_parked()
@@ -264,9 +276,8 @@ class Relay:
             batch = await self._send(batch)
             if batch:
                 await self._send_some_again()
-            if batch and self.progress is not before:
-                before = self.progress
-                await self._chores(before)
+            if batch and time.monotonic() >= self._chores_due:
+                await self._do_chores()
         await self._settle()
         await self._record_if_due()
         if self._publisher.wants_look:
@@ -274,9 +285,13 @@ class Relay:
             await self._publisher.look()
         if self._looks_at_parked and not self._is_stopping:
             await self._publish_parked()
-        await self._chores(self.progress)
+        await self._do_chores()
         await self._outbox.look_for_snapshots()
         await self._send_some_again()
+
+    async def _do_chores(self) -> None:
+        await self._chores(self.progress)
+        self._chores_due = time.monotonic() + _CHORES_INTERVAL
 
     async def _send_some_again(self) -> None:
         """Publish some of the sent events that somebody wants again, behind what is in flight."""
@@ -296,7 +311,9 @@ class Relay:
 
     async def _next_batch(self) -> Batch:
         """Read what comes behind all that is in flight."""
+        asked_at = time.monotonic()
         batch = await self._outbox.next_batch(self._front)
+        self._wake_up.verified(asked_at)
         # Dead gaps are gone; and where nothing follows, a transaction sent in part is complete.
         self._front = batch.before if batch else batch.after
         self._next_oldest = batch.oldest
@@ -378,14 +395,9 @@ class Relay:
         flight = Flight(batch)
         self._flights.append(flight)
         self._front, self._next_oldest = batch.after, None
-        if self._stays_asleep(batch):
+        if not batch.is_full and batch.chunk is None:
             await self._launch(flight, alone=goes_alone)
-            return Batch(before=batch.after, after=batch.after)
-        if not batch.is_full and batch.chunk is None:  # all, so let some more come together
-            await self._launch(flight, alone=goes_alone)
-            await self._wake_up.get_up()
-            await asyncio.sleep(_PAUSE)
-            return await self._next_batch()
+            return await self._behind_all(batch)
         reading = asyncio.create_task(self._next_batch())
         try:
             await asyncio.sleep(0)  # PostgreSQL reads while we put messages together
@@ -407,14 +419,24 @@ class Relay:
     def _publish_rest(self, flight: Flight) -> None:
         flight.publishing = asyncio.create_task(self._publisher.publish(flight.rest))
 
-    def _stays_asleep(self, batch: Batch) -> bool:
-        """Return True if it is left to the writers to say that more has come.
+    async def _behind_all(self, batch: Batch) -> Batch:
+        """Return what follows ``batch``, behind which nothing was visible when it was read.
 
-        They have notified since before ``batch`` was read, so nothing is missed. It costs a few
-        writers a NOTIFY, and spares the relay most of its questions to the database.
+        A few events find a relay asleep and leave it so. Writers have notified since before the
+        batch was read, so they say if there is more: that costs a few of them a NOTIFY, and spares
+        the relay most of its questions to the database. With many it gets up, and lets some more
+        come together. A look costs about the same for a hundred events as for one, and what it
+        takes is missing for writers that are as busy: so the more have come the longer it waits.
         """
-        is_settled = not batch.after.gaps and not batch.is_full and batch.chunk is None
-        return self._wake_up.is_asleep and is_settled and len(batch.passed) <= _FEW
+        count = len(batch.passed)
+        if count > _FEW:
+            await self._wake_up.get_up()
+        if not self._wake_up.is_asleep:
+            pause = count * _PAUSE_PER_EVENT
+            await asyncio.sleep(min(max(_SHORTEST_PAUSE, pause), _LONGEST_PAUSE))
+        elif not batch.after.has_unsettled_gap:
+            return Batch(before=batch.after, after=batch.after)
+        return await self._next_batch()
 
     async def _confirm(self) -> None:
         """Wait until the first batch in flight is stored, but for events that are parked."""

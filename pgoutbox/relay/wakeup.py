@@ -5,28 +5,41 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from contextlib import suppress
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, suppress
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 import asyncpg
 
 from pgoutbox.errors import DatabaseError, OutboxReplaced
 from pgoutbox.locks import SLEEP_LOCK
+from pgoutbox.relay.sleep_queue import SleepQueue
+
+if TYPE_CHECKING:
+    Connection = asyncpg.Connection[asyncpg.Record]
 
 CHANNEL = "pgoutbox"
 ASKED = "asked"  # what a command notifies with once it has asked a relay for something
 
 _PROBE_TIMEOUT = 10.0  # seconds
 _VERIFIED_FOR = 2.0  # seconds that an answer of the server is good for
+_PATIENCE = 0.1  # seconds with the sleep lock shared; a writer that commits needs some milliseconds
 
 
 class WakeUp:
     """Listens for notifications and holds the relay's session locks, on a connection of its own.
 
-    A notification is only a hint: what is there to be sent, the outbox tells.
+    A notification is only a hint: what is there to be sent, the outbox tells. ``connect`` opens
+    another connection.
     """
 
-    def __init__(self, connection: asyncpg.Connection[asyncpg.Record], relay: str) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        relay: str,
+        connect: Callable[[], AbstractAsyncContextManager[Connection]],
+    ) -> None:
         self._connection = connection
         self._relay = relay
         self._leadership: UUID | None = None
@@ -36,7 +49,10 @@ class WakeUp:
         self._heard = asyncio.Event()  # a notification of our own, known by the token
         self._is_lost = False
         self._verified_at = time.monotonic()
-        self._is_asleep = False
+        self._has_lock = False  # the sleep lock
+        self._refused_at: float | None = None  # when that was first refused, of late
+        self._is_dozing = False
+        self._queue = SleepQueue(connect, self._hint.set)
 
     async def start(self) -> None:
         """Begin to listen."""
@@ -66,30 +82,61 @@ class WakeUp:
 
     @property
     def is_asleep(self) -> bool:
-        """Whether this relay holds the sleep lock, so that writers notify."""
-        return self._is_asleep
+        """Whether writers notify, those that come to their commit stage from now on."""
+        return self._has_lock or (self._is_dozing and self._queue.is_joined)
+
+    @property
+    def has_stragglers(self) -> bool:
+        """Whether it is asleep beside transactions that end without notifying.
+
+        When the last of them has ended, it is asleep no more, and a hint comes.
+        """
+        return self.is_asleep and not self._has_lock
 
     async def fall_asleep(self) -> bool:
         """Make writers notify from now on; look into the outbox once more before waiting.
 
         False while a writer is between its decision not to notify and the end of its
-        transaction.
+        transaction. Only where that takes long the relay falls asleep all the same, beside
+        stragglers.
         """
-        if not self._is_asleep:
+        if not self.is_asleep:
             self._hint.clear()
-            self._is_asleep = await self._connection.fetchval(
+            self._has_lock = await self._connection.fetchval(
                 "select pg_try_advisory_lock($1, $2)", *SLEEP_LOCK, timeout=_PROBE_TIMEOUT
             )
-        return self._is_asleep
+            if self._has_lock:
+                self._refused_at = None
+            else:
+                await self._doze()
+        return self.is_asleep
+
+    async def _doze(self) -> None:
+        """Wait in line for the sleep lock, if it has been shared for long."""
+        now = time.monotonic()
+        if self._refused_at is None:
+            self._refused_at = now
+        is_long = now - self._refused_at >= _PATIENCE
+        if is_long and await self._connection.fetchval(_IS_SHARED, *SLEEP_LOCK):
+            self._is_dozing = self._queue.is_joined or await self._queue.join(self._connection)
 
     async def get_up(self) -> None:
-        """Let writers commit without notifying again."""
-        if self._is_asleep:
-            self._is_asleep = False
+        """Let writers commit without notifying again.
+
+        A request that waits for the sleep lock goes on to its end: for some seconds they notify.
+        """
+        self._is_dozing = False
+        self._refused_at = None
+        if self._has_lock:
+            self._has_lock = False
             await self._connection.execute(
                 f"select pg_advisory_unlock({SLEEP_LOCK[0]}, {SLEEP_LOCK[1]})",
                 timeout=_PROBE_TIMEOUT,
             )
+
+    async def close(self) -> None:
+        """Give up what another connection waits for."""
+        await self._queue.close()
 
     async def wait(self, seconds: float) -> bool:
         """Wait for a hint, at most ``seconds``; tell whether one came.
@@ -166,6 +213,13 @@ class WakeUp:
         if self._is_lost or self._connection.is_closed():
             raise DatabaseError("the connection to PostgreSQL was lost")
 
+    def verified(self, asked_at: float) -> None:
+        """Note that a question was answered that is answered to the leader alone.
+
+        ``asked_at`` is of the monotonic clock.
+        """
+        self._verified_at = max(self._verified_at, asked_at)
+
     async def verify(self) -> None:
         """Make sure that this relay still leads, in the outbox that it knows; asks now and then.
 
@@ -188,3 +242,15 @@ class WakeUp:
 
 
 _IS_KNOWN = "select true from pgoutbox.progress p where p.relay = $1 and p.leadership = $2"
+
+# Where another relay has it, writers notify anyway.
+_IS_SHARED = """
+select exists (
+    select from pg_catalog.pg_locks l
+    where l.locktype = 'advisory' and l.objsubid = 2 and l.classid = $1 and l.objid = $2
+      and l.mode = 'ShareLock' and l.granted
+      and l.database = (
+          select d.oid from pg_catalog.pg_database d
+          where d.datname = pg_catalog.current_database())
+)
+"""

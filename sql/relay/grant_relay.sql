@@ -45,7 +45,7 @@ begin
              pgoutbox.event_id(uuid, xid8, bigint, timestamptz, bigint),
              pgoutbox.gap_holders(), pgoutbox.lead(text),
              pgoutbox.is_led(pgoutbox.progress), pgoutbox.leader_lock(uuid),
-             pgoutbox.sleep_lock_holders(),
+             pgoutbox.sleep_lock_holders(), pgoutbox.await_sleep_lock(),
              pgoutbox.begin_after(text, text[], text), pgoutbox.backlog(text),
              pgoutbox.shard_key_of(text, text, text), pgoutbox.begin_at(text, bigint),
              pgoutbox.resend_keys(pgoutbox.resend, bigint, bigint),

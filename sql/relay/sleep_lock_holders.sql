@@ -1,6 +1,6 @@
 -- The sessions that hold the sleep lock K, and whether each leads a relay. One that doesn't is a
--- writer in the middle of its commit, or a stranger, whom nothing keeps from taking it: then relays
--- look for events only once a poll interval.
+-- writer in the middle of its commit, or a stranger, whom nothing keeps from taking it: then each
+-- commit notifies, as when a relay has it (await_sleep_lock.sql).
 create or replace function pgoutbox.sleep_lock_holders()
     returns table (pid integer, application text, mode text, leads boolean)
     language sql

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 
 import asyncpg
 import pytest
@@ -107,7 +108,7 @@ async def chores_of(
     working: asyncpg.Connection, listening: asyncpg.Connection, monitor: Monitor
 ) -> Chores:
     """Return the chores of relay mine."""
-    wake_up = WakeUp(listening, "mine")
+    wake_up = WakeUp(listening, "mine", lambda: nullcontext(listening))
     await wake_up.start()
     outbox = Outbox(
         working,

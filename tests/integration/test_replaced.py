@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import nullcontext
 
 import asyncpg
 import pytest
@@ -239,7 +240,7 @@ async def test_a_leadership_that_is_gone_from_the_database_is_noticed_before_pub
 ) -> None:
     monkeypatch.setattr(wakeup, "_VERIFIED_FOR", 0.0)
     listening = await connect()
-    wake_up = WakeUp(listening, "r")
+    wake_up = WakeUp(listening, "r", lambda: nullcontext(listening))
     await wake_up.start()
     assert await wake_up.try_lead()
     await wake_up.verify()

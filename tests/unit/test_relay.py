@@ -235,6 +235,7 @@ class WakeUp:
     """Writers always notify; a test gives the hints."""
 
     is_asleep = False
+    has_stragglers = False
 
     def __init__(self) -> None:
         self.hint = asyncio.Event()
@@ -258,6 +259,9 @@ class WakeUp:
 
     def interrupt(self) -> None:
         self.hint.set()
+
+    def verified(self, asked_at: float) -> None:
+        pass
 
     async def verify(self) -> None:
         if self.is_deposed:

@@ -99,7 +99,7 @@ class RelayStatus:
 
 @dataclass(frozen=True, slots=True)
 class Stranger:
-    """A session that isn't ours and holds the sleep lock, so that relays only poll."""
+    """A session that isn't ours and holds the sleep lock, so that commits notify."""
 
     pid: int
     application: str

@@ -92,7 +92,7 @@ def _table_problems(table: TableStatus) -> Iterator[str]:
 
 def _stranger_problem(stranger: Stranger) -> str:
     who = session_name(stranger.pid, stranger.application)
-    return f"{who} holds the sleep lock, so relays look for events only once a poll interval"
+    return f"{who} holds the sleep lock, so that commits notify"
 
 
 def is_long(holder: Holder) -> bool:
