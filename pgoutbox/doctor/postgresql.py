@@ -293,7 +293,10 @@ async def _largest(conn: Guest, row: asyncpg.Record) -> int | None:
 
 
 async def _idle_slots(patient: Patient) -> Findings:
-    for row in await patient.conn.fetch(catalogs.IDLE_SLOTS):
+    rows = await patient.conn.fetch(catalogs.IDLE_SLOTS)
+    if not rows:
+        yield finding("replication slots", "ok", "none that nobody reads")
+    for row in rows:
         yield finding(
             "replication slots",
             "attention",

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
+from datetime import datetime
 
 from nats.js import JetStreamContext
 
 from tests.support.cluster import Database
-from tests.support.commands import pgoutbox
+from tests.support.commands import ROOT, pgoutbox
 from tests.support.streams import Stream
 
 
@@ -57,3 +59,49 @@ async def test_old_values_are_the_whole_old_row_unless_told_otherwise(
         {"id": 1, "v": "a"},
         {"id": 1, "v": "b"},
     ]
+
+
+async def test_payloads_are_equal_as_json_and_not_as_bytes(
+    database: Database, stream: Stream
+) -> None:
+    """Beside what a real wal-listener has published of the same rows."""
+    lines = (ROOT / "tests/conformance/cases/types.jsonl").read_text("utf-8").split("\n")
+    recorded = [json.loads(line) for line in lines if line]
+    theirs = {
+        case["case"]: [message["payload"] for message in case["messages"]] for case in recorded
+    }
+    texts = [p for p in theirs["type_text"] if re.search(r"\\u(003c|0026|2028|0008|000c)", p)]
+    assert texts
+    assert any('"v":{"a":2,"b":1}' in payload for payload in theirs["type_jsonb"])
+    owner = await database.connect()
+    await owner.execute("create table texts (v text); create table objects (v jsonb)")
+    assert pgoutbox("install", "--dsn", database.dsn, "--all-tables").returncode == 0
+    for payload in texts:
+        await owner.execute("insert into texts values ($1)", json.loads(payload)["data"]["v"])
+    await owner.execute("""insert into objects values ('{"aa":{"c":1},"b":[1,2]}')""")
+    publish(database, stream)
+
+    *ours, last = [message.data.decode() for message in await stream.messages()]
+    for mine, payload in zip(ours, texts, strict=True):
+        value = json.loads(payload)["data"]["v"]
+        assert json.loads(mine)["data"]["v"] == value
+        assert payload.partition('"v":')[2].partition("},")[0] not in mine
+    assert '"v":{"b": [1, 2], "aa": {"c": 1}}' in last
+
+
+async def test_commit_time_is_when_the_transaction_got_its_place(
+    database: Database, stream: Stream
+) -> None:
+    owner = await database.connect()
+    await owner.execute("create table t (id int)")
+    assert pgoutbox("install", "--dsn", database.dsn, "--table", "t").returncode == 0
+    async with owner.transaction():
+        await owner.execute("insert into t values (1)")
+        before = await owner.fetchval("select clock_timestamp()")
+        await owner.execute("set constraints all immediate")
+        after = await owner.fetchval("select clock_timestamp()")
+    publish(database, stream)
+
+    (message,) = await stream.messages()
+    moment = datetime.fromisoformat(json.loads(message.data)["commitTime"])
+    assert before <= moment <= after
