@@ -31,7 +31,7 @@ coverage: lint  ## Measure coverage in the commands that tests start, too (half 
 
 DURATION := 600
 
-soak: $(VENV)/dev  ## All faults at random: make soak DURATION=600 SEED=7 (seconds for each of two set-ups)
+soak: $(VENV)/dev  ## All faults at random: make soak DURATION=600 SEED=7 (seconds for each of three set-ups)
 	$(if $(SEED),PGOUTBOX_TEST_SEED=$(SEED)) $(PYTHON) -m pytest tests/soak -s --soak $(DURATION)
 
 check: lint  ## Run what needs no server: lint, types, import contracts, unit tests

@@ -93,6 +93,13 @@ CAPTURE = [
 
 COMMIT_STAGE = [
     Mutation(
+        "positions tell the order, whatever the steps of commit stages are arranged like",
+        "sql/writer/commit_stage.sql",
+        "pg_catalog.nextval('pgoutbox.position_seq'::pg_catalog.regclass)",
+        "new.seq",
+        "tests/property/test_interleavings.py::test_some_orders_of_the_steps",
+    ),
+    Mutation(
         "positions are drawn at COMMIT",
         "sql/writer/commit_stage.sql",
         "pg_catalog.nextval('pgoutbox.position_seq'::pg_catalog.regclass)",

@@ -115,6 +115,7 @@ async def _recovered(storm: Storm, postgres: PostgresServer) -> None:
         stream = Stream(scene.stream.topic, storm.nats[0].url, jetstream)
         scene.stream = stream
         await scene.check()
+        print(f"{await stream.count()} messages in the stream")
 
 
 @contextlib.asynccontextmanager
