@@ -1,8 +1,10 @@
 """Waking the relay: advisory lock K, notifications, and the relay's last look.
 
 A writer's commit stage shares K, or else notifies (`commit_stage_0`, `commit_unusual_0`); the relay
-takes K exclusively before its last look (`WakeUp.fall_asleep`, `Relay._run`). There is no poll
-interval in the model, so what isn't notified of is never found.
+takes K exclusively before its last look (`WakeUp.fall_asleep`, `Relay._run`). Where somebody shares
+K for long, another session of the relay requests it and waits (`SleepQueue`, `await_sleep_lock`):
+behind a request that waits nobody can share K. There is no poll interval in the model, so what
+isn't notified of is never found, but for what those committed who shared K before the request.
 
 PostgreSQL's CommitTransaction() makes a transaction visible, then releases its locks, then wakes
 listeners; a listener passes over notifications of transactions that it can't see yet.
@@ -22,8 +24,8 @@ WRITING, UNUSUAL, STAGED, VISIBLE, ENDED, GONE = (
 )
 
 # Of the relay. It "pauses" where it couldn't fall asleep, and then looks by itself.
-LOOKING, READING, READY, GETTING_UP, GETTING_UP_LATE, PAUSING, RESTING = (
-    *("looking", "reading", "ready to fall asleep"),
+LOOKING, READING, READY, JOINING, GETTING_UP, GETTING_UP_LATE, PAUSING, RESTING = (
+    *("looking", "reading", "ready to fall asleep", "joining the queue"),
     *("getting up", "getting up after a look", "pausing", "resting"),
 )
 
@@ -37,6 +39,7 @@ class Writer:
     notifies: bool = False
     has_rolled_back: bool = False
     is_sent: bool = False
+    straggles: bool = False  # it shared K before the request
 
 
 @dataclass(frozen=True)
@@ -47,10 +50,24 @@ class State:
     relay: str = LOOKING
     found: frozenset[int] = frozenset()  # whose events the snapshot of a look shows
     has_k: bool = False
-    is_asleep: bool = False  # as the relay has it: WakeUp.is_asleep
+    knows_k: bool = False  # as the relay has it
+    is_requested: bool = False  # by the relay's other session, which waits
+    has_ended: bool = False  # that request, which the relay doesn't know yet
+    is_joined: bool = False  # as the relay has it: SleepQueue.is_joined
+    is_dozing: bool = False
     hint: bool = False
     on_its_way: bool = False
     stranger: str = ""  # how somebody else holds K: "shared", "exclusive", or not at all
+
+    @property
+    def is_asleep(self) -> bool:
+        """WakeUp.is_asleep."""
+        return self.knows_k or self.has_stragglers
+
+    @property
+    def has_stragglers(self) -> bool:
+        """WakeUp.has_stragglers: then the relay also looks by itself."""
+        return self.is_dozing and self.is_joined and not self.knows_k
 
 
 class SleepLock(Model[State]):
@@ -58,7 +75,7 @@ class SleepLock(Model[State]):
 
     variants: ClassVar[list[type[Model[State]]]] = []
 
-    def __init__(self, writers: int = 2, *, stranger: bool = True) -> None:
+    def __init__(self, writers: int = 2, *, stranger: bool = False) -> None:
         self._writers = writers
         self._has_stranger = stranger
 
@@ -72,8 +89,11 @@ class SleepLock(Model[State]):
 
     def wrong(self, state: State) -> str | None:
         """Look for a commit that nobody tells the sleeping relay of."""
-        is_unsent = any(w.at == ENDED and not w.is_sent for w in state.writers)
-        is_told = state.hint or state.on_its_way
+        is_unsent = any(
+            w.at == ENDED and not w.is_sent and not (w.straggles and state.has_stragglers)
+            for w in state.writers
+        )
+        is_told = state.hint or state.on_its_way or (state.is_joined and state.has_ended)
         if state.relay == RESTING and is_unsent and not is_told:
             return "a wake-up is lost: the relay sleeps beside an event that was committed"
         return None
@@ -93,6 +113,11 @@ class SleepLock(Model[State]):
             yield Step("a notification reaches the relay", hinted)
         for doing, then in self._relay(state):
             yield Step(f"the relay {doing}", then)
+        if state.is_requested:  # it has K, and releases that at once, or has waited for long enough
+            ended = replace(state, is_requested=False, has_ended=True)
+            yield Step("the request for K ends", ended)
+        if state.has_ended:
+            yield self._learn(state)
         if self._has_stranger:
             yield from self._stranger(state)
 
@@ -115,7 +140,7 @@ class SleepLock(Model[State]):
 
     def _is_free(self, state: State) -> bool:
         """Tell whether K can be shared."""
-        return not state.has_k and state.stranger != "exclusive"
+        return not (state.has_k or state.is_requested or state.stranger == "exclusive")
 
     def _try_k(self, state: State, writer: Writer) -> tuple[str, Writer, bool]:
         if self._is_free(state):
@@ -139,12 +164,17 @@ class SleepLock(Model[State]):
             yield from self._go_on(state)
         elif state.relay == READY:
             yield self._fall_asleep(state)
+            yield from self._doze(state)
+        elif state.relay == JOINING:
+            yield self._join(state)
         elif state.relay in (GETTING_UP, GETTING_UP_LATE):
             yield self._get_up(state)
         elif state.relay == PAUSING:
             yield "looks again by itself", replace(state, relay=LOOKING)
         elif state.hint:
             yield self._hear(state)
+        elif state.has_stragglers:
+            yield "looks again by itself", replace(state, relay=LOOKING)
 
     def _look(self, state: State) -> tuple[str, State]:
         """Outbox.next_batch(): what is found, the snapshot decides."""
@@ -176,16 +206,38 @@ class SleepLock(Model[State]):
 
     def _fall_asleep(self, state: State) -> tuple[str, State]:
         """WakeUp.fall_asleep(): forget hints, try K, and look once more."""
-        is_shared = any(w.shares_k for w in state.writers) or state.stranger != ""
         state = replace(state, hint=False)
-        if is_shared:
+        if _is_shared(state) or state.stranger == "exclusive" or state.is_requested:
             return "can't have K", replace(state, relay=PAUSING)
-        return "takes K", replace(state, relay=LOOKING, has_k=True, is_asleep=True)
+        return "takes K", replace(state, relay=LOOKING, has_k=True, knows_k=True)
+
+    def _doze(self, state: State) -> Iterator[tuple[str, State]]:
+        """WakeUp._doze(): K couldn't be had for long, since somebody shares it."""
+        if not (_is_shared(state) or state.is_requested):
+            return
+        state = replace(state, hint=False)
+        if state.is_joined:
+            yield "dozes on", replace(state, relay=LOOKING, is_dozing=True)
+        elif not state.has_ended and _is_shared(state):
+            writers = tuple(replace(w, straggles=w.shares_k) for w in state.writers)
+            yield "requests K", replace(state, relay=JOINING, is_requested=True, writers=writers)
+
+    def _join(self, state: State) -> tuple[str, State]:
+        """SleepQueue.join(): once pg_locks has shown that the request waits."""
+        if not state.is_requested:
+            return "sees no request", replace(state, relay=PAUSING)
+        dozing = replace(state, relay=LOOKING, is_joined=True, is_dozing=True)
+        return "sees the request wait", dozing
+
+    def _learn(self, state: State) -> Step[State]:
+        """SleepQueue._end()."""
+        state = replace(state, has_ended=False, hint=state.hint or state.is_joined)
+        return Step("the relay learns that its request has ended", replace(state, is_joined=False))
 
     def _get_up(self, state: State) -> tuple[str, State]:
         """WakeUp.get_up()."""
         relay = LOOKING if state.relay == GETTING_UP else READING
-        return "releases K", replace(state, relay=relay, has_k=False, is_asleep=False)
+        return "gets up", replace(state, relay=relay, has_k=False, knows_k=False, is_dozing=False)
 
     def _hear(self, state: State) -> tuple[str, State]:
         """WakeUp.wait(): the hint is forgotten before the look that it leads to."""
@@ -197,10 +249,14 @@ class SleepLock(Model[State]):
         if state.stranger:
             yield Step("a stranger releases K", replace(state, stranger=""))
             return
-        if not state.has_k:
+        if not (state.has_k or state.is_requested):
             yield Step("a stranger shares K", replace(state, stranger="shared"))
             if not any(w.shares_k for w in state.writers):
                 yield Step("a stranger takes K", replace(state, stranger="exclusive"))
+
+
+def _is_shared(state: State) -> bool:
+    return any(w.shares_k for w in state.writers) or state.stranger == "shared"
 
 
 class LooksBeforeItTakesK(SleepLock):
@@ -258,7 +314,7 @@ class ThinksThatItSleeps(SleepLock):
 
     def _get_up(self, state: State) -> tuple[str, State]:
         what, after = super()._get_up(state)
-        return what, replace(after, is_asleep=True)
+        return what, replace(after, knows_k=True)
 
 
 class DecidesOnlyOnce(SleepLock):
@@ -268,7 +324,36 @@ class DecidesOnlyOnce(SleepLock):
         return "takes no care", replace(writer, at=STAGED), False
 
 
+class DozesWithoutALook(SleepLock):
+    """Rests as soon as the request waits, after a look from before that."""
+
+    def _join(self, state: State) -> tuple[str, State]:
+        what, after = super()._join(state)
+        return what, replace(after, relay=RESTING) if after.is_dozing else after
+
+
+class BelievesThatItsRequestWaits(SleepLock):
+    """Takes the request for made once it is sent, before pg_locks shows it."""
+
+    def _doze(self, state: State) -> Iterator[tuple[str, State]]:
+        for what, after in super()._doze(state):
+            is_sent = after.relay == JOINING
+            believes = replace(after, relay=LOOKING, is_joined=True, is_dozing=True)
+            yield what, replace(believes, is_requested=False) if is_sent else after
+
+
+class EndsItsRequestInSilence(SleepLock):
+    """Forgets that it dozes when its request has ended, and doesn't look."""
+
+    def _learn(self, state: State) -> Step[State]:
+        what, after = super()._learn(state)
+        return Step(what, replace(after, hint=state.hint))
+
+
 SleepLock.variants = [
+    DozesWithoutALook,
+    BelievesThatItsRequestWaits,
+    EndsItsRequestInSilence,
     LooksBeforeItTakesK,
     ForgetsHintsAfterItsLook,
     ChecksKWithoutKeepingIt,
