@@ -89,9 +89,10 @@ async def program(tmp_path: Path) -> AsyncIterator[StartProgram]:
     started: list[Daemon] = []
 
     async def start(file: Path, *arguments: str, env: dict[str, str] | None = None) -> Daemon:
-        interpreter = sys.executable if file.suffix == ".py" else "node"
+        interpreter = {".py": sys.executable, ".js": "node"}.get(file.suffix)
+        command = [file] if interpreter is None else [str(shutil.which(interpreter)), file]
         process = await asyncio.create_subprocess_exec(
-            *guarded([str(shutil.which(interpreter)), file, *arguments]),
+            *guarded([*command, *arguments]),
             cwd=tmp_path,
             env=clean_environment(env),
             stdout=asyncio.subprocess.PIPE,
@@ -124,6 +125,21 @@ def node_consumer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     except subprocess.CalledProcessError as error:
         pytest.skip(f"npm doesn't get the example's packages: {error.stderr.splitlines()[:1]}")
     return folder / "consume.js"
+
+
+@pytest.fixture(scope="session")
+def go_consumer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The consumer for Go, built."""
+    if not shutil.which("go"):
+        pytest.skip("go isn't on this machine")
+    program = tmp_path_factory.mktemp("go") / "consumer"
+    command = ["go", "build", "-o", str(program), "."]
+    folder = EXAMPLES / "go-consumer"
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    if "proxy" in done.stderr or "dial tcp" in done.stderr:
+        pytest.skip(f"go doesn't get the example's modules: {done.stderr.splitlines()[-1]}")
+    assert done.returncode == 0, done.stderr
+    return program
 
 
 def read_lines(file: Path) -> list[dict[str, object]]:

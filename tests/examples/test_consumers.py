@@ -1,4 +1,4 @@
-"""The durable consumers for Python and Node: order, repeats, restarts, poison, all of it."""
+"""The durable consumers for Python, Node and Go: order, repeats, restarts, poison, all of it."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ import sqlite3
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import asyncpg
 import pytest
 
 from tests.conftest import Servers
 from tests.examples.conftest import EXAMPLES, StartProgram, Users, read_lines
+from tests.support.cluster import Database
 from tests.support.commands import Daemon
 from tests.support.streams import nats_client
 
@@ -39,6 +41,21 @@ def start_node(program: StartProgram, users: Users, node_consumer: Path) -> Star
 
     async def start() -> Daemon:
         return await program(node_consumer, env=variables)
+
+    return start
+
+
+@pytest.fixture
+def start_go(program: StartProgram, users: Users, go_consumer: Path, database: Database) -> Start:
+    variables = {
+        "DATABASE_URL": f"{database.dsn}?options=-csearch_path%3Dcopy",
+        "NATS_URL": users.stream.url,
+        "STREAM": users.stream.topic,
+        "DELAYS": "50ms 50ms",
+    }
+
+    async def start() -> Daemon:
+        return await program(go_consumer, env=variables)
 
     return start
 
@@ -147,3 +164,17 @@ async def test_file_of_node_has_each_event_once_and_in_order(
         "DELETE",
     ]
     assert len({event["id"] for event in events}) == len(events)
+
+
+@pytest.mark.long
+async def test_copy_of_go_in_postgresql_equals_the_table(
+    users: Users, start_go: Start, connection: asyncpg.Connection
+) -> None:
+    """Each event's id is written down in the transaction that applies it."""
+    await connection.execute("create schema copy")
+    said = await consume_all(users, start_go)
+
+    assert steps(said) == EXPECTED
+    rows = await connection.fetch("select id, name, email from copy.users")
+    assert [tuple(row) for row in rows] == await users.rows() == [("7", "James Bond", "bond")]
+    assert await connection.fetchval("select count(*) from copy.inbox") == 5
