@@ -20,6 +20,7 @@ import psutil
 
 import pgoutbox
 from benchmarks import (
+    choices,
     conditions,
     drain,
     gaps,
@@ -46,6 +47,7 @@ BENCHMARKS: Mapping[str, Callable[[Rig], Awaitable[list[Table]]]] = {
     "gaps": gaps.run,
     "writers": writers.run,
     "instructions": instructions.run,
+    "choices": choices.run,
     "sizes": writers.run_sizes,
     "snapshot": conditions.run_snapshot,
     "history": conditions.run_history,

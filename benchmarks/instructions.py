@@ -100,7 +100,7 @@ async def run(rig: Rig) -> list[Table]:
     :func:`benchmarks.writers.run`. Each is the difference between two runs of a single-user
     backend, which do the same a few times and many times.
     """
-    _valgrind()  # before anything is made
+    require_valgrind()  # before anything is made
     table = Table(
         "writers: thousand instructions of the backend",
         COLUMNS,
@@ -108,9 +108,9 @@ async def run(rig: Rig) -> list[Table]:
     )
     async with rig.database() as database:
         await _make_wide_tables(rig, database)
-        with _stopped(rig):
+        with stopped(rig):
             for work in WORKS:
-                costs = {v: _cost(rig, database, work, v) for v in VARIANTS}
+                costs = {v: cost(rig, database, work, f"{work.table}_{v}") for v in VARIANTS}
                 over = {f"{v}_over": costs[v] - costs["none"] for v in VARIANTS[1:]}
                 table.add(work.name, **costs, **over)
     table.goals = [
@@ -145,7 +145,7 @@ async def _make_wide_tables(rig: Rig, database: Database) -> None:
 
 
 @contextmanager
-def _stopped(rig: Rig) -> Iterator[None]:
+def stopped(rig: Rig) -> Iterator[None]:
     """Have PostgreSQL stopped for a while: its data belong to one backend then."""
     rig.postgres.stop()
     try:
@@ -154,16 +154,16 @@ def _stopped(rig: Rig) -> Iterator[None]:
         rig.postgres.restart()
 
 
-def _cost(rig: Rig, database: Database, work: Work, variant: str) -> float:
-    """Return what one unit costs, in thousand instructions."""
+def cost(rig: Rig, database: Database, work: Work, table: str) -> float:
+    """Return what one unit costs in a table, in thousand instructions."""
     few, many = (
-        _instructions(rig, database, work.statements(f"{work.table}_{variant}", count))
+        _instructions(rig, database, work.statements(table, count))
         for count in (work.few, work.many)
     )
     return (many - few) / (work.many - work.few) / 1000
 
 
-def _valgrind() -> str:
+def require_valgrind() -> str:
     """Return the path of valgrind, or raise that there is none."""
     found = shutil.which("valgrind")
     if found is None:
@@ -175,7 +175,7 @@ def _instructions(rig: Rig, database: Database, statements: list[str]) -> int:
     done = subprocess.run(
         guarded(
             [
-                *(_valgrind(), "--tool=callgrind", "--callgrind-out-file=/dev/null"),
+                *(require_valgrind(), "--tool=callgrind", "--callgrind-out-file=/dev/null"),
                 *(rig.postgres.bin / "postgres", "--single", "-D", rig.postgres.data),
                 database.name,
             ],

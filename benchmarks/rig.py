@@ -175,9 +175,10 @@ class Rig:
         )
         return Drained(children_seconds() - before, peak, launched, started, connected, exited)
 
-    def install(self, database: Database, *tables: str) -> None:
+    def install(self, database: Database, *tables: str, flags: Sequence[str] = ()) -> None:
         """Run ``pgoutbox install`` for tables."""
-        self._pgoutbox(database.name, "install", *(f"--table={table}" for table in tables))
+        named = (f"--table={table}" for table in tables)
+        self._pgoutbox(database.name, "install", *named, *flags)
 
     def _pgoutbox(self, database: str, *arguments: str) -> None:
         done = subprocess.run(
