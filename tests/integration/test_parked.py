@@ -108,6 +108,10 @@ async def test_parked_events_are_published_once_the_limit_is_raised(
     await owner.execute("insert into docs values (1, 'a'), (2, repeat('x', 2000)), (3, 'c')")
     drain(database, stream)
     [event] = json.loads(parked(database, "list", "--json"))
+    await limit(stream, -1)
+    drain(database, stream)
+    assert await stored(stream) == [1, 3], "nobody has asked for it"
+    await limit(stream, 1000)
     relay = await daemon(
         *("relay", "--dsn", database.dsn, "--nats-url", stream.url, "--topic", stream.topic),
     )
