@@ -106,4 +106,7 @@ $(VENV)/deploy: $(VENV)/dev requirements/deploy.txt
 	@$(PIP) --require-hashes --requirement requirements/deploy.txt
 	@GOBIN=$(abspath $(VENV)/bin) go install helm.sh/helm/v3/cmd/helm@v3.18.4 \
 	    || echo 'helm needs Go to be built; tests of the chart will be skipped.'
+	@GOBIN=$(abspath $(VENV)/older) go install github.com/nats-io/nats-server/v2@v2.10.29 \
+	    && mv $(VENV)/older/nats-server $(VENV)/bin/nats-server-2.10 \
+	    || echo 'nats-server 2.10 needs Go to be built; the test of its upgrade will be skipped.'
 	@touch $@

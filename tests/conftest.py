@@ -15,8 +15,9 @@ import os
 import shutil
 import signal
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import asyncpg
 import pytest
@@ -101,11 +102,23 @@ class Servers:
 
     def postgres(self, **settings: str) -> PostgresServer:
         """Start an empty PostgreSQL."""
-        server = PostgresServer(
+        return self.postgres_of(PostgresServer, settings)
+
+    def postgres_of(
+        self,
+        kind: type[PostgresServer],
+        settings: Mapping[str, str] = MappingProxyType({}),
+        *,
+        installation: Path | None = None,
+        password: str | None = None,
+    ) -> PostgresServer:
+        """Start an empty PostgreSQL of a kind of its own, or of another installation."""
+        server = kind(
             self._folder / f"postgres-{len(self._servers)}",
             settings={**FAST_SETTINGS, **settings},
-            installation=_installation(),
+            installation=installation or _installation(),
         )
+        server.password = password or server.password
         self._servers.append(server)
         return server.start()
 
@@ -121,10 +134,12 @@ class Servers:
         await cluster.prepare()
         return cluster
 
-    def nats(self, config_text: str = "", *, port: int | None = None) -> NatsServer:
+    def nats(
+        self, config_text: str = "", *, port: int | None = None, program: Path | None = None
+    ) -> NatsServer:
         """Start a nats-server with JetStream."""
         folder = self._folder / f"nats-{len(self._servers)}"
-        server = NatsServer(folder, port=port, config_text=config_text)
+        server = NatsServer(folder, port=port, config_text=config_text, program=program)
         self._servers.append(server)
         return server.start()
 

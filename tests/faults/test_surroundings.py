@@ -22,6 +22,7 @@ from pgoutbox.demo.nats_server import NatsServer
 from pgoutbox.demo.postgres import PostgresServer
 from pgoutbox.demo.process import unprivileged_user
 from tests.conftest import Connect, Servers
+from tests.faults.test_laps import SLOTS_OF_A_SECOND
 from tests.support import ledger
 from tests.support.cluster import ADMIN, Cluster, Database
 from tests.support.nursery import Nursery, Relay
@@ -289,6 +290,108 @@ async def test_fail_over_to_a_synchronous_standby(own: Scene, folder: Path) -> N
         await own.check()
         assert said(relay, POSTGRESQL_FAILS) == said(relay, POSTGRESQL_WORKS) == 1
     finally:
+        await own.database.disconnect()
+        standby.kill()
+
+
+@pytest.mark.long
+async def test_fail_over_to_an_asynchronous_standby_that_lags(own: Scene, folder: Path) -> None:
+    """It lacks what was published last; all that it has is sent, and what comes goes on."""
+    primary = own.database.cluster.server
+    assert primary is not None
+    standby = await asyncio.to_thread(standby_of, primary, folder / "standby")
+    owner, admin = await own.database.connect(), await own.database.connect(ADMIN)
+    await owner.execute("create table t (id integer); select pgoutbox.capture_table('t')")
+    address = f"127.0.0.1:{primary.port}"
+    own.dsn = own.database.dsn.replace(address, f"{address},127.0.0.1:{standby.port}")
+    relay = await own.relay()
+    await relay.line("leading")
+    await owner.execute("insert into t select generate_series(1, 5)")
+    flushed = await admin.fetchval("select pg_current_wal_flush_lsn()::text")
+    promoter = await asyncpg.connect(standby.dsn())
+    await eventually(
+        partial(promoter.fetchval, f"select pg_last_wal_replay_lsn() >= '{flushed}'::pg_lsn")
+    )
+    await promoter.execute("alter system set primary_conninfo = ''")
+    await promoter.execute("select pg_reload_conf()")
+    receivers = "select not exists (select from pg_stat_wal_receiver)"
+    await eventually(partial(promoter.fetchval, receivers))
+    for number in range(6, 9):
+        await owner.execute(f"insert into t values ({number})")
+    await eventually(partial(_has, own.stream, 8))
+    try:
+        await own.database.disconnect()
+        primary.kill()
+        await relay.line(POSTGRESQL_FAILS)
+        assert await promoter.fetchval("select pg_promote()")
+        await promoter.close()
+        own.database.cluster = Cluster(standby.dsn(), standby)
+        await relay.line(POSTGRESQL_WORKS)
+        owner = await own.database.connect()
+        for number in range(9, 12):
+            await owner.execute(f"insert into t values ({number})")
+        await own.all_sent()
+        assert await relay.stop() == 0
+
+        assert [row["id"] for row in await owner.fetch("select id from t order by id")] == [
+            *range(1, 6),
+            *range(9, 12),
+        ]
+        messages = await own.stream.messages()
+        assert [json.loads(message.data)["data"]["id"] for message in messages] == [*range(1, 12)]
+        assert len({message.id for message in messages}) == 11
+        assert said(relay, POSTGRESQL_FAILS) == said(relay, POSTGRESQL_WORKS) == 1
+    finally:
+        await own.database.disconnect()
+        standby.kill()
+
+
+async def _has(stream: Stream, count: int) -> bool:
+    return await stream.count() >= count
+
+
+@pytest.mark.long
+async def test_slots_that_are_emptied_at_night_cancel_no_dump_of_a_standby(
+    own: Scene, folder: Path
+) -> None:
+    """A standby cancels who reads what the primary has truncated; outside the hours nothing is."""
+    primary = own.database.cluster.server
+    assert primary is not None
+    # So that nothing cancels a reader but a lock that the primary has taken.
+    primary.settings |= {"max_standby_streaming_delay": "100ms", "hot_standby_feedback": "on"}
+    standby = await asyncio.to_thread(standby_of, primary, folder / "standby")
+    owner = await own.database.connect()
+    await owner.execute(SLOTS_OF_A_SECOND)
+    hour = int(await owner.fetchval("select extract(hour from now() at time zone 'UTC')"))
+    away = f"{(hour + 10) % 24:02}:00-{(hour + 14) % 24:02}:00"
+    here = f"{(hour - 2) % 24:02}:00-{(hour + 2) % 24:02}:00"
+    reader = await asyncpg.connect(standby.dsn(database=own.database.name))
+    watcher = await asyncpg.connect(standby.dsn())
+    try:
+        relay = await own.relay("--retention", "1s", "--rotate-between", away)
+        async with own.load(prepares=False):
+            await own.pause(0.5, 1.0)
+        await own.all_sent()
+        await reader.execute("begin isolation level repeatable read")
+        before = await reader.fetchval("select count(*) from pgoutbox.outbox")
+        async with own.load(prepares=False):
+            await own.pause(6.0, 7.0)  # a lap of the ring, and more
+        await own.all_sent()
+        assert await reader.fetchval("select count(*) from pgoutbox.outbox") == before > 0
+        await reader.execute("commit")
+        assert await relay.stop() == 0
+        cancelled = "select confl_lock > 0 from pg_stat_database_conflicts where datname = $1"
+        assert not await watcher.fetchval(cancelled, own.database.name)
+
+        await reader.execute("begin isolation level repeatable read")
+        await reader.fetchval("select count(*) from pgoutbox.outbox")
+        relay = await own.relay("--retention", "1s", "--rotate-between", here)
+        await relay.line("slot emptied")
+        await eventually(partial(watcher.fetchval, cancelled, own.database.name))
+        assert await relay.stop() == 0
+    finally:
+        reader.terminate()
+        await watcher.close()
         await own.database.disconnect()
         standby.kill()
 
