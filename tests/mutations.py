@@ -26,9 +26,9 @@ _MODEL = "tests/models/test_models.py::test_no_interleaving_breaks_a_promise"
 CAPTURE = [
     Mutation(
         "capture notices that its table has changed",
-        "sql/writer/fits.sql",
-        "return pgoutbox.parsed_shape(relation) operator(pg_catalog.=) expected;",
-        "return true;",
+        "sql/capture/guard_source.sql",
+        "'(pgoutbox.parsed_shape(%L::pg_catalog.regclass) operator(pg_catalog.=) %L)'",
+        "'(pgoutbox.parsed_shape(%L::pg_catalog.regclass) is not null or %L is null)'",
         f"{_SQL}drift.py::test_events_follow_the_table",
     ),
     Mutation(

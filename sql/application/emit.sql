@@ -17,7 +17,6 @@ create or replace function pgoutbox.emit(
 as $$
 declare
     problem constant text := pgoutbox.why_not_emit(subject, payload, key, headers);
-    slot constant smallint := pgoutbox.slot(now());
     -- The depth is that of an ordinary event, also where a trigger emits: no row has to be found.
     facts constant pgoutbox.event_facts := row(
         '', '', 'EMIT', null, 1, null, null, null, null, null, null);
@@ -29,12 +28,7 @@ begin
     -- Written as rows are, so that value_in() finds the key.
     content := pgoutbox.as_utf8(row_to_json(r)::text)
     from (select emit.subject, emit.key, emit.headers, emit.payload) r;
-    if slot = 0 then perform pgoutbox.capture_unusual_0(facts, content, null);
-    elsif slot = 1 then perform pgoutbox.capture_unusual_1(facts, content, null);
-    elsif slot = 2 then perform pgoutbox.capture_unusual_2(facts, content, null);
-    elsif slot = 3 then perform pgoutbox.capture_unusual_3(facts, content, null);
-    else perform pgoutbox.capture_unusual_4(facts, content, null);
-    end if;
+    perform pgoutbox.capture_unusual(pgoutbox.slot(now()), facts, content, null);
 end
 $$;
 

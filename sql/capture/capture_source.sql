@@ -12,8 +12,9 @@
 -- also a value that somebody left in the session, which is that of another transaction.
 --
 -- What an INSERT evaluates is set up anew each time, and what an assignment evaluates once a
--- transaction. So the first event, all that most transactions have, is one INSERT, and the further
--- ones insert what was assigned.
+-- transaction. So the first event, all that most transactions have, is one INSERT as far as that is
+-- cheaper, and the further ones insert what was assigned. What a session compiles costs by its
+-- length: so what differs by slot is short.
 create or replace function pgoutbox.capture_source(relation regclass) returns text
     language plpgsql
     stable
@@ -29,15 +30,13 @@ declare
     -- It isn't known of a row that is too large for the condition to be evaluated.
     noted_action constant text := case when has_condition
         then 'coalesce(event_action, tg_op)' else 'tg_op' end;
-    facts constant text :=
-        pgoutbox.facts_source(relation, noted_action, 'pg_catalog.pg_trigger_depth()');
     -- The commit stage is to note who the session is, or to run behind all checks.
-    mark constant text := (
+    mark constant text := coalesce((
         select concat(
             case when i.captures_sessions then ', '' context''' end,
             case when i.awaits_all_checks then ', '' lap''' end)
         from pgoutbox.installation i
-    );
+    ), '');
 begin
     return pgoutbox.filled($body$
 declare
@@ -48,6 +47,7 @@ declare
     ring_second pg_catalog.int8;
     event_xid pg_catalog.xid8;
     event_seq pg_catalog.int8;
+    event_facts pgoutbox.event_facts;
     nothing pg_catalog.text;
 begin{alone}
     begin
@@ -78,6 +78,7 @@ begin{alone}
             old_row := case when old.ctid is not null then {old_key} end;
         end;
     end;
+    event_facts := {facts};
     ring_second := pg_catalog.date_part('epoch', current_timestamp)::pg_catalog.int8
         operator(pg_catalog.%) {round};
     if (pg_catalog.current_setting('pgoutbox.transaction', true) operator(pg_catalog.<>) '')
@@ -95,7 +96,9 @@ begin{alone}
         event_seq := pg_catalog.nextval('pgoutbox.event_seq'::pg_catalog.regclass);{mark_lap}
         {insert_further}
     else
-        {insert_unusual}
+        perform pgoutbox.capture_unusual(
+            ring_second operator(pg_catalog./) {period}, event_facts, new_row, old_row,
+            {may_defer});
     end if;
     return nothing;
 end
@@ -128,28 +131,26 @@ $body$, jsonb_build_object(
         'leaving', case when has_condition
             then E'\n            if event_action is null then return nothing; end if;' end,
         'round', ring.period * ring.slots,
-        -- Names are filled in last, since by_slot() would take a %s in one for the slot's number.
-        'insert_first', pgoutbox.filled(pgoutbox.by_slot(
+        'facts', pgoutbox.facts_source(relation, noted_action),
+        'insert_first', pgoutbox.by_slot(
             $insert$insert into pgoutbox.first_event_%s (xid, seq, facts, new_row, old_row)
         values (
             case when pg_catalog.set_config(
                     'pgoutbox.transaction',
                     pg_catalog.concat(
-                        pg_catalog.pg_current_xact_id(), ' ', pg_catalog.pg_trigger_depth(){mark}),
+                        pg_catalog.pg_current_xact_id(), ' ', pg_catalog.pg_trigger_depth()$insert$
+                        || mark || $insert$),
                     true
                 ) is not null
                 then pg_catalog.pg_current_xact_id() end,
             pg_catalog.nextval('pgoutbox.event_seq'::pg_catalog.regclass),
-            {facts}, new_row, old_row
-        );$insert$), jsonb_build_object('facts', facts, 'mark', mark)),
-        'insert_further', pgoutbox.filled(pgoutbox.by_slot(
+            event_facts, new_row, old_row
+        );$insert$),
+        'insert_further', pgoutbox.by_slot(
             $insert$insert into pgoutbox.event_%s (xid, seq, facts, new_row, old_row)
-        values (event_xid, event_seq, {facts}, new_row, old_row);$insert$),
-            jsonb_build_object('facts', pgoutbox.facts_source(relation, noted_action, '1'))),
-        'insert_unusual', pgoutbox.filled(
-            pgoutbox.by_slot(
-                'perform pgoutbox.capture_unusual_%s({facts}, new_row, old_row{may_defer});'),
-            jsonb_build_object('facts', facts, 'may_defer', case when may_defer then ', true' end)),
+        values (event_xid, event_seq, event_facts, new_row, old_row);$insert$),
+        'period', ring.period,
+        'may_defer', may_defer,
         -- What the first statement has queued stands before the stage.
         'mark_lap', case when may_defer then $mark$
         if pg_catalog.right(pg_catalog.current_setting('pgoutbox.transaction', true), 4)

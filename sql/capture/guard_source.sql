@@ -1,9 +1,11 @@
 -- The condition on which a capture function may render rows by itself: it fits the table, and the
 -- settings that show in the table's values are as they should be.
 --
--- The first part is worked out when the condition is planned (fits.sql). It names the table by its
--- OID: a copy of the table, such as a restored one, has another. The variable `nothing` is always
--- null, which the planner doesn't know: so it keeps the constant beside it.
+-- Whether it fits is worked out when the condition is planned (parsed_shape.sql), as a constant. It
+-- finds the table by its name, which is what events bear, and the shape has its OID: a copy of the
+-- table, such as a restored one, has another. The other side of that comparison is always true,
+-- which the planner doesn't know, since it doesn't know that `nothing` is always null: so the plan
+-- keeps the OID, of whichever outcome, and every ALTER TABLE ends it.
 create or replace function pgoutbox.guard_source(relation regclass) returns text
     language sql
     stable
@@ -12,17 +14,23 @@ as $$
     select concat_ws(
         E'\n            and ',
         format(
-            'pgoutbox.fits(%1$L::pg_catalog.oid, %2$L) '
-            'and (case when nothing is not null then %1$L::pg_catalog.regclass end) is null',
-            relation::oid, s.shape),
+            '((case when nothing is not null then %L::pg_catalog.regclass end) is null) '
+            'operator(pg_catalog.=) '
+            '(pgoutbox.parsed_shape(%L::pg_catalog.regclass) operator(pg_catalog.=) %L)',
+            relation::oid, format('%I.%I', n.nspname, c.relname), pgoutbox.parsed_shape(relation)),
         -- The parser can't tell generated columns from others, which they become by
         -- ALTER COLUMN ... DROP EXPRESSION.
-        case when s.generated > 0 then format(
-            '(select pg_catalog.count(*) from pg_catalog.pg_attribute a '
-            'where a.attrelid operator(pg_catalog.=) %L::pg_catalog.oid '
-            'and a.attgenerated operator(pg_catalog.<>) '''' '
-            'and not pgoutbox.is_outdated(a.xmax)) operator(pg_catalog.=) %s',
-            relation::oid, s.generated) end,
+        (
+            select format(
+                '(select pg_catalog.count(*) from pg_catalog.pg_attribute a '
+                'where a.attrelid operator(pg_catalog.=) %L::pg_catalog.oid '
+                'and a.attgenerated operator(pg_catalog.<>) '''' '
+                'and not pgoutbox.is_outdated(a.xmax)) operator(pg_catalog.=) %s',
+                relation::oid, count(*))
+            from pg_attribute a
+            where a.attrelid = relation and not a.attisdropped and a.attgenerated <> ''
+            having count(*) > 0
+        ),
         (
             select string_agg(
                 pgoutbox.setting_source(needed.setting), E'\n            and '
@@ -33,15 +41,6 @@ as $$
             ) needed
         )
     )
-    from (
-        select
-            pgoutbox.shape_text(
-                relation,
-                coalesce(array_agg(a.attname::text order by a.attnum), '{}'),
-                coalesce(array_agg(a.atttypid order by a.attnum), '{}')
-            ) as shape,
-            count(*) filter (where a.attgenerated <> '') as generated
-        from pg_attribute a
-        where a.attrelid = relation and a.attnum > 0 and not a.attisdropped
-    ) s
+    from pg_class c join pg_namespace n on n.oid = c.relnamespace
+    where c.oid = relation
 $$;

@@ -22,13 +22,13 @@ begin
     ) and (select c.relkind = 'p' from pg_class c where c.oid = tg_relid) then
         return null;
     end if;
-    execute format(
-        'select pgoutbox.capture_unusual_%s($1, null, null)',
-        pgoutbox.slot(pg_catalog.now())
-    ) using row(
-        pgoutbox.as_utf8(tg_table_schema), pgoutbox.as_utf8(tg_table_name), tg_op, tg_relid,
-        pg_trigger_depth(), null, null, null, null, null, null
-    )::pgoutbox.event_facts;
+    perform pgoutbox.capture_unusual(
+        pgoutbox.slot(now()),
+        row(
+            pgoutbox.as_utf8(tg_table_schema), pgoutbox.as_utf8(tg_table_name), tg_op, tg_relid,
+            pg_trigger_depth(), null, null, null, null, null, null
+        )::pgoutbox.event_facts,
+        null, null);
     return null;
 end
 $$;

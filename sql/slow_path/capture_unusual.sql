@@ -12,7 +12,7 @@
 --                            which is to run once more, behind them (may_defer.sql)
 -- Another transaction's id is as good as nothing.
 create or replace function pgoutbox.capture_unusual_0(
-    facts pgoutbox.event_facts, new_row text, old_row text, may_defer boolean default false
+    facts pgoutbox.event_facts, new_row text, old_row text, may_defer boolean
 ) returns void
     language plpgsql
     set search_path = pg_catalog, pg_temp
@@ -47,6 +47,25 @@ begin
     else
         insert into pgoutbox.first_event_0 (xid, seq, facts, new_row, old_row)
         values (xid, nextval('pgoutbox.event_seq'), facts, new_row, old_row);
+    end if;
+end
+$$;
+
+-- The same in a slot that is only known now.
+
+create or replace function pgoutbox.capture_unusual(
+    slot bigint, facts pgoutbox.event_facts, new_row text, old_row text,
+    may_defer boolean default false
+) returns void
+    language plpgsql
+    set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if slot = 0 then perform pgoutbox.capture_unusual_0(facts, new_row, old_row, may_defer);
+    elsif slot = 1 then perform pgoutbox.capture_unusual_1(facts, new_row, old_row, may_defer);
+    elsif slot = 2 then perform pgoutbox.capture_unusual_2(facts, new_row, old_row, may_defer);
+    elsif slot = 3 then perform pgoutbox.capture_unusual_3(facts, new_row, old_row, may_defer);
+    else perform pgoutbox.capture_unusual_4(facts, new_row, old_row, may_defer);
     end if;
 end
 $$;

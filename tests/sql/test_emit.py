@@ -156,7 +156,7 @@ async def test_a_role_emits_only_where_it_is_granted(
         "table pgoutbox.outbox",
         "table pgoutbox.event",
         "insert into pgoutbox.first_event_0 default values",
-        "select pgoutbox.capture_unusual_0(null, null, null)",
+        "select pgoutbox.capture_unusual_0(null, null, null, false)",
     ):
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
             await writer.execute(statement)

@@ -145,3 +145,38 @@ async def test_a_rename_of_table_or_schema_is_noticed_at_once(
         ("s", "u"),
         ("r", "u"),
     ]
+
+
+async def test_tables_that_exchange_their_names_are_told_apart(
+    connection: asyncpg.Connection, capture: Capture, outbox: Outbox
+) -> None:
+    """Also by plans that were made before; once the names are as before, in the fast way."""
+    exchange = "alter table a rename to c; alter table b rename to a; alter table c rename to b"
+    await capture("a", "id int primary key")
+    await capture("b", "id int primary key")
+    await connection.execute("insert into a values (1)")
+    await connection.execute("insert into b values (2)")
+    await connection.execute(exchange)
+    await connection.execute("insert into a values (3)")
+    await connection.execute("insert into b values (4)")
+    await connection.execute(exchange)
+    await forbid_the_slow_way(connection)
+    await connection.execute("insert into a values (5)")
+    await connection.execute("insert into b values (6)")
+
+    events = await outbox.events()
+
+    assert [(event.table, event.new["id"]) for event in events] == [
+        (table, number) for number, table in enumerate("ababab", 1)
+    ]
+
+
+async def test_a_table_without_columns(
+    connection: asyncpg.Connection, capture: Capture, outbox: Outbox
+) -> None:
+    await connection.execute("create table t ()")
+    await capture("t")
+    await forbid_the_slow_way(connection)
+    await connection.execute("insert into t default values")
+
+    assert [event.new for event in await outbox.events()] == [{}]
