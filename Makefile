@@ -19,7 +19,7 @@ test: lint  ## Run every check and every test, on servers that the tests start t
 	$(PYTHON) -m tools.majors --jobs 2 13 16
 	$(PYTHON) -m pytest --numprocesses 2 --dist loadfile
 
-test-all: lint $(VENV)/deploy  ## Run every test on PostgreSQL 13 to 18, or on POSTGRES=15 alone (needs npm)
+test-all: lint $(VENV)/deploy $(VENV)/migrations  ## Run every test on PostgreSQL 13 to 18, or on POSTGRES=15 alone (needs npm)
 	$(PYTHON) -m tools.majors $(POSTGRES) --strict --long --tests tests
 	$(PYTHON) -m pytest tests/sql --publish-outbox --wal-level replica
 	$(PYTHON) -m pytest tests/sql --publish-outbox --wal-level logical
@@ -109,4 +109,14 @@ $(VENV)/deploy: $(VENV)/dev requirements/deploy.txt
 	@GOBIN=$(abspath $(VENV)/older) go install github.com/nats-io/nats-server/v2@v2.10.29 \
 	    && mv $(VENV)/older/nats-server $(VENV)/bin/nats-server-2.10 \
 	    || echo 'nats-server 2.10 needs Go to be built; the test of its upgrade will be skipped.'
+	@touch $@
+
+# What can't be fetched is left out, and its tests are skipped; Maven fetches when they run it.
+$(VENV)/migrations: $(VENV)/dev $(wildcard requirements/migrations/*)
+	@echo 'Fetching migration tools into $(VENV) (takes some minutes) ...'
+	@mkdir -p $@ && cp requirements/migrations/*.json $@
+	@npm ci --silent --no-audit --no-fund --prefix $@ \
+	    || echo 'Tools from npm are missing; their tests will be skipped.'
+	@cd requirements/migrations && CGO_ENABLED=0 GOBIN=$(abspath $(VENV)/bin) go install -tags=postgres tool \
+	    || echo 'Tools built by Go are missing; their tests will be skipped.'
 	@touch $@

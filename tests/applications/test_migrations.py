@@ -14,7 +14,8 @@ import sqlalchemy
 
 from pgoutbox.contrib import statements
 from pgoutbox.contrib.sqlalchemy import capture
-from tests.support.cluster import Database
+from tests.support.cluster import OWNER, Database
+from tests.support.commands import pgoutbox
 
 
 def captured(database: Database) -> list[tuple[str, list[str]]]:
@@ -142,6 +143,7 @@ DJANGO = {
         DATABASES = {"default": {
             "ENGINE": "django.db.backends.postgresql", "NAME": url.path[1:], "USER": url.username,
             "PASSWORD": url.password, "HOST": url.hostname, "PORT": url.port,
+            "TEST": {"TEMPLATE": os.environ.get("TEMPLATE")},
         }}
         INSTALLED_APPS = ["shop", "pgoutbox.contrib.django"]
         PGOUTBOX_CAPTURE = os.environ.get("CAPTURE", "").split()
@@ -180,6 +182,20 @@ DJANGO = {
 }
 
 
+DJANGO_TESTS = """
+    from django.db import connection
+    from django.test import TestCase
+    from pgoutbox.testing import Outbox
+    from shop.models import Order
+
+    class OrderTest(TestCase):
+        def test_order(self):
+            with Outbox(connection).emitted() as events:
+                Order.objects.create(total=12)
+            self.assertEqual(events.one("shop_order", "INSERT").data["total"], 12)
+    """
+
+
 @pytest.fixture
 def django(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write(tmp_path, DJANGO)
@@ -206,6 +222,39 @@ def test_django_captures_in_a_migration_and_after_it(
     assert [name for name, _ in captured(database)] == [None]  # Customer's, which was dropped
     run(django, "manage.py", "migrate")
     assert ("public.shop_order", ["INSERT", "UPDATE"]) in captured(database)
+
+
+def test_django_where_pgoutbox_is_installed_later(
+    empty_database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, DJANGO)
+    monkeypatch.setenv("DSN", empty_database.dsn)
+    monkeypatch.setenv("CAPTURE", "shop.Order shop.Customer")
+    said = "Not captured: shop.Order, shop.Customer. This database has no schema pgoutbox"
+    assert said in run(tmp_path, "manage.py", "migrate")
+    assert said not in run(tmp_path, "manage.py", "migrate", "--verbosity=0")
+    installed = pgoutbox("install", "--dsn", empty_database.dsn)
+    assert installed.returncode == 0, installed.stderr
+
+    assert "Not captured" not in run(tmp_path, "manage.py", "migrate")
+
+    assert [name for name, _ in captured(empty_database)] == [
+        'public."Odd customer"',
+        "public.shop_order",
+    ]
+
+
+def test_djangos_tests_see_events_in_a_database_from_a_template(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the template that the page makes; the role may create databases, as Django's must."""
+    write(tmp_path, DJANGO | {"shop/tests.py": DJANGO_TESTS})
+    with psycopg.connect(database.cluster.admin_dsn, autocommit=True) as admin:
+        admin.execute(f"alter role {OWNER} createdb")
+    monkeypatch.setenv("DSN", database.dsn)
+    monkeypatch.setenv("TEMPLATE", database.name)
+
+    run(tmp_path, "manage.py", "test")
 
 
 def test_django_names_a_model_that_does_not_exist(

@@ -1,4 +1,4 @@
-"""Programs that the tests of deploy/ run, and that not every machine has."""
+"""Programs that tests run, and that not every machine has."""
 
 from __future__ import annotations
 
@@ -10,10 +10,21 @@ import pytest
 from tests.support.commands import ROOT
 from tools import documents
 
+_BUILT = "make test-all installs it where there is Go"
+_FROM_NPM = "make test-all installs it where there is npm"
 _WHERE_FROM = {
-    "helm": "make test-all installs it where there is Go",
+    "actionlint": _BUILT,
+    "drizzle-kit": _FROM_NPM,
+    "goose": _BUILT,
+    "helm": _BUILT,
+    "knex": _FROM_NPM,
+    "migrate": _BUILT,
+    "mvn": "Debian's package maven has it",
+    "node-pg-migrate": _FROM_NPM,
     "prometheus": "Debian's package prometheus has it",
     "promtool": "Debian's package prometheus has it",
+    "ruby": "Debian's packages ruby-activerecord and ruby-pg have it",
+    "sqlc": _BUILT,
     "systemd-analyze": "Debian's package systemd has it",
 }
 

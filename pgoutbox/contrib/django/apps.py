@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from django.apps import AppConfig, apps
@@ -12,6 +13,11 @@ from django.db.models.signals import post_migrate
 
 from pgoutbox.contrib import statements
 from pgoutbox.contrib.django import table_of
+
+NOT_INSTALLED = (
+    "  Not captured: {}. This database has no schema pgoutbox; run pgoutbox install, and migrate"
+    " again."
+)
 
 
 class PgoutboxConfig(AppConfig):  # type: ignore[misc] # Django has no types
@@ -35,11 +41,24 @@ def _wanted() -> list[str]:
     return list(getattr(settings, "PGOUTBOX_CAPTURE", []))
 
 
-def _capture(app_config: Any, using: str, **_: Any) -> None:
+def _capture(app_config: Any, using: str, verbosity: int = 0, stdout: Any = None, **_: Any) -> None:
     connection = connections[using]
-    if connection.vendor != "postgresql":
+    models = list(_models_of(app_config, using)) if connection.vendor == "postgresql" else []
+    if not models:
         return
-    present = set(connection.introspection.table_names())
+    with connection.cursor() as cursor:
+        cursor.execute("select pg_catalog.to_regnamespace('pgoutbox') is null")
+        if cursor.fetchone()[0]:
+            if stdout is not None and verbosity > 0:
+                stdout.write(NOT_INSTALLED.format(", ".join(model._meta.label for model in models)))
+            return
+        for model in models:
+            cursor.execute(statements.capture(table_of(model)))
+
+
+def _models_of(app_config: Any, using: str) -> Iterator[Any]:
+    """Yield the models that the settings name, of an app, with a table in this database."""
+    present = set(connections[using].introspection.table_names())
     for model in map(apps.get_model, _wanted()):
         is_here = model._meta.db_table in present or model._meta.db_table.startswith('"')
         if (
@@ -47,5 +66,4 @@ def _capture(app_config: Any, using: str, **_: Any) -> None:
             and is_here
             and router.allow_migrate_model(using, model)
         ):
-            with connection.cursor() as cursor:
-                cursor.execute(statements.capture(table_of(model)))
+            yield model
