@@ -22,11 +22,11 @@ FOLDER = ROOT / "deploy" / "prometheus"
 
 
 class Prometheus(Server):
-    """Scrapes each second what listens at ``targets`` (ports by job)."""
+    """Scrapes each second what listens at ``targets`` (ports by job), or all as the files say."""
 
     name = "prometheus"
 
-    def __init__(self, folder: Path, targets: Mapping[str, list[int]]) -> None:
+    def __init__(self, folder: Path, targets: Mapping[str, list[int]] | None = None) -> None:
         super().__init__(folder, None)
         self._program = program("prometheus")
         self._targets = targets
@@ -50,6 +50,15 @@ class Prometheus(Server):
             if alert["state"] == "firing"
         }
 
+    async def rules(self) -> list[str]:
+        """Return the names of the rules that it evaluates."""
+        groups = (await self._get("rules"))["groups"]
+        return [rule["name"] for group in groups for rule in group["rules"]]
+
+    async def scraped(self) -> list[str]:
+        """Return the addresses that it scrapes."""
+        return [each["scrapeUrl"] for each in (await self._get("targets"))["activeTargets"]]
+
     async def _get(self, path: str, **parameters: str) -> Any:
         answer = await ask(self.port, f"/api/v1/{path}?{urlencode(parameters)}")
         body = json.loads(answer.body)
@@ -66,6 +75,9 @@ class Prometheus(Server):
 
     def _prepare(self) -> None:
         super()._prepare()
+        if self._targets is None:
+            shutil.copytree(FOLDER, self.folder, dirs_exist_ok=True)
+            return
         configuration = yaml.safe_load((FOLDER / "prometheus.yml").read_text("utf-8"))
         configuration["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
         configuration["scrape_configs"] = [

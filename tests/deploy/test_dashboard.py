@@ -91,6 +91,21 @@ async def test_every_query_finds_something(
         await eventually(is_as_it_should_be, timeout=30)
 
 
+async def test_prometheus_of_compose_takes_the_files_as_they_are(tmp_path: Path) -> None:
+    """All alerts, and the relay's address inside of compose."""
+    alerts = yaml.safe_load((ROOT / "deploy/prometheus/alerts.yaml").read_text())
+
+    with Prometheus(tmp_path / "prometheus") as prometheus:
+
+        async def knows_the_relay() -> bool:
+            return await prometheus.scraped() == ["http://relay:2112/metrics"]
+
+        await eventually(knows_the_relay)
+        assert await prometheus.rules() == [
+            rule["alert"] for group in alerts["groups"] for rule in group["rules"]
+        ]
+
+
 def test_compose_gives_grafana_and_prometheus_what_they_read() -> None:
     """Folders where Grafana looks, and addresses that are services of the file."""
     services = yaml.safe_load((ROOT / "docker-compose.yaml").read_text())["services"]
