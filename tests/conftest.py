@@ -18,6 +18,7 @@ import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import asyncpg
 import pytest
@@ -248,8 +249,8 @@ async def daemon() -> AsyncIterator[StartDaemon]:
     """Start the real command: ``relay = await daemon("relay", "--dsn", database.dsn)``."""
     started: list[Daemon] = []
 
-    async def start(*arguments: str | Path, env: dict[str, str] | None = None) -> Daemon:
-        started.append(await start_daemon(*arguments, env=env))
+    async def start(*arguments: str | Path, **options: Any) -> Daemon:
+        started.append(await start_daemon(*arguments, **options))
         return started[-1]
 
     yield start

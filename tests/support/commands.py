@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pgoutbox.demo.process import guarded
@@ -99,10 +99,17 @@ class Daemon:
         await self.wait()
 
 
-async def start_daemon(*arguments: str | Path, env: Mapping[str, str] | None = None) -> Daemon:
-    """Start the real command, and return while it runs; the fixture ``daemon`` ends it."""
+async def start_daemon(
+    *arguments: str | Path,
+    env: Mapping[str, str] | None = None,
+    program: Sequence[str | Path] = (sys.executable, "-m", "pgoutbox"),
+) -> Daemon:
+    """Start the real command, and return while it runs; the fixture ``daemon`` ends it.
+
+    ``program`` is another release's.
+    """
     process = await asyncio.create_subprocess_exec(
-        *guarded([sys.executable, "-m", "pgoutbox", *arguments]),
+        *guarded([*program, *arguments]),
         cwd=ROOT,
         env={"PYTHONUNBUFFERED": "1", **clean_environment(env)},
         stdin=asyncio.subprocess.DEVNULL,
