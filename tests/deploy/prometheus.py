@@ -37,6 +37,15 @@ class Prometheus(Server):
         assert answer["resultType"] == "vector", expression
         return list(answer["result"])
 
+    async def query_range(
+        self, expression: str, start: float, end: float, step: float
+    ) -> list[dict[str, Any]]:
+        """Return what an expression had from ``start`` to ``end``, each ``step`` seconds."""
+        span = {"start": f"{start}", "end": f"{end}", "step": f"{step}"}
+        answer = await self._get("query_range", query=expression, **span)
+        assert answer["resultType"] == "matrix", expression
+        return list(answer["result"])
+
     async def values_of(self, label: str, selector: str) -> list[str]:
         """Return the values that a label has in the series of a selector."""
         found = await self._get(f"label/{label}/values", **{"match[]": selector})

@@ -9,6 +9,7 @@ from typing import Any
 
 from pgoutbox.monitoring.metrics import METRICS
 from tests.support.commands import ROOT
+from tools.dashboard_picture import PICTURE, panels
 
 FILE = ROOT / "deploy" / "grafana" / "dashboards" / "pgoutbox.json"
 DASHBOARD: dict[str, Any] = json.loads(FILE.read_text("utf-8"))
@@ -52,3 +53,10 @@ def test_every_query_asks_the_data_source_that_is_chosen() -> None:
     assert all(panel["datasource"] == chosen for panel in PANELS)
     assert all(target["datasource"] == chosen for panel in PANELS for target in panel["targets"])
     assert [variable["name"] for variable in VARIABLES] == ["datasource", "job", "relay"]
+
+
+def test_picture_has_the_panels_that_the_dashboard_has_now() -> None:
+    text = PICTURE.read_text("utf-8")
+
+    for panel in panels():
+        assert f">{panel['title']}</text>" in text, "draw it: python -m tools.dashboard_picture"
