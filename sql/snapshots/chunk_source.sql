@@ -72,9 +72,11 @@ begin
         when to_regtype((select t.name from pgoutbox.shape_type(root) t)) is null
         then pgoutbox.row_expression(root, alias)
         else pgoutbox.row_source(root, alias) end;
+    -- Rendered below a subquery of its own: as_published() names its argument more than once.
     return format(
-        'select array[%s]::text[] as own, %s as is_beyond, case when %s then'
-        ' pgoutbox.as_published((%s)::text) end as data from (select * from (%s) s limit %s) as %s',
+        'select s.own, s.is_beyond, pgoutbox.as_published(s.stored) as data from ('
+        'select array[%s]::text[] as own, %s as is_beyond, case when %s then (%s)::text end'
+        ' as stored from (select * from (%s) s limit %s) as %s offset 0) s',
         (select string_agg(format('concat(%s)', c.name), ', ') from unnest(columns) c (name)),
         is_beyond,
         '(' || coalesce(condition, 'true') || E'\n) and ' || case

@@ -152,7 +152,9 @@ begin
                 or pgoutbox.shard_of(names, columns, found_row.data::json, shards) = shard
             ) then
                 own := prefix || found_row.own;
-                key := pgoutbox.values_of(found_row.data::json, key_columns);
+                if key_columns is not null then
+                    key := pgoutbox.values_of(found_row.data::json, key_columns);
+                end if;
                 data := convert_to(found_row.data, 'UTF8');
                 bytes := bytes + octet_length(data);
                 return next;
