@@ -483,6 +483,55 @@ SNAPSHOTS = [
         "tests/integration/test_snapshot_chunks.py"
         "::test_a_table_that_was_altered_since_the_snapshot_is_read_again",
     ),
+    Mutation(
+        "behind a replayed batch there is no chunk",
+        "pgoutbox/outbox/reader.py",
+        "            if batch:\n                return batch\n",
+        "            if batch:\n"
+        "                chunk = self._snapshots and await self._snapshots.read(before.place)\n"
+        "                return batch.with_chunk(chunk) if chunk else batch\n",
+        "tests/integration/test_snapshot_chunks.py::test_behind_a_replayed_batch_there_is_no_chunk",
+    ),
+    Mutation(
+        "holders of gaps are asked for before the snapshot of a chunk is taken",
+        "pgoutbox/outbox/reader.py",
+        "await self._connection.execute(queries.BRIEFLY)\n",
+        "await self._connection.execute(queries.BRIEFLY)\n"
+        "                before = await self.noting_holders("
+        "Progress(before.high, before.gaps, before.partial, place=before.place))\n",
+        "tests/integration/test_snapshot_chunks.py"
+        "::test_holders_of_gaps_are_asked_for_before_the_chunks_snapshot_is_taken",
+    ),
+    Mutation(
+        "the session of a relay that freezes in a chunk is ended",
+        "pgoutbox/outbox/queries.py",
+        "idle_in_transaction_session_timeout = '5s'",
+        "idle_in_transaction_session_timeout = 0",
+        "tests/integration/test_snapshot_chunks.py::test_a_session_that_idles_in_a_chunk_is_ended",
+    ),
+    Mutation(
+        "ids of rows without a key have the file",
+        "sql/snapshots/read_chunk.sql",
+        "array_remove(array[part::oid::text, ordering.file::text], null)",
+        "array[part::oid::text]",
+        "tests/integration/test_snapshot_places.py"
+        "::test_what_is_read_again_from_another_file_has_other_ids",
+    ),
+    Mutation(
+        "a place means something in its file only",
+        "sql/snapshots/snapshot_order.sql",
+        "concat('file ', f.file)",
+        "'file'",
+        "tests/integration/test_snapshot_places.py::test_another_file_has_the_table_begun_anew",
+    ),
+    Mutation(
+        "pages without a row aren't the end of the table",
+        "sql/snapshots/read_chunk.sql",
+        "is_over := reach = upto;",
+        "is_over := true;",
+        "tests/integration/test_snapshot_places.py"
+        "::test_each_row_comes_once_in_the_order_of_its_place",
+    ),
 ]
 
 IDS = [

@@ -69,9 +69,10 @@ begin
                 alias, array_agg(c.name), array_agg(c.expression))
             from pgoutbox.row_columns(root, choice) c
         )
-        when to_regtype((select t.name from pgoutbox.shape_type(root) t)) is null
-        then pgoutbox.row_expression(root, alias)
-        else pgoutbox.row_source(root, alias) end;
+        else pgoutbox.bounded_source(case
+            when to_regtype((select t.name from pgoutbox.shape_type(root) t)) is null
+            then pgoutbox.row_expression(root, alias)
+            else pgoutbox.row_source(root, alias) end) end;
     -- Rendered below a subquery of its own: as_published() names its argument more than once.
     return format(
         'select s.own, s.is_beyond, pgoutbox.as_published(s.stored) as data from ('

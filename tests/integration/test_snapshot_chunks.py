@@ -151,6 +151,7 @@ async def test_a_session_that_idles_in_a_chunk_is_ended(begun: Open) -> None:
         "alter table t add column w timestamptz default clock_timestamp()",
         "alter table t rename column v to x; alter table t rename column w to v",
         "vacuum full t",
+        "cluster t using t_pkey",
         "truncate t",
     ],
 )  # fmt: skip
@@ -508,6 +509,20 @@ async def test_a_value_that_cannot_be_rendered_is_replaced_as_in_events(
 
     assert relay.copy[1,] == {"id": 1, "mood": "well"}
     assert relay.copy[2,]["mood"]["unrenderable"].startswith("22P03: ")
+
+
+async def test_a_value_that_no_server_takes_is_replaced_as_in_events(
+    connection: asyncpg.Connection, begun: Open
+) -> None:
+    relay = await begun(3)
+    await connection.execute("alter table t disable trigger user")
+    await connection.execute("update t set v = repeat('x', 70000000) where id = 2")
+
+    await relay.to_the_end()
+
+    assert relay.copy[2,] == {
+        "id": 2, "v": {"unrenderable": "54000: 70000000 bytes, of at most 67108864"},
+    }  # fmt: skip
 
 
 async def test_shards_divide_a_snapshot_as_they_divide_events(

@@ -184,6 +184,24 @@ async def test_a_subject_that_no_stream_has_fails_the_snapshot_and_no_event(
     assert "the snapshot of public.users by relay default has failed" in status.stdout
 
 
+async def test_a_row_that_is_too_large_is_parked_and_the_rest_goes_on(
+    database: Database, connection: asyncpg.Connection, stream: Stream
+) -> None:
+    await _users(connection, 3)
+    await connection.execute("update users set name = repeat('x', 2000000) where id = 2")
+    for arguments in (
+        ("install", "--table", "users", "--snapshot", "--dsn", database.dsn),
+        ("relay", "--drain", *_relay_flags(database, stream)),
+    ):
+        done = await asyncio.to_thread(pgoutbox, *arguments)
+        assert done.returncode == 0, done.stderr
+
+    assert [row["id"] for _, row in _rows(await stream.messages())] == [1, 3]
+    parked = await connection.fetchval("select array_agg(subject) from pgoutbox.parked")
+    assert parked == [f"{stream.topic}.public_users"]
+    assert await connection.fetchval("select state from pgoutbox.snapshot") == "done"
+
+
 async def test_what_cannot_be_asked_for_is_said_and_nothing_is_asked(
     database: Database, connection: asyncpg.Connection
 ) -> None:
