@@ -13,10 +13,11 @@ on conflict (relay) do update set error = excluded.error, since = excluded.since
 """
 CLEAR_ERROR = "delete from pgoutbox.relay_error where relay = $1"
 
+# The moment is that after the look, so nothing that the look notes is later: a jump of the clock is
+# counted from there.
 RESTING = """
-select m.moment, r.slot, r."position"
-from (select pg_catalog.clock_timestamp() offset 0) m (moment)
-left join pgoutbox.resting_slots($1, $2, $3) r on true
+select pg_catalog.clock_timestamp() as moment, r.slot, r."position"
+from (select) one left join pgoutbox.resting_slots($1, $2, $3) r on true
 """
 
 OTHERS = """

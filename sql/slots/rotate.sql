@@ -64,6 +64,9 @@ begin
     if is_left then
         return false;
     end if;
+    -- What it adopts is on disk before it is published, whatever the role's default is, and nobody
+    -- waits behind its locks for a standby to confirm that.
+    perform set_config('synchronous_commit', 'local', true);
     looked := pg_current_snapshot();
     execute count_since into counted using looked;
     -- The one statement that reads everything, and the only one that should.
@@ -98,8 +101,6 @@ begin
     -- What is parked of a slot that is sent was parked before: none can come after this.
     perform pgoutbox.keep_parked(target_slot);
     perform set_config('enable_seqscan', 'off', true);
-    -- Nobody waits behind the locks for a standby to confirm this.
-    perform set_config('synchronous_commit', 'local', true);
     for attempt in 1..50 loop
         begin
             execute format(
