@@ -102,13 +102,15 @@ $(VENV)/docs: $(VENV)/dev requirements/docs.txt
 	@touch $@
 
 $(VENV)/deploy: $(VENV)/dev requirements/deploy.txt
-	@echo 'Installing helm and the schemas of Kubernetes into $(VENV) (takes some minutes) ...'
+	@echo 'Installing helm, the nats CLI and the schemas of Kubernetes into $(VENV) (takes some minutes) ...'
 	@$(PIP) --require-hashes --requirement requirements/deploy.txt
 	@GOBIN=$(abspath $(VENV)/bin) go install helm.sh/helm/v3/cmd/helm@v3.18.4 \
 	    || echo 'helm needs Go to be built; tests of the chart will be skipped.'
 	@GOBIN=$(abspath $(VENV)/older) go install github.com/nats-io/nats-server/v2@v2.10.29 \
 	    && mv $(VENV)/older/nats-server $(VENV)/bin/nats-server-2.10 \
 	    || echo 'nats-server 2.10 needs Go to be built; the test of its upgrade will be skipped.'
+	@GOBIN=$(abspath $(VENV)/bin) go install github.com/nats-io/natscli/nats@v0.5.1 \
+	    || echo 'The nats CLI needs Go to be built; its test will be skipped.'
 	@touch $@
 
 # What can't be fetched is left out, and its tests are skipped; Maven fetches when they run it.

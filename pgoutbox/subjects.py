@@ -222,6 +222,7 @@ _NO_KEY = "_"
 _LONGEST_KEY = 512
 # No value of PostgreSQL's has a NUL in it.
 _EMPTY_KEY = _DIGEST = "%00"
+_EMPTY_VALUE = "=00"
 
 
 def escape(name: str) -> str:
@@ -259,6 +260,38 @@ def bounded(key: str) -> str:
     if len(encoded) > _LONGEST_KEY:
         return _DIGEST + hashlib.sha256(encoded).hexdigest()
     return key
+
+
+# Characters that a key of NATS's key-value store may have (ADR-8) but for what we write between
+# columns and before an escape. Keys that begin with _kv are the store's own.
+_UNSAFE_IN_BUCKET = re.compile(r"[^A-Za-z0-9/_-]|\A_(?=kv)")
+
+
+def bucket_stream(bucket: str) -> str:
+    """Return the name of the stream that a key-value bucket is."""
+    return f"KV_{bucket}"
+
+
+def bucket_subjects(bucket: str) -> str:
+    """Return what matches the subjects of all keys of a bucket."""
+    return f"$KV.{bucket}.>"
+
+
+def bucket_key(key: Sequence[str]) -> str:
+    """Return a row's key as NATS's key-value store takes it: its values, dots between them.
+
+    Of each value the UTF-8 of what isn't an ASCII letter, digit, ``/``, ``_`` or ``-`` is ``=`` and
+    two hexadecimal digits, so :func:`urllib.parse.unquote` reverses it once ``=`` is ``%``. An
+    empty value is ``=00``, and a key that gets longer than 512 bytes is ``=00`` and the SHA-256 of
+    what it would be, in hexadecimal: no value has a NUL in it.
+    """
+    values = (
+        percent_encoded(value, _UNSAFE_IN_BUCKET).replace("%", "=") or _EMPTY_VALUE for value in key
+    )
+    text = ".".join(values)
+    if len(text) > _LONGEST_KEY:
+        return _EMPTY_VALUE + hashlib.sha256(text.encode()).hexdigest()
+    return text
 
 
 def percent_encoded(text: str, unsafe: re.Pattern[str]) -> str:

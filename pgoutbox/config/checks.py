@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pgoutbox.config.settings import DEFAULTS
-from pgoutbox.config.values import is_stream_name
+from pgoutbox.config.values import is_bucket_name, is_stream_name
 from pgoutbox.subjects import RESERVED, Naming, Template, is_reserved, is_subject
 
 
@@ -15,6 +15,7 @@ def problems(found: Mapping[str, Any]) -> Iterator[str]:
     yield from _subjects(found)
     yield from _credentials(found)
     yield from _share(found)
+    yield from _bucket(found)
 
 
 def _subjects(found: Mapping[str, Any]) -> Iterator[str]:
@@ -51,9 +52,30 @@ def _credentials(found: Mapping[str, Any]) -> Iterator[str]:
 def _share(found: Mapping[str, Any]) -> Iterator[str]:
     if found.get("relay.begin_after") and found.get("relay.begin_at"):
         yield "--begin-after and --begin-at exclude each other"
-    flags = [flag for flag in ("tables", "except_tables") if found.get(f"relay.{flag}")]
+    flags = [flag for flag in ("kv", "tables", "except_tables") if found.get(f"relay.{flag}")]
     if len(flags) > 1:
-        yield "--tables and --except-tables exclude each other"
+        names = [f"--{flag.replace('_', '-')}" for flag in flags]
+        yield f"{' and '.join(names)} exclude each other"
     elif flags and "relay.name" not in found:
         flag = flags[0].replace("_", "-")
         yield f"--{flag} needs a --name of its own: relays of one name share their progress"
+
+
+def bucket_of(found: Mapping[str, Any]) -> str:
+    """Return the name of the bucket that a relay fills; empty where it fills none."""
+    table = found.get("relay.kv")
+    return found.get("relay.kv_bucket") or f"{table.schema}_{table.table}" if table else ""
+
+
+def _bucket(found: Mapping[str, Any]) -> Iterator[str]:
+    table = found.get("relay.kv")
+    if table is None:
+        if found.get("relay.kv_bucket"):
+            yield "--kv-bucket needs --kv, which names the table"
+        return
+    if not is_bucket_name(bucket_of(found)):
+        yield f"--kv {table} makes no name for a bucket: give it one with --kv-bucket"
+    if found.get("relay.shard"):
+        yield "--kv and --shard exclude each other: one relay fills a bucket"
+    if not found.get("stream.jetstream", True):
+        yield "--kv and --no-jetstream exclude each other: a bucket is a stream"

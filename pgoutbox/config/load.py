@@ -26,6 +26,7 @@ from pgoutbox.config.values import InvalidValue
 from pgoutbox.errors import ConfigError, one_a_line
 from pgoutbox.names import suggest
 from pgoutbox.redact import redact
+from pgoutbox.subjects import bucket_stream
 
 # The driver reads these itself; as part of the environment they override the file.
 _LIBPQ_VARIABLES = {
@@ -75,6 +76,12 @@ def load(
     warnings += _settle_database(found, overridden)
     _settle_source(found, environment)
     _settle_names(found, sources.document)
+    if bucket := checks.bucket_of(found):
+        found |= {
+            "messages.bucket": bucket,
+            "messages.subject": f"$KV.{bucket}.{{key}}",
+            "stream.name": bucket_stream(bucket),
+        }
     warnings += _about_the_filter(sources.document)
     notes = wal_listener.notes(environment, sources.document)
     return _build({**found, "notes": tuple(notes), "warnings": tuple(warnings)})

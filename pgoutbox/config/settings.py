@@ -233,6 +233,7 @@ class MessageConfig:
             also_key="publisher.content",
         ),
     )
+    bucket: str = ""  # that is filled instead; see RelayConfig.kv
 
 
 @dataclass(frozen=True, slots=True)
@@ -323,6 +324,23 @@ class RelayConfig:
             "--except-tables",
             values.TABLES,
             "Publish all tables but these. Needs a --name of its own.",
+        ),
+    )
+    kv: TableName | None = setting(
+        None,
+        own(
+            "--kv",
+            values.TABLE,
+            "Keep a NATS key-value bucket equal to this table, and publish nothing else; without a"
+            " schema it is one of public. Needs a --name of its own.",
+        ),
+    )
+    kv_bucket: str | None = setting(
+        None,
+        own(
+            "--kv-bucket",
+            values.BUCKET,
+            "Name of that bucket; default: schema_table. It is made if it is missing.",
         ),
     )
     shard: Shard | None = setting(
@@ -451,6 +469,7 @@ class RelayConfig:
     def share(self) -> str:
         """What it publishes of the outbox, as flags; empty if that is everything."""
         flags = {
+            "--kv": str(self.kv or ""),
             "--tables": values.TABLES.show(self.tables),
             "--except-tables": values.TABLES.show(self.except_tables),
             "--shard": str(self.shard or ""),

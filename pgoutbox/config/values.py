@@ -249,6 +249,32 @@ def _folded(identifier: str) -> str:
 TABLES = ValueType(_parse_tables, "LIST", lambda names: ",".join(map(str, names)))
 
 
+def _parse_table(value: object) -> TableName:
+    """Return the table of one SQL name; without a schema, that of ``public``."""
+    tables = _parse_tables(parse_text(value))
+    if len(tables) != 1:
+        raise InvalidValue("must be the name of one table, such as users or billing.invoices")
+    return TableName(tables[0].schema or "public", tables[0].table)
+
+
+TABLE = ValueType(_parse_table, "TABLE")
+
+
+def is_bucket_name(text: str) -> bool:
+    """Return True if NATS accepts ``text`` as the name of a key-value bucket (ADR-8)."""
+    return bool(re.fullmatch(r"[A-Za-z0-9_-]+", text, re.ASCII))
+
+
+def _parse_bucket(value: object) -> str:
+    name = parse_text(value)
+    if not is_bucket_name(name):
+        raise InvalidValue("must be a bucket's name: letters of ASCII, digits, _ and -")
+    return name
+
+
+BUCKET = ValueType(_parse_bucket, "NAME")
+
+
 def _parse_shard(value: object) -> Shard:
     found = re.fullmatch(r"\s*(\d{1,3})\s*/\s*(\d{1,3})\s*", parse_text(value), re.ASCII)
     shard = Shard(int(found[1]), int(found[2])) if found else Shard(0, 0)

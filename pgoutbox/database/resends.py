@@ -13,6 +13,7 @@ import asyncpg
 
 from pgoutbox.database.pauses import NOTIFY, require_relay, who
 from pgoutbox.database.tables import printable
+from pgoutbox.errors import ConfigError
 from pgoutbox.names import TableName
 
 if TYPE_CHECKING:
@@ -41,10 +42,11 @@ async def resend(
     Asked for twice before the relay has begun, they are sent again once.
 
     Raises:
-        ConfigError: no relay has that name.
+        ConfigError: no relay has that name, or it fills a bucket.
 
     """
     await require_relay(conn, relay)
+    await _refuse_bucket(conn, relay)
     request = await _request(conn, relay, wanted)
     request["events"] = await conn.fetchval(_COUNT, json.dumps(request))
     state = {"relay": relay, "events": request["events"], "number": None, "dry_run": dry_run}
@@ -64,6 +66,15 @@ async def resend(
             say(f"relay {name}: {what} will be sent again; that was asked for already")
         await conn.execute(NOTIFY)
     return state
+
+
+async def _refuse_bucket(conn: Connection, relay: str) -> None:
+    if await conn.fetchval(_FILLS_BUCKET, relay):
+        raise ConfigError(
+            f"the relay {printable(relay)} fills a key-value bucket, where events that are sent"
+            " again would replace newer ones",
+            hint="Have it filled anew: pgoutbox snapshot start TABLE --relay NAME",
+        )
 
 
 def _events(count: int) -> str:
@@ -95,6 +106,8 @@ async def _request(conn: Connection, relay: str, wanted: Selection) -> dict[str,
 
 
 _SENT = "select p.high from pgoutbox.progress p where p.relay = $1"
+
+_FILLS_BUCKET = "select p.share like '--kv %' from pgoutbox.progress p where p.relay = $1"
 
 _KEYS = (
     "select o.position, o.seq from pgoutbox.outbox o where o.id = any ($1::uuid[]) order by 1, 2"

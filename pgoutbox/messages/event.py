@@ -17,6 +17,8 @@ class Message(NamedTuple):
 
     ``headers`` are those beside ``Nats-Msg-Id``. ``table`` is the bare name of the event's table.
     The subject of an emitted event is the application's, and the stream may not have it.
+    ``removes`` is, in a bucket, the subject of a key that goes first; see
+    :class:`pgoutbox.messages.key_value.KeyValueFormat`.
     """
 
     subject: str
@@ -25,8 +27,10 @@ class Message(NamedTuple):
     headers: Headers = ()
     table: str = ""
     is_emitted: bool = False
+    removes: str = ""
 
 
+TRUNCATE = "TRUNCATE"  # the action of an event without a row
 EMIT = "EMIT"  # the action of an event that the application emits
 
 
@@ -113,6 +117,8 @@ class Event(NamedTuple):
     transaction: Transaction
     number: int  # in its transaction, from 1; 0 if no header needs it, or there is none
     emitted: Emitted | None = None
+    row: bytes | None = None  # its JSON after the change
+    old_key: Sequence[str] | None = None  # as ``key``, before an UPDATE; where a format needs it
 
 
 _NOT_ASCII = re.compile(r"[^\x20-\x7e]")

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import repeat
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from pgoutbox.config.settings import MessageConfig
 from pgoutbox.messages.cloudevents import STRUCTURED_HEADERS, CloudEvents
 from pgoutbox.messages.envelope import Envelope
-from pgoutbox.messages.event import Emitted, Event, EventNumber, Headers, Message, Transaction
+from pgoutbox.messages.event import Emitted, Event, EventNumber, Headers, Message
 from pgoutbox.messages.headers import transaction_headers, without
+from pgoutbox.messages.key_value import KeyValueFormat
+from pgoutbox.messages.rows import Rows, events
 from pgoutbox.subjects import Naming, Subjects
-
-Rows = Sequence[Iterable[Any]]
 
 
 class MessageFormat(Protocol):
@@ -26,6 +25,7 @@ class MessageFormat(Protocol):
     needs_keys: bool  # the values of each row's key
     needs_numbers: bool  # of the events in their transactions
     needs_context: bool  # of the transactions
+    fills_bucket: bool  # of NATS's key-value store
 
     def messages(
         self, rows: Rows, envelope: Envelope, numbers: Sequence[EventNumber] = ()
@@ -38,6 +38,8 @@ class MessageFormat(Protocol):
 
 def format_of(config: MessageConfig, database: str) -> MessageFormat:
     """Return the format that the settings ask for, for events of the named database."""
+    if config.bucket:
+        return KeyValueFormat(config.bucket)
     naming = Naming(config.topic, config.topic_prefix, config.topics_map, database)
     subjects = Subjects(naming, config.subject)
     is_plain = config.content == "wal-listener" and not config.headers
@@ -52,6 +54,7 @@ class PlainFormat:
     needs_keys = False
     needs_numbers = False
     needs_context = False
+    fills_bucket = False
 
     def __init__(self, subjects: Subjects) -> None:
         self._subjects = subjects
@@ -83,6 +86,8 @@ class PlainFormat:
 class DescribedFormat:
     """Messages with a key in their subjects, with headers, or as CloudEvents."""
 
+    fills_bucket = False
+
     def __init__(self, subjects: Subjects, config: MessageConfig, database: str) -> None:
         cloudevents = CloudEvents(database)
         self._subjects = subjects
@@ -104,7 +109,7 @@ class DescribedFormat:
         self, rows: Rows, envelope: Envelope, numbers: Sequence[EventNumber] = ()
     ) -> list[Message]:
         """Return a message for each of ``rows``; see :class:`MessageFormat`."""
-        return [self.message(event) for event in _events(rows, envelope, numbers)]
+        return [self.message(event) for event in events(rows, envelope, numbers)]
 
     def message(self, event: Event) -> Message:
         """Return ``event`` as it is published."""
@@ -135,18 +140,4 @@ class DescribedFormat:
             self._payload(event),
             (*without(ours, given), *given),
             is_emitted=True,
-        )
-
-
-def _events(rows: Rows, envelope: Envelope, numbers: Sequence[EventNumber]) -> Iterator[Event]:
-    """Yield the event of each row of ``pgoutbox.next_batch_described``."""
-    transaction = Transaction(0, 0, "", None)
-    each = zip(rows, envelope.around(rows), numbers or repeat(EventNumber(0, 0)), strict=False)
-    for row, (event_id, payload, time, schema, table, action, emitted), number in each:
-        position, *others = row
-        traceparent, key, context = others[12:15]
-        if position != transaction.position:
-            transaction = Transaction.of(position, number.size, time, traceparent, context)
-        yield Event(
-            event_id, schema, table, action, key, payload, transaction, number.number, emitted
         )

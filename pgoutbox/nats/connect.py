@@ -12,6 +12,7 @@ from pgoutbox.config.settings import MessageConfig, NatsConfig, StreamConfig
 from pgoutbox.errors import ConfigError, PublishError
 from pgoutbox.messages.event import LastStored, Message
 from pgoutbox.nats import streams
+from pgoutbox.nats.bucket import BucketPublisher
 from pgoutbox.nats.client import NatsClient
 from pgoutbox.nats.core import CorePublisher
 from pgoutbox.nats.credentials import client_options, requires_tls, user_of
@@ -29,7 +30,8 @@ class Stretch(Protocol):
     def send(self, messages: Sequence[Message]) -> int | None:
         """Send ``messages``; return a number that :meth:`confirm` takes.
 
-        Sends nothing and returns None if one of them is too large for the server.
+        Sends nothing and returns None if one of them can't be sent as it is, such as one that is
+        too large for the server.
 
         Raises:
             Interrupted: the connection has failed.
@@ -170,7 +172,8 @@ async def connect(
             return
         target = streams.Target.of(stream, messages, emits=emits)
         found = await streams.ensure(client, target)
-        publisher = JetStreamPublisher(client, target, found, verify, on_wait, tenure)
+        kind = BucketPublisher if target.bucket else JetStreamPublisher
+        publisher = kind(client, target, found, verify, on_wait, tenure)
         await publisher.start()
         yield publisher
     finally:

@@ -23,7 +23,7 @@ from pgoutbox.messages.event import SNAPSHOT_HEADER, Message
 from pgoutbox.messages.headers import header_lines
 from pgoutbox.nats.client import NatsClient
 from pgoutbox.nats.failures import LOST, text_of
-from pgoutbox.subjects import Naming, Template
+from pgoutbox.subjects import Naming, Template, bucket_subjects
 
 log = logging.getLogger("pgoutbox.nats")
 
@@ -33,6 +33,14 @@ _NOT_ENABLED = {10039, 10076}
 _TIMEOUT = 5.0  # seconds
 _MESSAGE_ID = re.compile(rb"\r\nNats-Msg-Id: ([^\r\n]+)\r\n")
 
+# What makes a stream a key-value bucket, as NATS's clients make it (ADR-8).
+_BUCKET = {
+    "max_msgs_per_subject": 1,
+    "discard": "new",
+    "allow_rollup_hdrs": True,
+    "deny_delete": True,
+    "allow_direct": True,
+}
 _API_LEVEL_OF_BATCHES = 4  # fast-ingest ones
 _ATOMIC_SINCE = (2, 12, 1)  # nats-server; before, a change of leader could tear a batch
 
@@ -102,16 +110,17 @@ class Target(NamedTuple):
     topic: str  # the name of a stream that the settings don't name
     subjects: list[str]  # that it must have
     emits: bool = False  # applications emit events of their own, of any subject below the topic
+    bucket: str = ""  # that the stream must be
 
     @classmethod
     def of(cls, config: StreamConfig, messages: MessageConfig, *, emits: bool = False) -> Target:
         """Return which stream a relay with these settings needs."""
-        return cls(config, messages.topic, subjects(messages), emits)
+        return cls(config, messages.topic, subjects(messages), emits, messages.bucket)
 
     @property
     def new_subjects(self) -> list[str]:
         """The subjects of a stream that has to be created."""
-        if not self.emits:
+        if not self.emits or self.bucket:
             return self.subjects
         below = f"{self.topic}.>"
         return [below, *(subject for subject in self.subjects if not overlap(subject, below))]
@@ -198,6 +207,11 @@ async def find(client: NatsClient, target: Target, name: str) -> StreamInfo | No
             f"the stream {name!r} sends no acknowledgements, so nothing would ever count as sent",
             hint="Set its no_ack to false, or publish without a stream, with --no-jetstream.",
         )
+    if target.bucket and not _is_bucket(settings, target):
+        raise Interrupted(
+            f"the stream {name!r} isn't a key-value bucket",
+            hint="Name another bucket with --kv-bucket, or delete the stream: the relay makes it.",
+        )
     if target.config.mode == "fast" and not settings.get("allow_batched"):
         raise Interrupted(
             f"the stream {name!r} doesn't accept fast-ingest batches",
@@ -231,6 +245,14 @@ def moment_of(text: str) -> float:
     return datetime.fromisoformat(text[:26].rstrip("Z")).replace(tzinfo=UTC).timestamp()
 
 
+def _is_bucket(settings: dict[str, Any], target: Target) -> bool:
+    return (
+        settings.get("max_msgs_per_subject", -1) > 0
+        and bool(settings.get("allow_rollup_hdrs"))
+        and target.subjects[0] in (settings.get("subjects") or [])
+    )
+
+
 async def stored(
     client: NatsClient, target: Target, name: str, sequence: int
 ) -> StoredMessage | None:
@@ -253,8 +275,11 @@ def subjects(config: MessageConfig) -> list[str]:
     """Return the subjects that a stream needs to store all our messages.
 
     They are the template of subjects with ``*`` for everything that depends on the event. That is
-    wal-listener's ``<topic>.*`` unless a setting puts further dots into the subject.
+    wal-listener's ``<topic>.*`` unless a setting puts further dots into the subject. A bucket's are
+    those of its keys.
     """
+    if config.bucket:
+        return [bucket_subjects(config.bucket)]
     naming = Naming(config.topic, config.topic_prefix, config.topics_map)
     found: list[str] = []
     for subject in Template(config.subject).patterns(naming):
@@ -314,6 +339,8 @@ async def _create(client: NatsClient, target: Target, name: str) -> StreamInfo:
     accepts_batches = config.replicas > 1 and client.api_level >= _API_LEVEL_OF_BATCHES
     if config.mode == "fast" or accepts_batches:
         wanted["allow_batched"] = True
+    if target.bucket:
+        wanted |= _BUCKET
     await _request(client, target, f"STREAM.CREATE.{name}", wanted)
     created = await find(client, target, name)
     if created is None:

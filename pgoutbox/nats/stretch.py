@@ -68,8 +68,8 @@ class Stretch:
     def send(self, messages: Sequence[Message]) -> int | None:
         """Send ``messages``; return the number after the last one.
 
-        Sends nothing and returns None if one of them is too large for the server, or emitted with
-        a subject that the stream doesn't have.
+        Sends nothing and returns None if one of them can't be sent as it is: see
+        :func:`pgoutbox.nats.wire.fitting`.
 
         Raises:
             Interrupted: the connection has failed.

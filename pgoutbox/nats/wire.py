@@ -41,7 +41,7 @@ def hpubs(
     are the header lines that say what each must follow, possibly empty.
     """
     parts: list[bytes] = []
-    for (subject, event_id, payload, further, _, _), reply, expectation in zip(
+    for (subject, event_id, payload, further, *_), reply, expectation in zip(
         messages, replies, expectations, strict=False
     ):
         name = f"{event_id}.{_hash(subject)}"
@@ -61,14 +61,14 @@ def fitting(
     """Return how many of ``messages``, from the first, can be published.
 
     They don't exceed ``max_payload`` bytes, and where they are emitted, the stream ``takes`` their
-    subjects.
+    subjects. Each is a message by itself: none ``removes`` others, or lacks a subject.
     """
     room = max_payload - _HEADER_ROOM
-    for index, (subject, event_id, payload, headers, _, is_emitted) in enumerate(messages):
+    for index, (subject, event_id, payload, headers, _, is_emitted, removes) in enumerate(messages):
         lines = len(header_lines(headers).encode()) if headers else 0
         if len(payload) + len(event_id) + lines > room:
             return index
-        if is_emitted and not takes(subject):
+        if removes or not subject or (is_emitted and not takes(subject)):
             return index
     return len(messages)
 

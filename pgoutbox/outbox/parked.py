@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 
 
 _LOCK_TIMEOUT = "500ms"
+_NOT_INTO_BUCKETS = (
+    "a bucket's key may have a newer value by now, which it would replace;"
+    " run pgoutbox snapshot start for the table"
+)
 
 
 class Retry(NamedTuple):
@@ -47,6 +51,8 @@ class Parked:
             return None
         if row is None:
             return None
+        if self._format.fills_bucket:
+            return Retry(row["event_id"], _NOT_INTO_BUCKETS)
         if row["payload"] is not None:
             return Retry(row["event_id"], _message(row))
         if row["subject"] is not None:

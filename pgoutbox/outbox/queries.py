@@ -65,6 +65,10 @@ READ_DESCRIBED = _beside_holders(
 READ_SHARE = _beside_holders(
     "next_batch_described($5, $6, $7, $8, $9, $10, $11, $13, $14, $15, $16, $12"
 )
+READ_BUCKET = _beside_holders(
+    "next_batch_described($5, $6, $7, $8, $9, $10, $11, $13, $14, $15, $16, $12,"
+    " with_old_keys => true"
+)
 
 LARGEST = "select bytes from pgoutbox.largest_message where relay = $1 and stream = $2"
 NOTE_LARGEST = """

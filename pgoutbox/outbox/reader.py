@@ -20,6 +20,7 @@ from pgoutbox.messages.envelope import Envelope, commit_time
 from pgoutbox.messages.event import EventNumber, LastStored, Message
 from pgoutbox.messages.formats import MessageFormat
 from pgoutbox.messages.headers import header_lines
+from pgoutbox.names import TableName
 from pgoutbox.outbox import queries, resends
 from pgoutbox.outbox.batch import Batch, Withheld
 from pgoutbox.outbox.careful import CarefulReader, Reading
@@ -82,11 +83,14 @@ class Outbox:
         self._wait_for_flush = wait_for_flush  # whatever a transaction's commit stage noted
         self._query = queries.READ
         self._flags: tuple[bool, ...] = ()  # what else the query asks for
+        self._fills_bucket = message_format.fills_bucket
         needs_keys = message_format.needs_keys
         needs_more = message_format.needs_numbers or message_format.needs_context
         if share is not None or needs_keys or needs_more:
             self._query = queries.READ_DESCRIBED if share is None else queries.READ_SHARE
             self._flags = (needs_keys,)
+        if message_format.fills_bucket:
+            self._query = queries.READ_BUCKET
         self._numbering = Numbering(connection)
         self._relay = relay
         # Events that are passed over hardly cost memory, and few of them make a small batch.
@@ -314,8 +318,12 @@ class Outbox:
         return batch if chunk is None else batch.with_chunk(chunk)
 
     def limit_events(self, max_payload: int) -> None:
-        """Read no rows of an event that can't but exceed ``max_payload`` bytes as a message."""
-        self._max_event_bytes = max_payload * (1 if self._is_utf8 else 2) + _STORED_MORE
+        """Read no rows of an event that can't but exceed ``max_payload`` bytes as a message.
+
+        A bucket gets one of the two rows that an UPDATE has, and none of a DELETE's.
+        """
+        times = (1 if self._is_utf8 else 2) * (2 if self._fills_bucket else 1)
+        self._max_event_bytes = max_payload * times + _STORED_MORE
 
     async def noting_holders(self, before: Progress) -> Progress:
         """Return ``before`` with those noted who may fill gaps, if any isn't settled yet.
@@ -460,6 +468,13 @@ class Outbox:
         """Look now and then for snapshots to begin with; all that is sent has been recorded."""
         if self._snapshots is not None and self._until is None:
             await self._snapshots.look()
+
+    async def ask_for_rows(self, table: TableName) -> UUID | None:
+        """Ask for a snapshot of a table; return its id, None if there is no need for another."""
+        asked: UUID | None = await self._connection.fetchval(
+            "select pgoutbox.ask_for_rows($1, $2, $3)", self._relay, *table
+        )
+        return asked
 
     def fail_snapshot(self, reason: str) -> None:
         """Give up the snapshot of which a chunk was read last."""

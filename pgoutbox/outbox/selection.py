@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -11,7 +12,9 @@ import asyncpg
 from pgoutbox.config.settings import RelayConfig
 from pgoutbox.errors import ConfigError
 from pgoutbox.messages.event import EMIT
-from pgoutbox.names import Shard, TableName, suggest
+from pgoutbox.names import ACTIONS, Shard, TableName, suggest
+
+log = logging.getLogger("pgoutbox.relay")
 
 
 class Filter:
@@ -24,11 +27,6 @@ class Filter:
     def __init__(self, actions: Mapping[str, Sequence[str]], skipped: Counter[str]) -> None:
         self._actions = actions
         self._skipped = skipped
-
-    @property
-    def names(self) -> list[str]:
-        """Bare names of the tables that are wanted."""
-        return [name for name, actions in self._actions.items() if actions]
 
     def passes(self, table: str, action: str) -> bool:
         """Tell whether an event is wanted, and count it if it isn't."""
@@ -58,7 +56,8 @@ class Share:
     """
 
     def __init__(self, config: RelayConfig) -> None:
-        self._tables = config.tables
+        self._is_bucket = config.kv is not None
+        self._tables = (config.kv,) if config.kv else config.tables
         self._except = config.except_tables
         self._shard = config.shard or Shard(1, 1)
         self._shards = config.shards
@@ -128,10 +127,53 @@ class Share:
         for name in self._tables or self._except:
             if not any(name in (known, TableName(None, known.table)) for known in captured):
                 flag = "--tables" if self._tables else "--except-tables"
+                flag = "--kv" if self._is_bucket else flag
                 raise ConfigError(
                     f"{flag} names {name}, which isn't a captured table{_meant(name, captured)}",
                     hint=f"Capture it first: pgoutbox install --table {name}",
                 )
+
+
+# A bucket needs each row's key: as the table has it, and in the events of DELETEs. Two rows that
+# have the same for a moment would be one entry, and the first to leave takes it along.
+_NO_KEY = """
+select case
+    when pgoutbox.key_columns(c.relation, c.old_values) is null
+    then 'it has no primary key, nor another that its events have'
+    when c.old_values = 'identity' and r.relreplident = 'n'
+    then 'it has REPLICA IDENTITY NOTHING, so its events don''t say which row is deleted'
+    when exists (
+        select from pg_catalog.pg_index i
+        where i.indrelid = c.relation and i.indisprimary and not i.indimmediate
+    )
+    then 'its primary key is deferrable, so two rows can have the same for a moment'
+end as problem, c.actions
+from pgoutbox.captured_table c
+join pg_catalog.pg_class r on r.oid = c.relation
+join pg_catalog.pg_namespace n on n.oid = r.relnamespace
+where (n.nspname, r.relname) = ($1, $2)
+"""
+
+
+async def check_bucket(connection: asyncpg.Connection[asyncpg.Record], table: TableName) -> None:
+    """Make sure that a bucket can have a table's rows, and say if it will lack some changes.
+
+    Raises:
+        ConfigError: its rows have no key that all events have.
+    """
+    row = await connection.fetchrow(_NO_KEY, *table)
+    if row is None:
+        return
+    if row["problem"]:
+        raise ConfigError(
+            f"{table} can't be a key-value bucket: {row['problem']}",
+            hint="See docs/key-value.md for the keys that a bucket can have.",
+        )
+    if missing := [action for action in ACTIONS if action not in row["actions"]]:
+        log.warning(
+            "the bucket will differ from its table, whose changes aren't all captured",
+            extra={"table": str(table), "missing": " ".join(missing)},
+        )
 
 
 def _meant(name: TableName, captured: Sequence[TableName]) -> str:

@@ -216,8 +216,10 @@ class Snapshots:
             before.rows + len(rows),
             bool(at.get("is_end")),
         )
-        # Whoever knows no other word than INSERT would take a mark without a row for one.
-        is_mark = place.is_end and not rows and snapshot.action == "READ"
+        # Whoever knows no other word than INSERT would take a mark without a row for one, and an
+        # entry of a bucket has a key.
+        needs_mark = snapshot.action == "READ" and not self._format_of(None).fills_bucket
+        is_mark = place.is_end and not rows and needs_mark
 
         def compose() -> Sequence[Message]:
             position = f"{snapshot.id}; chunk={place.chunk}; rows={len(rows)}"
@@ -247,7 +249,7 @@ class Snapshots:
             last = ("last",) if place.is_end and number == len(rows) else ()
             event_id = _id(snapshot.id, round_of, (*row["own"], *last))
             payload = self._envelope.of_row(event_id, names, row["data"], transaction.time)
-            event = Event(event_id, *names, row["key"], payload, transaction, 0)
+            event = Event(event_id, *names, row["key"], payload, transaction, 0, row=row["data"])
             message = message_format.message(event)
             header = (SNAPSHOT_HEADER, "; ".join((position, *last)))
             found.append(message._replace(headers=(*message.headers, header)))

@@ -119,7 +119,9 @@ class Daemon:
             on_stored=on_stored,
         )
         names = config.install.actions_by_name
-        self._wanted = Filter(names, self._monitor.skipped) if names else None
+        self._names = [name for name, actions in names.items() if actions]
+        filters = names and not config.relay.kv
+        self._wanted = Filter(names, self._monitor.skipped) if filters else None
         self._database_outage = Outage(
             "PostgreSQL unavailable; retrying",
             "PostgreSQL available again",
@@ -159,9 +161,7 @@ class Daemon:
 
     def _names_to_capture(self) -> list[str] | None:
         """Return bare names of tables that this relay is to capture; None where it isn't to."""
-        if not self._config.relay.install:
-            return None
-        return self._wanted.names if self._wanted else []
+        return self._names if self._config.relay.install else None
 
     async def _open_ports(self, stack: AsyncExitStack) -> None:
         """Serve probes and metrics, on those addresses that can be bound.
@@ -332,6 +332,7 @@ class Daemon:
                         parking_log=self._parking_log,
                     )
                     self._progress = await healing.check(connected, self._progress)
+                    await self._fill(connected, outbox)
                     relay = self._relay_to(
                         connected, outbox, wake_up, chores, steering, healing, parking
                     )
@@ -357,6 +358,14 @@ class Daemon:
             if await self._pause(backoff.next()):
                 return
             wake_up.check()
+
+    async def _fill(self, connected: connect.Connected, outbox: Outbox) -> None:
+        """Have a bucket that is new filled with the rows that its table has."""
+        table = self._config.relay.kv
+        if table is None or not await connected.is_unused():
+            return
+        if asked := await outbox.ask_for_rows(table):
+            log.info("the bucket is new; filling it", extra={"snapshot": str(asked)})
 
     async def _hold_while_paused(
         self, steering: Steering, outbox: Outbox, wake_up: WakeUp, chores: Chores

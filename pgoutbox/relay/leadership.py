@@ -23,7 +23,7 @@ from pgoutbox.monitoring.monitor import Monitor
 from pgoutbox.outbox.progress import Progress
 from pgoutbox.outbox.progress_row import OutboxId
 from pgoutbox.outbox.reader import Outbox
-from pgoutbox.outbox.selection import Filter, Share, share_of
+from pgoutbox.outbox.selection import Filter, Share, check_bucket, share_of
 from pgoutbox.outbox.snapshots import Snapshots
 from pgoutbox.relay.outage import Outage
 from pgoutbox.relay.wakeup import WakeUp
@@ -174,7 +174,8 @@ class Leadership:
         """Return this relay's share of the outbox.
 
         Raises:
-            ConfigError: it names tables that aren't captured, and is new.
+            ConfigError: it names tables that aren't captured, and is new; or fills a bucket from a
+                table without a key.
         """
         config = self._config.relay
         share = share_of(config)
@@ -183,6 +184,8 @@ class Leadership:
         )
         if share is not None and noted != config.share:
             await share.check(listening)
+        if config.kv is not None:
+            await check_bucket(listening, config.kv)
         return share
 
     async def _connect(

@@ -3,7 +3,8 @@
 -- `traceparent` is as the writer had set it, null where that can be none: in a database whose
 -- text can be any bytes those would fail the read. `context` is JSON. `key` holds the values of
 -- the key's columns as the JSON has them: of the row after the change, or before a DELETE. It is
--- null where no key is known whose columns are all in the row, and without `with_keys`. With a
+-- null where no key is known whose columns are all in the row, and without `with_keys`. `old_key`
+-- holds those before an UPDATE, `with_old_keys`; null where the event doesn't have them. With a
 -- `share` it returns what next_share() does; without one, all.
 create or replace function pgoutbox.next_batch_described(
     high bigint, gap_first bigint[], gap_last bigint[],
@@ -11,12 +12,13 @@ create or replace function pgoutbox.next_batch_described(
     max_events integer, max_bytes bigint, with_keys boolean,
     share jsonb default null, shard integer default 1, shards integer default 1,
     max_event_bytes bigint default 9223372036854775807,
-    settled bigint default 0, holders xid8[] default '{}', again bigint default null
+    settled bigint default 0, holders xid8[] default '{}', again bigint default null,
+    with_old_keys boolean default false
 ) returns table (
     "position" bigint, seq bigint, schema_name text, table_name text, action text,
     new_row bytea, old_row bytea, id_source bytea, lazy boolean, is_full boolean,
     is_last boolean, bytes bigint, is_read boolean,
-    traceparent text, key text[], context text
+    traceparent text, key text[], context text, old_key text[]
 )
     language sql
     stable
@@ -45,20 +47,25 @@ as $$
         b.lazy, b.is_full, b.is_last, b.bytes, b.is_read,
         case when pg_catalog.left(b.traceparent, 56) operator(pg_catalog.~) '^[0-9a-f-]* *$'
             then pg_catalog.rtrim(pg_catalog.left(b.traceparent, 56)) end,
-        (
-            select v.key
-            from known k
-            cross join lateral (
-                select case when b.is_read
-                    then pgoutbox.values_in(coalesce(b.new_row, b.old_row), k.columns) end
-                offset 0
-            ) v (key)
-            where k.schema_name operator(pg_catalog.=) b.schema_name
-              and k.table_name operator(pg_catalog.=) b.table_name
-              and v.key is not null
-            order by k.place
-            limit 1
-        ),
-        nullif(pg_catalog.substr(b.traceparent, 57), '')
+        keys.key,
+        nullif(pg_catalog.substr(b.traceparent, 57), ''),
+        keys.old_key
     from batch b
+    left join lateral (
+        select
+            v.key,
+            case when with_old_keys and b.new_row is not null
+                then pgoutbox.values_in(b.old_row, k.columns) end as old_key
+        from known k
+        cross join lateral (
+            select case when b.is_read
+                then pgoutbox.values_in(coalesce(b.new_row, b.old_row), k.columns) end
+            offset 0
+        ) v (key)
+        where k.schema_name operator(pg_catalog.=) b.schema_name
+          and k.table_name operator(pg_catalog.=) b.table_name
+          and v.key is not null
+        order by k.place
+        limit 1
+    ) keys on true
 $$;

@@ -20,6 +20,7 @@ _WHERE_FROM = {
     "knex": _FROM_NPM,
     "migrate": _BUILT,
     "mvn": "Debian's package maven has it",
+    "nats": _BUILT,
     "node-pg-migrate": _FROM_NPM,
     "prometheus": "Debian's package prometheus has it",
     "promtool": "Debian's package prometheus has it",

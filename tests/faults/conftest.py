@@ -1,5 +1,5 @@
 """Fixtures of this folder."""
 
-from tests.support.seeds import nursery, scene, seed
+from tests.support.seeds import bucket, filler, nursery, scene, seed
 
-__all__ = ["nursery", "scene", "seed"]
+__all__ = ["bucket", "filler", "nursery", "scene", "seed"]

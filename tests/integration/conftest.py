@@ -1,6 +1,6 @@
 """Fixtures of this folder."""
 
 from tests.support.chunks import begun, reading
-from tests.support.seeds import nursery, seed
+from tests.support.seeds import bucket, filler, nursery, seed
 
-__all__ = ["begun", "nursery", "reading", "seed"]
+__all__ = ["begun", "bucket", "filler", "nursery", "reading", "seed"]

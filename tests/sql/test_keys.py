@@ -36,7 +36,7 @@ async def test_what_is_described_is_what_is_published(
 
     described = await connection.fetch(DESCRIBED, 0)
 
-    assert [tuple(row)[:-3] for row in described] == list(map(tuple, await connection.fetch(PLAIN)))
+    assert [tuple(row)[:-4] for row in described] == list(map(tuple, await connection.fetch(PLAIN)))
 
 
 @pytest.mark.parametrize(

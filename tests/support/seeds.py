@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 from collections.abc import AsyncIterator
 
 import pytest
+from nats.js import JetStreamContext
+from nats.js.errors import NotFoundError
 
 from tests.support import ledger
+from tests.support.buckets import Bucket, Filler
 from tests.support.cluster import Database
 from tests.support.nursery import Nursery, open_nursery
 from tests.support.scene import Scene
 from tests.support.streams import Stream
+from tests.support.waiting import unique
 
 
 @pytest.fixture
@@ -36,3 +41,18 @@ async def scene(database: Database, stream: Stream, nursery: Nursery, seed: int)
     """Writers, relays and a ledger on the servers that all tests share."""
     await ledger.prepare(database)
     return Scene(database, stream, nursery, seed)
+
+
+@pytest.fixture
+async def bucket(nats_url: str, jetstream: JetStreamContext) -> AsyncIterator[Bucket]:
+    """The test's own bucket, which the relay makes; removed after the test."""
+    bucket = Bucket(unique("b"), nats_url, jetstream)
+    yield bucket
+    with contextlib.suppress(NotFoundError):
+        await jetstream.delete_stream(bucket.stream_name)
+
+
+@pytest.fixture
+async def filler(database: Database, bucket: Bucket, nursery: Nursery) -> Filler:
+    """Relays that fill the test's bucket."""
+    return Filler(database, bucket, nursery)

@@ -66,6 +66,7 @@ def test_every_setting_has_a_flag_a_variable_and_a_key(file: Path) -> None:
         "TEMPLATE": "{topic}.seven",
         "ADDRESS": ":7",
         "LIST": "seven",
+        "TABLE": "seven",
         "I/N": "7/7",
         "HH:MM-HH:MM": "07:00-07:07",
         "now|oldest|POSITION": "7",
@@ -77,6 +78,8 @@ def test_every_setting_has_a_flag_a_variable_and_a_key(file: Path) -> None:
         "--nats-client-cert": {"PGOUTBOX_NATS_CLIENT_KEY": "key.pem"},
         "--nats-client-key": {"PGOUTBOX_NATS_CLIENT_CERT": "cert.pem"},
         "--tables": {"PGOUTBOX_NAME": "joe"},
+        "--kv": {"PGOUTBOX_NAME": "joe"},
+        "--kv-bucket": {"PGOUTBOX_NAME": "joe", "PGOUTBOX_KV": "users"},
         "--except-tables": {"PGOUTBOX_NAME": "joe"},
     }
     for setting in SETTINGS:
@@ -865,3 +868,45 @@ def test_tables_need_a_name_of_their_own() -> None:
     assert said == refusal({}, None, except_tables="a")
     assert "exclude each other" in refusal({}, None, tables="a", except_tables="b", name="c")
     assert load({"tables": "a,B"}, {"WAL_LISTENER_SLOTNAME": "c"}).relay.share == "--tables a,b"
+
+
+def test_a_bucket_is_a_stream_with_its_own_subjects() -> None:
+    config = load({"kv": "users", "name": "kv"}, {"PGOUTBOX_STREAM": "messages"})
+
+    assert (config.messages.bucket, config.stream.name) == ("public_users", "KV_public_users")
+    assert config.relay.share == "--kv public.users"
+    named = load({"kv": '"Shop".users', "kv_bucket": "u-1", "name": "kv"}, {})
+    assert (named.messages.bucket, str(named.relay.kv)) == ("u-1", '"Shop".users')
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (
+            {"kv": "users"},
+            "--kv needs a --name of its own: relays of one name share their progress",
+        ),
+        ({"kv": "a,b"}, "--kv must be the name of one table, such as users or billing.invoices"),
+        ({"kv": "u", "tables": "u"}, "--kv and --tables exclude each other"),
+        (
+            {"kv": "u", "shard": "1/2"},
+            "--kv and --shard exclude each other: one relay fills a bucket",
+        ),
+        (
+            {"kv": "u", "jetstream": False},
+            "--kv and --no-jetstream exclude each other: a bucket is a stream",
+        ),
+        ({"kv_bucket": "u"}, "--kv-bucket needs --kv, which names the table"),
+        (
+            {"kv": "u", "kv_bucket": "a.b"},
+            "--kv-bucket must be a bucket's name: letters of ASCII, digits, _ and -",
+        ),
+        (
+            {"kv": '"Odd Name"'},
+            '--kv public."Odd Name" makes no name for a bucket: give it one with --kv-bucket',
+        ),
+    ],
+)
+def test_settings_that_make_no_bucket(flags: dict[str, object], said: str) -> None:
+    name = {} if said.startswith("--kv needs") else {"name": "kv"}
+    assert refusal({}, None, **flags, **name) == said

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from urllib.parse import unquote
 
 import pytest
@@ -13,7 +14,15 @@ from pgoutbox.config.load import load
 from pgoutbox.messages.event import Message
 from pgoutbox.monitoring.monitor import Monitor
 from pgoutbox.nats.streams import subjects as subjects_of_the_stream
-from pgoutbox.subjects import PLACEHOLDERS, Naming, Placeholder, Subjects, escape, is_subject
+from pgoutbox.subjects import (
+    PLACEHOLDERS,
+    Naming,
+    Placeholder,
+    Subjects,
+    bucket_key,
+    escape,
+    is_subject,
+)
 
 
 @pytest.mark.parametrize(
@@ -80,3 +89,21 @@ def test_whatever_reads_a_template_knows_every_placeholder(placeholder: Placehol
     monitor = Monitor(counts_subjects=True, template=template)
     monitor.stored([Message(found, "id", b"")], None)
     assert set(monitor.published) == {(template if placeholder.needs_key else found, "")}
+
+
+VALUES = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)
+
+
+@given(st.lists(VALUES, min_size=1, max_size=4))
+def test_a_buckets_key_has_its_alphabet_and_can_be_read_back(values: list[str]) -> None:
+    """The alphabet of ADR-8, and the recipe of docs/key-value.md."""
+    key = bucket_key(values)
+
+    assert re.fullmatch(r"[-/_=a-zA-Z0-9]+(\.[-/_=a-zA-Z0-9]+)*", key)
+    assert not key.startswith("_kv")
+    assert [unquote(part.replace("=", "%")).strip("\0") for part in key.split(".")] == values
+
+
+def test_a_buckets_key_is_bounded() -> None:
+    assert bucket_key(["x" * 512]) == "x" * 512
+    assert re.fullmatch("=00[0-9a-f]{64}", bucket_key(["x" * 512, "y"]))
