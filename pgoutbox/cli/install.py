@@ -278,6 +278,7 @@ def _script(
         choice=choice,
         filtered=filtered,
         lock_timeout=settings.install.lock_timeout,
+        schema_owner=settings.database.schema_owner,
         **switches,
     )
 

@@ -91,7 +91,9 @@ def uninstall(
 
         if everything:
             script = printing.print_uninstall_all(
-                drop_unsent=drop_unsent, lock_timeout=settings.install.lock_timeout
+                drop_unsent=drop_unsent,
+                lock_timeout=settings.install.lock_timeout,
+                schema_owner=settings.database.schema_owner,
             )
         elif relay_name is not None:
             script = printing.print_forget_relay(relay_name)

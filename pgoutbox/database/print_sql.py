@@ -37,6 +37,7 @@ def print_sql(
     choice: Choice = AS_INSTALLED,
     filtered: Mapping[str, Sequence[str]] | None = None,
     lock_timeout: float = 2.0,
+    schema_owner: str | None = None,
 ) -> str:
     """Return all that `install` would run, as one statement.
 
@@ -45,11 +46,12 @@ def print_sql(
     in a transaction or without. ``tables`` and their actions; names are found by the search_path
     of the session that applies it. ``filtered`` are names without a schema, to be found in all
     of them. Old values, context and checks that are None stay as they are. ``lock_timeout`` is in
-    seconds, and ``chosen`` are patterns that are to be kept.
+    seconds, ``chosen`` are patterns that are to be kept, and ``schema_owner`` is a role that may
+    own the schema beside those that are trusted anyway.
     """
     steps = [
         _SET.format(lock_timeout=_milliseconds(lock_timeout)),
-        _refuse_strangers(),
+        _refuse_strangers(schema_owner),
         _TAKE_TURNS.format(
             make=f"    perform {schema.NOTE_KNOWN_OBJECTS};\n{_migrate(schema.migrations()[0])}",
             is_there=schema.IS_THERE,
@@ -128,14 +130,16 @@ def print_forget_relay(relay: str) -> str:
     return f"do {literal(_where_installed(f'pgoutbox.forget_relay({literal(relay)})'))};\n"
 
 
-def print_uninstall_all(*, drop_unsent: bool = False, lock_timeout: float = 2.0) -> str:
+def print_uninstall_all(
+    *, drop_unsent: bool = False, lock_timeout: float = 2.0, schema_owner: str | None = None
+) -> str:
     """Return what `uninstall --all` would run, as one statement.
 
     It refuses while there are unsent or parked events, unless these are to be dropped.
     """
     body = (
         f"{_DECLARE}begin\n{_SET.format(lock_timeout=_milliseconds(lock_timeout))}"
-        f"{_refuse_strangers()}    if {schema.IS_THERE} then\n"
+        f"{_refuse_strangers(schema_owner)}    if {schema.IS_THERE} then\n"
         f"{_RELEASE_ALL}{'' if drop_unsent else _REFUSE_UNSENT}"
         f"        drop schema pgoutbox cascade;\n    end if;\n{_RESTORE}end\n"
     )
@@ -294,11 +298,14 @@ _RESTORE = """\
 """
 
 
-def _refuse_strangers() -> str:
-    """Return what fails where the schema isn't to be trusted, and else works as its owner."""
+def _refuse_strangers(trusted: str | None) -> str:
+    """Return what fails where the schema isn't to be trusted, and else works as its owner.
+
+    ``trusted`` is a role that may own it beside those that are trusted anyway.
+    """
     return f"""\
     select o.* into owned from (
-{ownership.OWNERSHIP.format(trusted="null")}    ) o;
+{ownership.OWNERSHIP.format(trusted=literal(trusted))}    ) o;
     if owned.problem is not null then
         raise exception '%', owned.problem using hint = owned.hint;
     end if;

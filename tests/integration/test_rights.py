@@ -215,6 +215,10 @@ async def test_a_superuser_works_as_the_schemas_owner(
     status = json.loads(pgoutbox("status", "--json", *dsn, *by_name).stdout)
 
     assert [relay["backlog"] for relay in status["relays"]] == [1]
+    script = pgoutbox("install", "--print-sql", "--table", "theirs.t", *by_name).stdout
+    await admin.execute(script)
+    with pytest.raises(asyncpg.RaiseError, match="belongs to role app_tenant"):
+        await admin.execute(pgoutbox("install", "--print-sql").stdout)
     owners = await admin.fetch(
         "select distinct o.rolname from ("
         " select relowner from pg_class where relnamespace = 'pgoutbox'::regnamespace"
