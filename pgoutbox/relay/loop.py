@@ -424,17 +424,20 @@ class Relay:
 
         A few events find a relay asleep and leave it so. Writers have notified since before the
         batch was read, so they say if there is more: that costs a few of them a NOTIFY, and spares
-        the relay most of its questions to the database. With many it gets up, and lets some more
-        come together. A look costs about the same for a hundred events as for one, and what it
-        takes is missing for writers that are as busy: so the more have come the longer it waits.
+        the relay most of its questions to the database. With many, or where writers overlap, it
+        gets up, and lets some more come together. A look costs about the same for a hundred events
+        as for one, and what it takes is missing for writers that are as busy: so the more have come
+        the longer it waits.
         """
         count = len(batch.passed)
-        if count > _FEW:
+        has_gap = batch.after.has_unsettled_gap
+        overlaps = has_gap and self._wake_up.is_asleep and not self._wake_up.has_stragglers
+        if count > _FEW or overlaps:
             await self._wake_up.get_up()
         if not self._wake_up.is_asleep:
             pause = count * _PAUSE_PER_EVENT
             await asyncio.sleep(min(max(_SHORTEST_PAUSE, pause), _LONGEST_PAUSE))
-        elif not batch.after.has_unsettled_gap:
+        elif not has_gap:
             return Batch(before=batch.after, after=batch.after)
         return await self._next_batch()
 
