@@ -167,6 +167,7 @@ class Watcher:
 
 async def check(filler: Filler, connection: asyncpg.Connection, *flags: str) -> None:
     """Let a relay publish the rest; then bucket and table are to be equal."""
+    await connection.execute("insert into items values (99, 'a', 'last') on conflict do nothing")
     await filler.drain(*flags, table="items")
     rows = await filler.bucket.rows()
     assert rows == await table(connection)
@@ -188,7 +189,6 @@ async def test_killed_again_and_again_under_load(
             await relay.line("connected to NATS")
             await asyncio.sleep(draw.uniform(0.05, 0.3))
             await relay.kill()
-    await connection.execute("insert into items values (99, 'a', 'last')")
     await check(filler, connection)
 
     happened = await events(connection)
@@ -261,7 +261,7 @@ async def test_what_came_behind_a_truncate_comes_again_with_it(
     await connection.execute("update pgoutbox.progress set high = $1", before)
 
     await check(filler, connection)
-    assert list(await filler.bucket.rows()) == ["a.2"]
+    assert set(await filler.bucket.rows()) == {"a.2", "a.99"}
 
 
 async def change_leaders(client: Client, bucket: Bucket, draw: random.Random) -> None:
