@@ -137,7 +137,7 @@ async def _beside_baseline(rig: Rig, database: Database, count: int) -> dict[str
 
 
 # What an earlier relay sent there would be sent again, as lost with the stream.
-_FORGET_STREAM = "update pgoutbox.progress set last_stored = null; delete from pgoutbox.mark"
+FORGET_STREAM = "update pgoutbox.progress set last_stored = null; delete from pgoutbox.mark"
 
 
 async def drain(rig: Rig, database: Database, count: int) -> dict[str, float]:
@@ -145,7 +145,7 @@ async def drain(rig: Rig, database: Database, count: int) -> dict[str, float]:
     async with nats_client(rig.nats) as client:
         await delete_stream(client)
     async with connect(database.dsn) as connection:
-        await connection.execute(_FORGET_STREAM)
+        await connection.execute(FORGET_STREAM)
     await settled(database)
     await rig.checkpoint()
     clock = CpuClock(postgres_us=rig.postgres.pid, nats_us=rig.nats.pid)

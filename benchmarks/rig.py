@@ -193,12 +193,12 @@ class Rig:
             raise Failed(f"pgoutbox {arguments[0]} failed: {done.stderr.strip()}")
 
     @contextmanager
-    def relay(self, database: Database, *, without: str = "") -> Iterator[psutil.Process]:
+    def relay(self, database: Database, *flags: str, without: str = "") -> Iterator[psutil.Process]:
         """Run the relay as a daemon; stopped at the end as one would stop it.
 
         ``without`` names a package that it finds missing.
         """
-        with self._started(database, without=without) as (process, log):
+        with self._started(database, *flags, without=without) as (process, log):
             yield psutil.Process(process.pid)
             if process.poll() is not None:
                 raise Failed(f"the relay has ended: {_last_line(log)}")
