@@ -249,12 +249,15 @@ def test_djangos_tests_see_events_in_a_database_from_a_template(
 ) -> None:
     """With the template that the page makes; the role may create databases, as Django's must."""
     write(tmp_path, DJANGO | {"shop/tests.py": DJANGO_TESTS})
-    with psycopg.connect(database.cluster.admin_dsn, autocommit=True) as admin:
-        admin.execute(f"alter role {OWNER} createdb")
     monkeypatch.setenv("DSN", database.dsn)
     monkeypatch.setenv("TEMPLATE", database.name)
 
-    run(tmp_path, "manage.py", "test")
+    with psycopg.connect(database.cluster.admin_dsn, autocommit=True) as admin:
+        admin.execute(f"alter role {OWNER} createdb")
+        try:
+            run(tmp_path, "manage.py", "test")
+        finally:
+            admin.execute(f"alter role {OWNER} nocreatedb")
 
 
 def test_django_names_a_model_that_does_not_exist(

@@ -95,6 +95,7 @@ async def test_pause_holds_a_busy_relay_across_a_restart_until_it_is_resumed(
     await eventually(lambda: _has(stream, published + unsent))
     assert "resumed" in last.process.output
     await eventually(last.has("pgoutbox_paused", lambda value: value == 0))
+    await last.become(200, 200)
     assert (await ask(last.health, "/ready")).body == "ok"
 
 

@@ -14,6 +14,7 @@ from pgoutbox.config.settings import DatabaseConfig, MessageConfig
 from pgoutbox.database import connection as database_connection
 from pgoutbox.messages.event import EventNumber, LastStored, Message
 from pgoutbox.messages.formats import format_of
+from pgoutbox.names import TableName
 from pgoutbox.outbox.batch import Batch, Withheld
 from pgoutbox.outbox.marks import Mark
 from pgoutbox.outbox.progress import Gap, Key, Progress
@@ -48,6 +49,7 @@ QUESTIONS: dict[str, Callable[[Outbox], Awaitable[object]]] = {
     "note_method": lambda outbox: outbox.note_method("pipelined"),
     "note_error": lambda outbox: outbox.note_error("lost"),
     "look_for_snapshots": lambda outbox: outbox.look_for_snapshots(),
+    "ask_for_rows": lambda outbox: outbox.ask_for_rows(TableName("public", "notes")),
     "next_batch": lambda outbox: outbox.next_batch(BEFORE),
     "begin": lambda outbox: outbox.begin(BATCH, BEFORE, []),
     "advance": lambda outbox: outbox.advance(BEFORE),
