@@ -9,7 +9,7 @@ import asyncpg
 
 Rows = list[asyncpg.Record]
 
-_FIRST = 250  # events; a small backlog isn't read as one, but in parts while others are sent
+_FIRST = 500  # events; a small backlog isn't read as one, but in parts while others are sent
 _FEWER = 4  # times fewer events after a failure; twice as many after each success
 
 # What an event can make a read fail with (errcodes.txt of PostgreSQL): data of a kind that can't be
