@@ -329,13 +329,13 @@ class Relay:
         Raises:
             Refused, LimitTooLow: that is its first event.
         """
+        await self._settle()  # what the stream has stored tells whether a limit is the mistake
         parked: list[tuple[Withheld, Refused]] = []
         for event in batch.withheld:
             refusal = self._refusal_of(event)
             if objection := await self._parking.objection(event.bytes, refusal):
                 batch = batch.before_event(event.key)
                 if not batch:  # nothing is left to be published first
-                    await self._settle()
                     raise objection
                 break
             parked.append((event, refusal))
