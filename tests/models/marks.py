@@ -22,6 +22,7 @@ from typing import ClassVar, NamedTuple
 
 from pgoutbox.outbox.progress import Gap, Key, Progress
 from tests.models.explorer import Model, Step
+from tests.models.outbox import OutboxModel, OutboxState, wrong_order
 
 _FOREIGN = Key(0, 0)  # somebody else's message
 
@@ -64,11 +65,9 @@ class Stream:
 
 
 @dataclass(frozen=True)
-class State:
+class State(OutboxState):
     """`recorded` is in the database, with the `marks`; `now` is what the relay has in memory."""
 
-    visible: frozenset[int] = frozenset()
-    before: tuple[frozenset[int], ...] = ()  # what was visible when each position was drawn
     stream: Stream = Stream()
     now: Mark = _START
     recorded: Mark = _START
@@ -77,13 +76,13 @@ class State:
     mishaps: int = 0
 
 
-class Marks(Model[State]):
-    """The protocol as it is; `sizes` are the numbers of events of the transactions."""
+class Marks(OutboxModel[State]):
+    """The protocol as it is."""
 
     variants: ClassVar[list[type[Model[State]]]] = []
 
     def __init__(self, sizes: Sequence[int] = (1, 2), mishaps: int = 2) -> None:
-        self._sizes = sizes
+        super().__init__(sizes)
         self._mishaps = mishaps
 
     def begin(self) -> State:
@@ -92,27 +91,15 @@ class Marks(Model[State]):
 
     def is_over(self, state: State) -> bool:
         """Tell whether the relay takes everything for sent, and has looked."""
-        everybody = frozenset(range(1, len(self._sizes) + 1))
         is_sent = not self._unsent(state, state.now.progress)
-        return state.visible == everybody and is_sent and state.has_looked
+        return state.visible == set(self._positions) and is_sent and state.has_looked
 
     def wrong(self, state: State) -> str | None:
         """Look for losses that stay, torn transactions, and a wrong order."""
         ours = [key for key in state.stream.messages if key != _FOREIGN]
         if self.is_over(state) and set(ours) != set(self._keys(state.visible)):
             return "something that the stream has lost is never sent again"
-        return self._wrong_order(state, ours) if state.stream.first == 1 else None
-
-    def _wrong_order(self, state: State, ours: Sequence[Key]) -> str | None:
-        begun: list[int] = []
-        for number, (position, seq) in enumerate(ours):
-            if position not in begun:
-                if state.before[position - 1] - set(begun):
-                    return f"position {position} is published before one that was visible earlier"
-                begun.append(position)
-            elif ours[number - 1] != (position, seq - 1):
-                return f"the transaction at position {position} is torn"
-        return None
+        return wrong_order(state, ours) if state.stream.first == 1 else None
 
     def steps(self, state: State) -> Iterator[Step[State]]:
         """Yield what writers, misfortune and the relay can do."""
@@ -127,19 +114,6 @@ class Marks(Model[State]):
         yield from self._publish(state)
         if state.now != state.recorded:
             yield from self._record(state)
-
-    def _keys(self, positions: frozenset[int]) -> list[Key]:
-        return [Key(p, seq) for p in sorted(positions) for seq in range(self._sizes[p - 1])]
-
-    def _write_events(self, state: State) -> Iterator[Step[State]]:
-        drawn = len(state.before)
-        if drawn < len(self._sizes):
-            before = (*state.before, state.visible)
-            yield Step(f"position {drawn + 1} is drawn", replace(state, before=before))
-        for position in range(1, drawn + 1):
-            if position not in state.visible:
-                visible = state.visible | {position}
-                yield Step(f"position {position} is visible", replace(state, visible=visible))
 
     def _mishaps_of(self, state: State) -> Iterator[tuple[str, Stream, bool]]:
         """Yield what can befall the stream, and whether it still has what it had."""
@@ -165,7 +139,7 @@ class Marks(Model[State]):
         found = [p for gap in ranges for p in sorted(state.visible) if gap.first <= p <= gap.last]
         rest = self._keys(frozenset({partial.position} if partial.position else ()))
         return [key for key in rest if key.seq > partial.seq] + [
-            key for p in found if p != partial.position for key in self._keys(frozenset({p}))
+            key for p in found if p != partial.position for key in self._keys([p])
         ]
 
     def _publish(self, state: State) -> Iterator[Step[State]]:

@@ -18,6 +18,7 @@ from typing import ClassVar
 
 from pgoutbox.outbox.progress import Gap, Key, Progress
 from tests.models.explorer import Model, Step
+from tests.models.outbox import OutboxModel, OutboxState, wrong_order
 
 _DEPTH = 2  # batches in flight, at most
 
@@ -68,26 +69,24 @@ class Relay:
 
 
 @dataclass(frozen=True)
-class State:
+class State(OutboxState):
     """`rows` are the versions of the row since the last flush; a crash may go back to any."""
 
-    visible: frozenset[int] = frozenset()
-    before: tuple[frozenset[int], ...] = ()  # what was visible when each position was drawn
     rows: tuple[Row, ...] = (Row(),)
     relay: Relay | None = None
     on_its_way: tuple[Key, ...] = ()  # to the stream
     stream: tuple[Key, ...] = ()
 
 
-class Plan(Model[State]):
-    """The protocol as it is; `sizes` are the numbers of events of the transactions."""
+class Plan(OutboxModel[State]):
+    """The protocol as it is."""
 
     variants: ClassVar[list[type[Model[State]]]] = []
 
     def __init__(
         self, sizes: Sequence[int] = (1, 3), limit: int = 2, *, crashes: bool = True
     ) -> None:
-        self._sizes = sizes
+        super().__init__(sizes)
         self._limit = limit  # events that are read at once
         self._has_crashes = crashes  # of PostgreSQL
 
@@ -97,21 +96,15 @@ class Plan(Model[State]):
 
     def is_over(self, state: State) -> bool:
         """Tell whether everything is sent, and recorded."""
-        row, keys = state.rows[-1], self._keys(range(1, len(self._sizes) + 1))
+        row, keys = state.rows[-1], self._keys(self._positions)
         return set(state.stream) == set(keys) and all(map(row.progress.covers, keys))
 
     def wrong(self, state: State) -> str | None:
         """Look for torn transactions, a wrong order, and progress over what isn't stored."""
-        begun: list[int] = []
-        for number, (position, seq) in enumerate(state.stream):
-            if position not in begun:
-                if state.before[position - 1] - set(begun):
-                    return f"position {position} is published before one that was visible earlier"
-                begun.append(position)
-            elif state.stream[number - 1] != (position, seq - 1):
-                return f"the transaction at position {position} is torn"
+        if found := wrong_order(state, state.stream):
+            return found
         for row in state.rows:
-            for key in self._keys(range(1, len(self._sizes) + 1)):
+            for key in self._keys(self._positions):
                 if row.progress.covers(key) and key not in state.stream:
                     return f"the progress covers {tuple(key)}, which the stream doesn't have"
         return None
@@ -133,19 +126,6 @@ class Plan(Model[State]):
             for row in state.rows[:-1]:
                 crashed = replace(state, rows=(row,), relay=None, on_its_way=())
                 yield Step("PostgreSQL crashes", crashed)
-
-    def _keys(self, positions: Sequence[int] | frozenset[int]) -> list[Key]:
-        return [Key(p, seq) for p in sorted(positions) for seq in range(self._sizes[p - 1])]
-
-    def _write_events(self, state: State) -> Iterator[Step[State]]:
-        drawn = len(state.before)
-        if drawn < len(self._sizes):
-            before = (*state.before, state.visible)
-            yield Step(f"position {drawn + 1} is drawn", replace(state, before=before))
-        for position in range(1, drawn + 1):
-            if position not in state.visible:
-                visible = state.visible | {position}
-                yield Step(f"position {position} is visible", replace(state, visible=visible))
 
     # The relay ------------------------------------------------------------------------------------
 
