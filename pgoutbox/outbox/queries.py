@@ -62,13 +62,9 @@ READ = _beside_holders("next_batch($5, $6, $7, $8, $9, $10, $11, $12")
 READ_DESCRIBED = _beside_holders(
     "next_batch_described($5, $6, $7, $8, $9, $10, $11, $13, max_event_bytes => $12"
 )
-READ_SHARE = _beside_holders(
-    "next_batch_described($5, $6, $7, $8, $9, $10, $11, $13, $14, $15, $16, $12"
-)
-READ_BUCKET = _beside_holders(
-    "next_batch_described($5, $6, $7, $8, $9, $10, $11, $13, $14, $15, $16, $12,"
-    " with_old_keys => true"
-)
+_SHARE = "next_batch_described($5, $6, $7, $8, $9, $10, $11, $13, $14, $15, $16, $12"
+READ_SHARE = _beside_holders(_SHARE)
+READ_BUCKET = _beside_holders(f"{_SHARE}, with_old_keys => true")
 
 LARGEST = "select bytes from pgoutbox.largest_message where relay = $1 and stream = $2"
 NOTE_LARGEST = """

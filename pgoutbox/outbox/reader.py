@@ -89,7 +89,7 @@ class Outbox:
         if share is not None or needs_keys or needs_more:
             self._query = queries.READ_DESCRIBED if share is None else queries.READ_SHARE
             self._flags = (needs_keys,)
-        if message_format.fills_bucket:
+        if self._fills_bucket:
             self._query = queries.READ_BUCKET
         self._numbering = Numbering(connection)
         self._relay = relay
