@@ -174,12 +174,16 @@ async def check(filler: Filler, connection: asyncpg.Connection, *flags: str) -> 
     assert rows, "nothing was left to compare"
 
 
+@pytest.fixture(autouse=True)
+async def items(connection: asyncpg.Connection) -> None:
+    await connection.execute(TABLE)
+    await connection.execute("select pgoutbox.capture_table('items')")
+
+
 async def test_killed_again_and_again_under_load(
     connection: asyncpg.Connection, connect: Connect, filler: Filler, nats: Client, seed: int
 ) -> None:
     """Whoever watches a key sees the changes of its rows in commit order, and each once."""
-    await connection.execute(TABLE)
-    await connection.execute("select pgoutbox.capture_table('items')")
     watcher = Watcher(filler.bucket)
     await watcher.begin(nats)
     draw = random.Random(seed)
@@ -209,8 +213,6 @@ async def test_nats_server_killed_again_and_again_under_load(
     seed: int,
 ) -> None:
     """After it has forgotten the ids of values that the bucket doesn't keep."""
-    await connection.execute(TABLE)
-    await connection.execute("select pgoutbox.capture_table('items')")
     server = servers.nats()
     draw = random.Random(seed)
     async with nats_client(server.url) as client:
@@ -236,8 +238,6 @@ async def test_other_ways_to_publish(
     seed: int,
     flags: tuple[str, ...],
 ) -> None:
-    await connection.execute(TABLE)
-    await connection.execute("select pgoutbox.capture_table('items')")
     relay = await filler.start("--batch-events", "20", *flags, table="items")
     async with writers(connect, seed):
         await asyncio.sleep(1.0)
@@ -249,8 +249,6 @@ async def test_what_came_behind_a_truncate_comes_again_with_it(
     connection: asyncpg.Connection, filler: Filler
 ) -> None:
     """Its purge is new to the stream; the row behind it must not be dropped as a repeat."""
-    await connection.execute(TABLE)
-    await connection.execute("select pgoutbox.capture_table('items')")
     await filler.drain(table="items")
     before = await connection.fetchval("select high from pgoutbox.progress")
     await connection.execute("insert into items values (1, 'a', 'gone')")
@@ -283,8 +281,6 @@ async def test_a_replicated_bucket_whose_leader_keeps_changing(
     seed: int,
     batches: str,
 ) -> None:
-    await connection.execute(TABLE)
-    await connection.execute("select pgoutbox.capture_table('items')")
     urls = ",".join(server.url for server in start_cluster(servers, Network()))
     draw = random.Random(seed)
     async with nats_client(urls) as client:
@@ -343,8 +339,6 @@ async def test_a_store_that_was_rolled_back_is_made_up_for(
     tmp_path: Path,
 ) -> None:
     """What the bucket's limit has removed isn't taken for lost, and what is lost comes again."""
-    await connection.execute(TABLE)
-    await connection.execute("select pgoutbox.capture_table('items')")
     server = servers.nats()
     store = server.folder / "jetstream"
 
