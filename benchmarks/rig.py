@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import compileall
 import itertools
 import json
 import os
@@ -121,7 +122,11 @@ class Rig:
         return max(20, round(count * self.scale))
 
     async def prepare(self) -> None:
-        """Make the database that the others are clones of, as ``pgoutbox install`` leaves it."""
+        """Make the database that the others are clones of, as ``pgoutbox install`` leaves it.
+
+        And compile the modules, as pip does: some set-ups keep Python from doing that later.
+        """
+        compileall.compile_dir(ROOT / "pgoutbox", quiet=1)
         await self._administer(
             f"create role {OWNER} login password '{self.postgres.password}'",
             f"create database template owner {OWNER}",

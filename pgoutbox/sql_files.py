@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 from functools import cache
-from importlib.resources import files
-from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,10 +20,11 @@ class Ring(NamedTuple):
         return self.period * (self.slots - 1)
 
 
-def sql_root() -> Traversable:
+def sql_root() -> Path:
     """Return the folder of SQL files: packaged in a wheel, beside the package in a checkout."""
-    packaged = files("pgoutbox") / "sql"
-    return packaged if packaged.is_dir() else Path(__file__).resolve().parents[1] / "sql"
+    package = Path(__file__).resolve().parent
+    packaged = package / "sql"
+    return packaged if packaged.is_dir() else package.parent / "sql"
 
 
 @cache

@@ -2,25 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from importlib import import_module
 from typing import Any
 
 import click
 
 from pgoutbox import __version__
-from pgoutbox.cli import (
-    demo,
-    doctor,
-    install,
-    parked,
-    pause,
-    relay,
-    resend,
-    schema,
-    snapshot,
-    status,
-    tail,
-    uninstall,
-)
 from pgoutbox.cli.common import Cli, where_options
 
 _EXIT_CODES = """\b
@@ -37,8 +25,40 @@ Exit codes:
   143  terminated, as the first process of a container"""
 
 
+class _Commands(Mapping[str, click.Command]):
+    """The commands by name, each imported when it is looked up: one run needs one of them."""
+
+    _MODULES: Mapping[str, str] = {
+        "install": "install",
+        "uninstall": "uninstall",
+        "relay": "relay",
+        "pause": "pause",
+        "resume": "pause",
+        "snapshot": "snapshot",
+        "resend": "resend",
+        "parked": "parked",
+        "status": "status",
+        "tail": "tail",
+        "doctor": "doctor",
+        "schema": "schema",
+        "demo": "demo",
+    }
+
+    def __getitem__(self, name: str) -> click.Command:
+        module = import_module(f"pgoutbox.cli.{self._MODULES[name]}")
+        command: click.Command = getattr(module, name)
+        return command
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._MODULES)
+
+    def __len__(self) -> int:
+        return len(self._MODULES)
+
+
 @click.group(
     cls=Cli,
+    commands=_Commands(),
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog=_EXIT_CODES,
 )
@@ -58,21 +78,3 @@ def main(ctx: click.Context, /, **flags: Any) -> None:
     file.
     """
     ctx.obj = {key: value for key, value in flags.items() if value is not None}
-
-
-for command in (
-    install.install,
-    uninstall.uninstall,
-    relay.relay,
-    pause.pause,
-    pause.resume,
-    snapshot.snapshot,
-    resend.resend,
-    parked.parked,
-    status.status,
-    tail.tail,
-    doctor.doctor,
-    schema.schema,
-    demo.demo,
-):
-    main.add_command(command)

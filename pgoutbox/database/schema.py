@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources.abc import Traversable
+from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -109,9 +109,8 @@ def _release(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"\d+", version.partition("+")[0]))
 
 
-def _sql_files(folder: str) -> list[Traversable]:
-    found = (entry for entry in (sql_root() / folder).iterdir() if entry.name.endswith(".sql"))
-    return sorted(found, key=lambda entry: entry.name)
+def _sql_files(folder: str) -> list[Path]:
+    return sorted((sql_root() / folder).glob("*.sql"))
 
 
 @cache

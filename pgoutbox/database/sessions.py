@@ -65,9 +65,9 @@ def settings_statement(purpose: str, *, local: bool = False) -> str:
         if not (local and name.startswith(_NOT_LOCAL))
     )
     return (
-        f"select pg_catalog.set_config(s.name, wanted.value, {local})"  # noqa: S608 - our constants
+        f"select pg_catalog.set_config(name, value, {local})"  # noqa: S608 - our constants
         f" from (values {wanted}) wanted (name, value)"
-        " join pg_catalog.pg_settings s on s.name operator(pg_catalog.=) wanted.name"
+        " where pg_catalog.current_setting(name, true) is not null"
     )
 
 

@@ -27,7 +27,7 @@ from pgoutbox.errors import (
     SchemaMissing,
     StreamLost,
 )
-from pgoutbox.monitoring import sentry, systemd, web
+from pgoutbox.monitoring import sentry
 from pgoutbox.monitoring.monitor import Monitor, OnStored
 from pgoutbox.names import Address
 from pgoutbox.nats import connect, credentials
@@ -155,6 +155,8 @@ class Daemon:
             if not self._is_draining:  # which may run beside a relay with the same settings
                 await self._open_ports(stack)
                 if not self._is_guest:
+                    from pgoutbox.monitoring import systemd
+
                     reporting = systemd.reporting(self._monitor, os.environ)
                     await stack.enter_async_context(reporting)
             await self._serve_until_stopped()
@@ -169,6 +171,8 @@ class Daemon:
         Raises:
             ConfigError: the package for metrics is missing.
         """
+        from pgoutbox.monitoring import web
+
         config = self._config.monitoring
         routes: dict[Address, dict[str, web.Route]] = {}
         if config.health_addr:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from importlib.resources.abc import Traversable
+from pathlib import Path
 
 import asyncpg
 import pytest
@@ -340,7 +340,7 @@ async def test_nothing_on_the_hot_path_has_a_set_clause(connection: asyncpg.Conn
 def defined_in(folder: str) -> set[str]:
     """Return the names of the functions in a folder of sql/, without the number of a slot."""
     files = [file for file in (sql_root() / folder).iterdir() if file.name.endswith(".sql")]
-    names = re.findall(r"function pgoutbox\.(\w+)", "".join(map(Traversable.read_text, files)))
+    names = re.findall(r"function pgoutbox\.(\w+)", "".join(map(Path.read_text, files)))
     return {re.sub(r"_\d+$", "", name) for name in names}
 
 

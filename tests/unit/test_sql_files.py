@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from importlib.resources.abc import Traversable
+from pathlib import Path
 
 import pytest
 
@@ -20,7 +20,7 @@ FILES = [
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
-def test_lines_are_short_and_plain(file: Traversable) -> None:
+def test_lines_are_short_and_plain(file: Path) -> None:
     """Databases of any encoding read them."""
     text = file.read_text()
 
@@ -32,7 +32,7 @@ def test_lines_are_short_and_plain(file: Traversable) -> None:
 @pytest.mark.parametrize(
     "file", [file for file in FILES if not re.match(r"\d", file.name)], ids=lambda file: file.name
 )
-def test_a_file_is_named_after_what_it_makes(file: Traversable) -> None:
+def test_a_file_is_named_after_what_it_makes(file: Path) -> None:
     names = re.findall(
         r"^create or replace (?:function|view) pgoutbox\.(\w+)", file.read_text(), re.M
     )
