@@ -226,7 +226,7 @@ async def nats(nats_url: str) -> AsyncIterator[Client]:
 @pytest.fixture
 async def jetstream(nats: Client) -> JetStreamContext:
     """The same client's JetStream."""
-    return nats.jetstream()
+    return nats.jetstream(timeout=30)
 
 
 @pytest.fixture

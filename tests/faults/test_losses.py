@@ -43,9 +43,11 @@ async def drained(scene: Scene, *flags: str) -> Relay:
 
 
 async def written(scene: Scene) -> None:
-    """Write for a moment."""
+    """Write for a moment, and until there is something to send."""
+    before = len(scene.book.returned)
     async with scene.load():
         await scene.pause(0.1, 0.3)
+        await eventually(lambda: len(scene.book.returned) > before)
 
 
 async def make_again(stream: Stream, messages: list[Stored], **settings: object) -> None:
