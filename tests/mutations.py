@@ -229,8 +229,8 @@ PROGRESS = [
     Mutation(
         "a plan is on the disk before its batch goes out beside a gap",
         "pgoutbox/outbox/reader.py",
-        "flush = (is_news and batch.after.has_gap) or (",
-        "flush = (",
+        "flush = is_news and batch.after.has_gap",
+        "flush = False",
         "tests/faults/test_postgres.py::test_crash_takes_back_no_plan_that_order_depends_on",
     ),
     Mutation(
@@ -262,10 +262,10 @@ PROGRESS = [
         f"{_MODEL}[Plan]",
     ),
     Mutation(
-        "lazy commits are on the disk before they are published",
+        "what commits asynchronously is on the disk before it is published",
         "pgoutbox/outbox/reader.py",
-        "may_be_lost = batch.has_lazy_commit or self._wait_for_flush",
-        "may_be_lost = self._wait_for_flush",
+        "flush = not await self._disk.flushes(batch.unflushed)",
+        "flush = False",
         "tests/faults/test_postgres.py::test_what_a_crash_takes_back_was_never_published",
     ),
     Mutation(
@@ -463,8 +463,8 @@ SNAPSHOTS = [
     Mutation(
         "what a chunk shows is on the disk before it is published",
         "pgoutbox/outbox/batch.py",
-        "has_lazy_commit = self.has_lazy_commit or chunk.size > 0",
-        "has_lazy_commit = self.has_lazy_commit",
+        "unflushed = sight if chunk.size > 0 else self.unflushed",
+        "unflushed = self.unflushed",
         "tests/integration/test_snapshot_chunks.py"
         "::test_what_a_chunk_shows_is_on_disk_before_it_is_published",
     ),

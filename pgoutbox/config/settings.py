@@ -413,15 +413,6 @@ class RelayConfig:
             "How long to wait for PostgreSQL's answer before connecting again.",
         ),
     )
-    wait_for_flush: bool = setting(
-        False,
-        own(
-            "--wait-for-flush",
-            values.BOOL,
-            "Publish nothing before PostgreSQL has flushed it, even if a transaction has switched"
-            " synchronous_commit off after SET CONSTRAINTS.",
-        ),
-    )
     retention: float = setting(
         900.0,
         own(

@@ -90,6 +90,11 @@ def commit_time(source: bytes) -> float:
     return _EPOCH.timestamp() + _microseconds(source) / 1e6
 
 
+def xid_of(source: bytes) -> int:
+    """Return the id of the transaction of an ``id_source``."""
+    return int.from_bytes(source[:8], "big")
+
+
 _VARIANTS = dict(zip("0123456789abcdef", "89ab" * 4, strict=True))  # RFC 9562, section 4.1
 
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)  # PostgreSQL's

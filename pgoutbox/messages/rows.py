@@ -18,7 +18,7 @@ def events(rows: Rows, envelope: Envelope, numbers: Sequence[EventNumber]) -> It
     each = zip(rows, envelope.around(rows), numbers or repeat(EventNumber(0, 0)), strict=False)
     for row, (event_id, payload, time, schema, table, action, emitted), number in each:
         position, *others = row
-        traceparent, key, context, *old_key = others[12:16]
+        traceparent, key, context, *old_key = others[11:15]
         if position != transaction.position:
             transaction = Transaction.of(position, number.size, time, traceparent, context)
         yield Event(

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from pgoutbox.messages.event import EventNumber, Message
+from pgoutbox.outbox.disk import Sight
 from pgoutbox.outbox.progress import Key, Progress
 from pgoutbox.outbox.snapshots import Chunk
 
@@ -37,8 +38,7 @@ class Batch:
     is_full: bool = False  # more may be visible than was read
     is_replay: bool = False  # of a plan, sent again in the order of the first time
     has_long_transaction: bool = False  # one of several events, which a restart must not tear
-    has_lazy_commit: bool = False  # visible, but perhaps not on disk yet
-    written: int | None = 0  # up to where the log reached when it was read; see disk.py
+    unflushed: Sight | None = None  # visible so, but perhaps not on disk yet
     oldest: float | None = None  # commit time of the first event, seconds since the epoch
     passed: Sequence[Key] = ()  # of all events read, including those that are passed over
     chunk: Chunk | None = None
@@ -55,14 +55,14 @@ class Batch:
     def __bool__(self) -> bool:
         return bool(self.passed) or self.chunk is not None
 
-    def with_chunk(self, chunk: Chunk) -> Batch:
-        """Return the batch with a snapshot's chunk behind its events.
+    def with_chunk(self, chunk: Chunk, sight: Sight) -> Batch:
+        """Return the batch with a snapshot's chunk behind its events, of the same ``sight``.
 
-        What the chunk shows may not be on PostgreSQL's disk yet.
+        Nobody knows which transactions made the chunk's rows what they are.
         """
         after = replace(self.after, place=chunk.place)
-        has_lazy_commit = self.has_lazy_commit or chunk.size > 0
-        return replace(self, chunk=chunk, after=after, has_lazy_commit=has_lazy_commit)
+        unflushed = sight if chunk.size > 0 else self.unflushed
+        return replace(self, chunk=chunk, after=after, unflushed=unflushed)
 
     def key_of(self, index: int) -> Key:
         """Return where a message's event stands; of a snapshot's row, what it comes behind."""

@@ -1,6 +1,17 @@
-"""Whether what was read is on PostgreSQL's disk; only then may it be published."""
+"""Publishing only what is on PostgreSQL's disk.
+
+A transaction that commits asynchronously is visible before it is on disk, and nothing in its rows
+can tell: it may switch ``synchronous_commit`` off behind its commit stage. The write-ahead log
+tells. Each transaction has written its commit record before anybody sees it, so all that a snapshot
+shows lies in the log before the position that is asked for behind it.
+"""
 
 from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable
+from typing import NamedTuple
 
 import asyncpg
 
@@ -12,15 +23,30 @@ _KEPT_TO_ITSELF = (
     asyncpg.UndefinedFunctionError,
 )
 
-# Up to where the log has to be on disk for all that the statement's snapshot shows: a transaction
-# has written its commit record before anybody sees it. 0 where that is so already; null where the
-# server doesn't tell.
-WRITTEN = """
+_PATIENCE = 0.003  # seconds; a writer's commit takes about one
+_LOOK_AGAIN = 0.001  # seconds
+
+# Columns of a query whose snapshot is looked at: see Sight. Null where the server doesn't tell.
+LOOK = """
 case when {tells} then
     case when pg_catalog.pg_current_wal_flush_lsn() >= pg_catalog.pg_current_wal_insert_lsn()
         then '0/0' else pg_catalog.pg_current_wal_insert_lsn() end
-end
+end as written,
+pg_catalog.pg_snapshot_xmin(pg_catalog.pg_current_snapshot())::text::bigint as ended_below
 """
+
+_IS_FLUSHED = "select pg_catalog.pg_current_wal_flush_lsn() >= $1::pg_catalog.pg_lsn"
+
+
+class Sight(NamedTuple):
+    """What a snapshot of the database shows, by the log.
+
+    ``written`` is up to where the log has to be on disk for all of it: 0 where it is, None where
+    the server doesn't tell. Transactions with ids below ``ended_below`` had ended by then.
+    """
+
+    written: int | None
+    ended_below: int
 
 
 class Disk:
@@ -28,26 +54,55 @@ class Disk:
 
     def __init__(self, connection: asyncpg.Connection[asyncpg.Record]) -> None:
         self._connection = connection
+        self._kept_below = 0  # transactions with lower ids are on disk, if they have committed
+        self._has_own = False  # in the log is what this session committed asynchronously
         self.tells = False  # the server
 
     async def look(self) -> None:
         """Find out whether the server tells."""
         try:
-            await self._connection.fetchval(f"select {WRITTEN.format(tells='true')}")
+            await self._connection.fetchval(f"select {LOOK.format(tells='true')}")
         except _KEPT_TO_ITSELF:
             self.tells = False
         else:
             self.tells = True
 
-    async def has(self, written: int | None) -> bool:
-        """Return True if the log up to ``written`` is known to be on disk.
+    def lacks(self, sight: Sight, xids: Iterable[int]) -> bool:
+        """Return True if one of the transactions ``xids``, seen so, may not be on disk."""
+        if sight.written == 0:
+            self.keeps(sight)
+            return False
+        return max(xids, default=-1) >= self._kept_below
 
-        That is what :data:`WRITTEN` has returned.
+    def keeps(self, sight: Sight) -> None:
+        """Note that all that was seen is on disk."""
+        self._kept_below = max(self._kept_below, sight.ended_below)
+        self._has_own = False
+
+    def wrote(self) -> None:
+        """Note that this session has committed something asynchronously."""
+        self._has_own = True
+
+    async def flushes(self, sight: Sight) -> bool:
+        """Wait a little until others' commits have flushed what was seen; return True if so.
+
+        What this session has written itself would wait for the WAL writer, which takes longer.
         """
-        if not written:
-            return written == 0
-        return bool(
-            await self._connection.fetchval(
-                "select pg_catalog.pg_current_wal_flush_lsn() >= $1::pg_catalog.pg_lsn", written
-            )
-        )
+        if not sight.written:
+            return sight.written == 0
+        until = time.monotonic() + (0 if self._has_own else _PATIENCE)
+        while not await self._connection.fetchval(_IS_FLUSHED, sight.written):
+            if time.monotonic() >= until:
+                return False
+            await asyncio.sleep(_LOOK_AGAIN)
+        self.keeps(sight)
+        return True
+
+    async def force(self, change: str, *arguments: object) -> None:
+        """Execute ``change``, and wait until the log is flushed up to that.
+
+        Nothing has to be asked of the log then. It must change a row.
+        """
+        async with self._connection.transaction():
+            await self._connection.execute("set local synchronous_commit = local")
+            await self._connection.execute(change, *arguments)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from pgoutbox.outbox.disk import WRITTEN
+from pgoutbox.outbox.disk import LOOK
 from pgoutbox.outbox.progress_row import required
 
 NOTE_ERROR = """
@@ -38,12 +38,12 @@ where p.relay <> $1
 # snapshot counts as ended, or one that was known to be gone before. Where nothing is unsent there
 # is one row all the same, for the column `ended`.
 BESIDE_HOLDERS = """
-select COLUMNS, h.ended, h.written
+select COLUMNS, h.ended, h.written, h.ended_below
 from (
     select
         pg_catalog.array_agg(x.xid) as ended,
         least($4::bigint, pg_catalog.min(x.since)) as again,
-        WRITTEN as written
+        LOOK
     from unnest($2::bigint[], $3::bigint[]) x (xid, since)
     where pg_catalog.pg_visible_in_snapshot(x.xid::text::xid8, pg_catalog.pg_current_snapshot())
 ) h
@@ -55,7 +55,7 @@ left join lateral pgoutbox.CALL, settled => $1, holders => $2::text[]::xid8[], a
 def _beside_holders(call: str, columns: str = "u.*") -> str:
     question = BESIDE_HOLDERS.replace("CALL", call).replace("COLUMNS", columns)
     last = max(map(int, re.findall(r"\$(\d+)", question)))
-    return required(question.replace("WRITTEN", WRITTEN.format(tells=f"${last + 1}::boolean")))
+    return required(question.replace("LOOK", LOOK.format(tells=f"${last + 1}::boolean")))
 
 
 READ = _beside_holders("next_batch($5, $6, $7, $8, $9, $10, $11, $12")
@@ -78,7 +78,7 @@ READ_KEY = _beside_holders(
     """
     u.position, u.seq, null as schema_name, null as table_name,
     case when $10 then 'unknown' end as action, null::bytea as new_row, null::bytea as old_row,
-    u.id_source, u.lazy, u.is_full, u.is_last, u.bytes, u.is_read""",
+    u.id_source, u.is_full, u.is_last, u.bytes, u.is_read""",
 )
 
 # Names don't come from the relay, which may be unable to read them.
@@ -97,6 +97,10 @@ select
 from (select) one left join lateral pgoutbox.event_at($3, $4) e on true
 on conflict do nothing
 returning reason
+"""
+
+TOUCH_PARKED = """
+update pgoutbox.parked set reason = reason where relay = $1 and event_id = $2::text::uuid
 """
 
 # A relay that is frozen meanwhile would hold up vacuum, and the slots' locks; a condition that

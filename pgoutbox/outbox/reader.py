@@ -16,7 +16,7 @@ import asyncpg
 from pgoutbox.database import pauses
 from pgoutbox.database.pauses import Pause
 from pgoutbox.errors import ConfigError, LeadershipLost
-from pgoutbox.messages.envelope import Envelope, commit_time
+from pgoutbox.messages.envelope import Envelope, commit_time, xid_of
 from pgoutbox.messages.event import EventNumber, LastStored, Message
 from pgoutbox.messages.formats import MessageFormat
 from pgoutbox.messages.headers import header_lines
@@ -24,7 +24,7 @@ from pgoutbox.names import TableName
 from pgoutbox.outbox import queries, resends
 from pgoutbox.outbox.batch import Batch, Withheld
 from pgoutbox.outbox.careful import CarefulReader, Reading
-from pgoutbox.outbox.disk import Disk
+from pgoutbox.outbox.disk import Disk, Sight
 from pgoutbox.outbox.marks import Mark, Marks, from_json, to_json
 from pgoutbox.outbox.numbering import Numbering
 from pgoutbox.outbox.parked import Parked, Retry
@@ -69,7 +69,6 @@ class Outbox:
         share: Share | None = None,
         until: int | None = None,
         query_timeout: float = 60.0,
-        wait_for_flush: bool = False,
         snapshots: Snapshots | None = None,
     ) -> None:
         self._connection = connection
@@ -80,7 +79,6 @@ class Outbox:
         self._share = share
         self._until = until  # the last position to read
         self._query_timeout = query_timeout  # seconds
-        self._wait_for_flush = wait_for_flush  # whatever a transaction's commit stage noted
         self._query = queries.READ
         self._flags: tuple[bool, ...] = ()  # what else the query asks for
         self._fills_bucket = message_format.fills_bucket
@@ -116,7 +114,7 @@ class Outbox:
         self._saved_place: Place | None = None
         self._has_asked = False  # who of the noted holders is left, since it leads
         self._ended: Sequence[int] = ()  # of the holders, by the snapshot of the last read
-        self._written: int | None = None  # up to where the disk must have the log for that
+        self._sight = Sight(None, 0)  # of that read
         self._disk = Disk(connection)
         self._confirmed: Callable[[], LastStored | None] = lambda: None
         self._recorded = Progress()  # as in the database
@@ -235,6 +233,7 @@ class Outbox:
         rows = await self._connection.fetch(resends.KEYS, number, reach, resends.PART)
         keys = [Key(*row) for row in rows]
         messages, last = await self._messages_at(keys)
+        await self._disk.force(resends.TOUCH, number)
         is_whole = len(keys) < resends.PART and (not keys or last >= keys[-1])
         done = Key(reach, 2**63 - 1) if is_whole else last
         return Some([resends.again(one, number) for one in messages], done, is_end=False)
@@ -315,7 +314,7 @@ class Outbox:
             # A share was decided by somebody else, it took too long, or an event can't be read.
             snapshots.postpone()
             return None
-        return batch if chunk is None else batch.with_chunk(chunk)
+        return batch if chunk is None else batch.with_chunk(chunk, self._sight)
 
     def limit_events(self, max_payload: int) -> None:
         """Read no rows of an event that can't but exceed ``max_payload`` bytes as a message.
@@ -395,7 +394,7 @@ class Outbox:
             lambda: self._connection.fetch(query, *arguments, self._disk.tells, *self._row.known)
         )
         self._ended = rows[0]["ended"] or ()
-        self._written = rows[0]["written"]
+        self._sight = Sight(rows[0]["written"], rows[0]["ended_below"])
         return rows if rows[0]["position"] is not None else []
 
     async def _read(self, before: Progress, high: int, gaps: Sequence[Gap]) -> Batch:
@@ -408,7 +407,7 @@ class Outbox:
         if not self._replay:
             before = before.settle(keys, self._ended, is_full=is_full)
         has_long_transaction = len({key.position for key in keys}) < len(keys)
-        has_lazy_commit, passed = any(row["lazy"] for row in rows), keys
+        passed = keys
         numbers: list[EventNumber] = []
         if self._format.needs_numbers:
             numbers = await self._numbering.of(keys, before.partial, is_cut=is_cut)
@@ -416,6 +415,7 @@ class Outbox:
             wanted = [index for index, row in enumerate(rows) if self._is_wanted(row)]
             rows, keys, numbers = _only(wanted, rows, keys, numbers)
         oldest = commit_time(rows[0]["id_source"]) if rows else None
+        is_unflushed = self._disk.lacks(self._sight, (xid_of(row["id_source"]) for row in rows))
         withheld: list[Withheld] = []
         if not all(row["is_read"] for row in rows):
             read = [index for index, row in enumerate(rows) if row["is_read"]]
@@ -430,8 +430,7 @@ class Outbox:
             is_full=is_full,
             is_replay=bool(self._replay),
             has_long_transaction=has_long_transaction or is_cut or before.partial is not None,
-            has_lazy_commit=has_lazy_commit,
-            written=self._written,
+            unflushed=self._sight if is_unflushed else None,
             oldest=oldest,
             passed=passed,
             withheld=withheld,
@@ -493,12 +492,13 @@ class Outbox:
         """
         plan = self._plan_of((*in_flight, batch))
         is_news = plan[-1:] not in ((), self._plan[-1:])
-        may_be_lost = batch.has_lazy_commit or self._wait_for_flush
-        flush = (is_news and batch.after.has_gap) or (
-            may_be_lost and not await self._disk.has(batch.written)
-        )
+        flush = is_news and batch.after.has_gap
+        if batch.unflushed is not None and not flush:
+            flush = not await self._disk.flushes(batch.unflushed)
         if is_news or flush:
             await self._write(progress, plan, flush=flush)
+        if batch.unflushed is not None and flush:
+            self._disk.keeps(batch.unflushed)
 
     async def advance(self, progress: Progress, in_flight: Sequence[Batch] = ()) -> None:
         """Move the progress to ``progress``, with the batches ``in_flight`` beyond it.
@@ -575,6 +575,8 @@ class Outbox:
         state = await self._row.write(
             progress, plan, to_json(last), flush=flush, place=place if is_new else None
         )
+        if not flush:
+            self._disk.wrote()
         self._plan = plan
         self._saved_place = place
         if last != self.last_stored:
@@ -615,7 +617,10 @@ class Outbox:
 
     async def next_retry(self) -> Retry | None:
         """Return the first parked event that is to be published after all."""
-        return await self._parked.next_retry(self._envelope, self._max_event_bytes)
+        retry = await self._parked.next_retry(self._envelope, self._max_event_bytes)
+        if retry is not None:
+            await self._disk.force(queries.TOUCH_PARKED, self._relay, retry.id)
+        return retry
 
     async def unpark(self, event_id: str) -> None:
         """Forget a parked event, which is published."""

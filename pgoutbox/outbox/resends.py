@@ -67,6 +67,8 @@ from pgoutbox.resend r cross join lateral pgoutbox.resend_keys(r, $2, $3) k
 where r.number = $1
 """
 
+TOUCH = "update pgoutbox.resend set sent = sent where number = $1"
+
 NOTE = """
 update pgoutbox.resend r
 set done_position = $3, done_seq = $4, sent = r.sent + $5,

@@ -160,7 +160,6 @@ class Leadership:
             share=share,
             until=self._until,
             query_timeout=config.relay.query_timeout,
-            wait_for_flush=config.relay.wait_for_flush,
             snapshots=snapshots,
         )
 

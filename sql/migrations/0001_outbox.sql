@@ -160,15 +160,12 @@ create table pgoutbox.transaction (
     last_seq bigint not null,
     committed_at timestamptz not null,
     slot smallint not null,
-    synchronous_commit text not null,
     traceparent text,
     check (position is null) no inherit
 );
 
 comment on table pgoutbox.transaction is
     'One row a transaction with captured changes; its position is its rank in commit order.';
-comment on column pgoutbox.transaction.synchronous_commit is
-    'The setting; where it is off, the transaction is visible before it is on disk.';
 comment on column pgoutbox.transaction.traceparent is
     'In the first 56 characters what the writer had set pgoutbox.traceparent to; anything at all, '
     'so to be checked by who reads it. From the 57th on the context, if there is one: a column of '

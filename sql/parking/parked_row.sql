@@ -4,7 +4,7 @@ create or replace function pgoutbox.parked_row(
     parked_position bigint, parked_seq bigint, with_keys boolean, max_event_bytes bigint
 ) returns table (
     "position" bigint, seq bigint, schema_name text, table_name text, action text,
-    new_row bytea, old_row bytea, id_source bytea, lazy boolean, is_full boolean,
+    new_row bytea, old_row bytea, id_source bytea, is_full boolean,
     is_last boolean, bytes bigint, is_read boolean,
     traceparent text, key text[], context text
 )
@@ -19,7 +19,7 @@ as $$
         case when s.is_read
             then convert_to(pgoutbox.as_published(e.old_row), 'UTF8') end,
         xid8send(e.xid) || int8send(e.position) || timestamptz_send(e.committed_at),
-        false, false, true, s.bytes, s.is_read,
+        false, true, s.bytes, s.is_read,
         case when left(e.traceparent, 56) ~ '^[0-9a-f-]+ *$'
             then rtrim(left(e.traceparent, 56)) end,
         case when with_keys and s.is_read then (

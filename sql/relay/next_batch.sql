@@ -10,7 +10,7 @@ create or replace function pgoutbox.next_batch(
     settled bigint default 0, holders xid8[] default '{}', again bigint default null
 ) returns table (
     "position" bigint, seq bigint, schema_name text, table_name text, action text,
-    new_row bytea, old_row bytea, id_source bytea, lazy boolean, is_full boolean,
+    new_row bytea, old_row bytea, id_source bytea, is_full boolean,
     is_last boolean, bytes bigint, is_read boolean
 )
     language sql
@@ -22,8 +22,7 @@ as $$
             then pg_catalog.convert_to(pgoutbox.as_published(u.new_row), 'UTF8') end,
         case when u.is_read
             then pg_catalog.convert_to(pgoutbox.as_published(u.old_row), 'UTF8') end,
-        u.id_source,
-        u.lazy, u.is_full, u.is_last, u.bytes, u.is_read
+        u.id_source, u.is_full, u.is_last, u.bytes, u.is_read
     from pgoutbox.unsent(
         high, gap_first, gap_last, partial_position, partial_seq, max_events, max_bytes,
         max_event_bytes, settled, holders, again) u

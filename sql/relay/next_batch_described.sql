@@ -16,7 +16,7 @@ create or replace function pgoutbox.next_batch_described(
     with_old_keys boolean default false
 ) returns table (
     "position" bigint, seq bigint, schema_name text, table_name text, action text,
-    new_row bytea, old_row bytea, id_source bytea, lazy boolean, is_full boolean,
+    new_row bytea, old_row bytea, id_source bytea, is_full boolean,
     is_last boolean, bytes bigint, is_read boolean,
     traceparent text, key text[], context text, old_key text[]
 )
@@ -43,8 +43,7 @@ as $$
             then pg_catalog.convert_to(pgoutbox.as_published(b.new_row), 'UTF8') end,
         case when b.is_read
             then pg_catalog.convert_to(pgoutbox.as_published(b.old_row), 'UTF8') end,
-        b.id_source,
-        b.lazy, b.is_full, b.is_last, b.bytes, b.is_read,
+        b.id_source, b.is_full, b.is_last, b.bytes, b.is_read,
         case when pg_catalog.left(b.traceparent, 56) operator(pg_catalog.~) '^[0-9a-f-]* *$'
             then pg_catalog.rtrim(pg_catalog.left(b.traceparent, 56)) end,
         keys.key,

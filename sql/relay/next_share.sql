@@ -20,7 +20,7 @@ create or replace function pgoutbox.next_share(
     settled bigint default 0, holders xid8[] default '{}', again bigint default null
 ) returns table (
     "position" bigint, seq bigint, schema_name text, table_name text, action text,
-    new_row text, old_row text, id_source bytea, lazy boolean, committed_at timestamptz,
+    new_row text, old_row text, id_source bytea, committed_at timestamptz,
     traceparent text, is_full boolean, is_last boolean, bytes bigint,
     is_read boolean
 )
@@ -34,7 +34,7 @@ as $$
         case when s.is_ours then u.action end,
         case when s.is_ours then u.new_row end,
         case when s.is_ours then u.old_row end,
-        u.id_source, u.lazy, u.committed_at, u.traceparent, u.is_full, u.is_last, u.bytes,
+        u.id_source, u.committed_at, u.traceparent, u.is_full, u.is_last, u.bytes,
         u.is_read
     from pgoutbox.unsent(
         high, gap_first, gap_last, partial_position, partial_seq, max_events, max_bytes,

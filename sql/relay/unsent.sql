@@ -32,7 +32,7 @@ create or replace function pgoutbox.unsent(
     settled bigint default 0, holders xid8[] default '{}', again bigint default null
 ) returns table (
     "position" bigint, seq bigint, schema_name text, table_name text, action text,
-    new_row text, old_row text, id_source bytea, lazy boolean, committed_at timestamptz,
+    new_row text, old_row text, id_source bytea, committed_at timestamptz,
     traceparent text, is_full boolean, is_last boolean, bytes bigint,
     is_read boolean
 )
@@ -45,13 +45,12 @@ as $$
         pg_catalog.xid8send(e.xid)
             operator(pg_catalog.||) pg_catalog.int8send(e."position")
             operator(pg_catalog.||) pg_catalog.timestamptz_send(e.committed_at),
-        e.synchronous_commit operator(pg_catalog.=) 'off', e.committed_at,
-        nullif(e.traceparent, ''), e.bytes operator(pg_catalog.>=) max_bytes,
+        e.committed_at, nullif(e.traceparent, ''), e.bytes operator(pg_catalog.>=) max_bytes,
         e.seq operator(pg_catalog.>=) (e.last_seq operator(pg_catalog.-) 1),
         e.own_bytes::pg_catalog.int8, e.is_read
     from (
         select
-            t."position", t.xid, t.synchronous_commit, t.committed_at, t.traceparent, t.last_seq,
+            t."position", t.xid, t.committed_at, t.traceparent, t.last_seq,
             e.seq, e.facts, e.new_row, e.old_row, e.own_bytes,
             r.is_read,
             pg_catalog.sum(case when r.is_read then e.own_bytes else 0 end)

@@ -64,8 +64,7 @@ begin
     if is_left then
         return false;
     end if;
-    -- What it adopts is on disk before it is published, whatever the role's default is, and nobody
-    -- waits behind its locks for a standby to confirm that.
+    -- Nobody waits behind its locks for a standby to confirm what it adopts.
     perform set_config('synchronous_commit', 'local', true);
     looked := pg_current_snapshot();
     execute count_since into counted using looked;
@@ -88,10 +87,10 @@ begin
              returning e.seq
          )
          insert into pgoutbox.transaction_%1$s
-             (position, xid, first_seq, last_seq, committed_at, synchronous_commit)
+             (position, xid, first_seq, last_seq, committed_at)
          select
              nextval(''pgoutbox.position_seq''), pg_catalog.pg_current_xact_id(), min(e.seq),
-             max(e.seq) + 1, clock_timestamp(), ''on''
+             max(e.seq) + 1, clock_timestamp()
          from (table first_event union all table event) e
          having count(*) > 0', target_slot);
     get diagnostics adopted = row_count;

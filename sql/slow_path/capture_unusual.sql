@@ -4,7 +4,7 @@
 -- The setting is one of:
 --   '<xid> <depth>'          open; a depth above 1 says that a trigger changed captured rows, and
 --                            that the commit stage is to put the events in order
---   'on', 'off', 'local'     the commit stage has run: synchronous_commit, as it was then
+--   'done'                   the commit stage has run
 --   '<xid> <depth> again'    open again since; the stage will replace the row that it wrote
 --   '<xid> <depth> context'  open, and the stage is to note the transaction's context
 --   '0 context'              it has a context, but no events yet
@@ -34,7 +34,7 @@ begin
         concat(
             xid, ' ', greatest(depth, facts.depth),
             case
-                when state ~ '^[a-z_]+$' or depth is not null and state like '% again%'
+                when state = 'done' or depth is not null and state like '% again%'
                 then ' again'
                 when has_context then ' context' end,
             -- What its first statement has queued stands before the stage.

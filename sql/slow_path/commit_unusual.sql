@@ -25,18 +25,18 @@ begin
     if is_ours and state !~ '^[0-9]+ 1( |$)' then
         perform pgoutbox.put_in_order_0(xid, seq);
     end if;
-    if is_ours and state like '% again' or state ~ '^[a-z_]+$' then
+    if is_ours and state like '% again' or state = 'done' then
         first_seq := coalesce(pgoutbox.withdraw_0(xid), seq);
     end if;
+    perform set_config('pgoutbox.transaction', 'done', true);
     insert into pgoutbox.transaction_0
-        (position, xid, first_seq, last_seq, committed_at, synchronous_commit, traceparent)
+        (position, xid, first_seq, last_seq, committed_at, traceparent)
     values (
         nextval('pgoutbox.position_seq'),
         xid,
         first_seq,
         nextval('pgoutbox.event_seq'),
         clock_timestamp(),
-        set_config('pgoutbox.transaction', current_setting('synchronous_commit'), true),
         case when context is null then traceparent
             else concat(rpad(coalesce(traceparent, ''), 56), context) end
     );

@@ -36,9 +36,11 @@ begin
     if pg_catalog.current_setting('pgoutbox.transaction', true)
             operator(pg_catalog.=) pg_catalog.concat(new.xid, ' 1')
         and pg_catalog.pg_try_advisory_xact_lock_shared(1885826914, 0)
+        -- Says that the stage has run; as a statement of its own it would cost more.
+        and pg_catalog.set_config('pgoutbox.transaction', 'done', true) is not null
     then
         insert into pgoutbox.transaction_0
-            (position, xid, first_seq, last_seq, committed_at, synchronous_commit, traceparent)
+            (position, xid, first_seq, last_seq, committed_at, traceparent)
         values (
             pg_catalog.nextval('pgoutbox.position_seq'::pg_catalog.regclass),
             new.xid,
@@ -46,9 +48,6 @@ begin
             -- Above the last event's; currval() would fail after DISCARD SEQUENCES.
             pg_catalog.nextval('pgoutbox.event_seq'::pg_catalog.regclass),
             pg_catalog.clock_timestamp(),
-            -- Says that the stage has run, and goes into the row as well: two in one.
-            pg_catalog.set_config(
-                'pgoutbox.transaction', pg_catalog.current_setting('synchronous_commit'), true),
             -- Whatever somebody has set; a good one has 55 characters.
             pg_catalog.left(pg_catalog.current_setting('pgoutbox.traceparent', true), 56)
         );

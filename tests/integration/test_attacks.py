@@ -60,7 +60,7 @@ async def _has(stream: Stream, count: int) -> bool:
 @pytest.mark.parametrize(
     "setting",
     [
-        "pgoutbox.transaction = 'on'",
+        "pgoutbox.transaction = 'done'",
         "pgoutbox.transaction = '1 1'",
         "pgoutbox.transaction = E'\\x1b; drop table t'",
         "pgoutbox.row = 'x'",

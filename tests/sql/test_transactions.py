@@ -116,7 +116,7 @@ async def test_discard_all_between_transactions(
 
 @pytest.mark.parametrize(
     "state",
-    ["1", "1 1", "1 2 again", "99999999999999999999 1", "on", "off", "x", "on 1 again", " "],
+    ["1", "1 1", "1 2 again", "99999999999999999999 1", "done", "off", "x", "on 1 again", " "],
 )
 async def test_forged_state(
     connection: asyncpg.Connection, connect: Connect, outbox: Outbox, state: str
@@ -277,15 +277,6 @@ async def test_commit_order_is_that_of_the_commit_stage(
         ["xa"],
         ["b", "xab"],
     ]
-
-
-async def test_lazy_is_what_commits_asynchronously(
-    connection: asyncpg.Connection, outbox: Outbox
-) -> None:
-    await connection.execute("set synchronous_commit = off; insert into t values (1)")
-    await connection.execute("set synchronous_commit = local; insert into t values (2)")
-
-    assert [row["lazy"] for row in await outbox.rows()] == [True, False]
 
 
 async def test_one_commit_time_and_ids_that_stay(

@@ -78,7 +78,7 @@ def test_both_formats_make_the_same_of_rows_where_settings_ask_for_nothing_more(
     config = MessageConfig(subject="{topic}.{database}.{table}.{action}")
     naming = Naming(config.topic, database="app")
     rows = [
-        (position, seq, "public", table, "INSERT", b"{}", None, bytes(24), *([False] * 5))
+        (position, seq, "public", table, "INSERT", b"{}", None, bytes(24), *([False] * 4))
         for position, seq, table in [(1, 1, "a"), (1, 2, "b"), (2, 3, "a")]
     ]
     described = DescribedFormat(Subjects(naming, config.subject), config, "app")

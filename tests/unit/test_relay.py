@@ -15,12 +15,15 @@ from pgoutbox.errors import DatabaseError, Interrupted, LimitTooLow, Refused, To
 from pgoutbox.messages.event import EventNumber, Message
 from pgoutbox.monitoring.monitor import Monitor
 from pgoutbox.outbox.batch import Batch, Withheld
+from pgoutbox.outbox.disk import Sight
 from pgoutbox.outbox.parked import Retry
 from pgoutbox.outbox.progress import Gap, Key, Progress
 from pgoutbox.relay import loop
 from pgoutbox.relay.loop import Relay
 from pgoutbox.relay.parking import OnOversize, Parking
 from tests.support.waiting import eventually
+
+_SIGHT = Sight(1, 0)
 
 
 class Killed(BaseException):
@@ -75,7 +78,7 @@ class Outbox:
             is_full=is_full,
             is_replay=bool(self.replay),
             has_long_transaction=is_cut or any(a.position == b.position for a, b in pairwise(keys)),
-            has_lazy_commit=any(key.position in self.lazy for key in keys),
+            unflushed=_SIGHT if any(key.position in self.lazy for key in keys) else None,
             passed=keys,
             withheld=[
                 Withheld(key, self.text(key), 10, EventNumber(0, 0), None)
@@ -94,8 +97,8 @@ class Outbox:
 
     async def begin(self, batch: Batch, progress: Progress, in_flight: Sequence[Batch]) -> None:
         plan = self._plan((*in_flight, batch))
-        if batch.has_lazy_commit or plan[-1:] not in ((), self.noted[-1:]):
-            self.log.append("flush" if batch.has_lazy_commit else "plan")
+        if batch.unflushed or plan[-1:] not in ((), self.noted[-1:]):
+            self.log.append("flush" if batch.unflushed else "plan")
             self.progress, self.noted = progress, plan
 
     async def advance(self, progress: Progress, in_flight: Sequence[Batch] = ()) -> None:
