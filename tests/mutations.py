@@ -641,6 +641,39 @@ ROTATION = [
     ),
 ]
 
+_NOTIFICATIONS = "tests/faults/test_notifications.py::test_"
+
+NOTIFICATIONS = [
+    Mutation(
+        "a LISTEN that fails keeps no events back",
+        "pgoutbox/relay/wakeup.py",
+        "        except asyncpg.PostgresError as error:\n",
+        "        except ZeroDivisionError as error:\n",
+        f"{_NOTIFICATIONS}listen_has_no_effect[refused]",
+    ),
+    Mutation(
+        "a relay that hears nothing listens anew",
+        "pgoutbox/relay/wakeup.py",
+        "        self._is_listening = False\n        return _NO_ECHO\n",
+        "        return _NO_ECHO\n",
+        f"{_NOTIFICATIONS}listen_has_no_effect[silent]",
+    ),
+    Mutation(
+        "a session that has heard one notification can still be in doubt",
+        "pgoutbox/relay/wakeup.py",
+        "        self._heard.clear()\n",
+        "        pass\n",
+        f"{_NOTIFICATIONS}a_session_that_once_heard_is_asked_again_only_in_doubt",
+    ),
+    Mutation(
+        "events that nobody has notified of are a reason to doubt",
+        "pgoutbox/relay/loop.py",
+        "elif was_silent and not",
+        "elif False and not",
+        f"{_UNIT}relay.py::test_events_that_nobody_has_notified_of_are_a_reason_to_doubt",
+    ),
+]
+
 MUTATIONS = {
     "capture": CAPTURE,
     "commit stage": COMMIT_STAGE,
@@ -653,4 +686,5 @@ MUTATIONS = {
     "ids": IDS,
     "chain": CHAIN,
     "rotation": ROTATION,
+    "notifications": NOTIFICATIONS,
 }

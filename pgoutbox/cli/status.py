@@ -63,8 +63,8 @@ def status(
     """Show backlog, captured tables, the leading relays, and what needs attention.
 
     Exits with 3 if the schema pgoutbox is missing. With --check, exits with 7 if a captured
-    table has a problem, a relay can't publish, events are parked, events are unsent and nobody
-    publishes them or they are older than 5 minutes, or a session holds up the relays.
+    table has a problem, a relay can't publish or only polls, events are parked, events are unsent
+    and nobody publishes them or they are older than 5 minutes, or a session holds up the relays.
 
     --watch fills the terminal, and has rates beside: how many events are written and sent a
     second.

@@ -13,6 +13,12 @@ on conflict (relay) do update set error = excluded.error, since = excluded.since
 """
 CLEAR_ERROR = "delete from pgoutbox.relay_error where relay = $1"
 
+NOTE_POLLING = """
+insert into pgoutbox.relay_polling as p (relay, reason) values ($1, $2)
+on conflict (relay) do update set reason = excluded.reason
+"""
+CLEAR_POLLING = "delete from pgoutbox.relay_polling where relay = $1"
+
 # The moment is that after the look, so nothing that the look notes is later: a jump of the clock is
 # counted from there.
 RESTING = """

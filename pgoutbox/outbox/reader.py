@@ -107,6 +107,7 @@ class Outbox:
         # Our clock, which can't be set, and PostgreSQL's, at the last look at slots.
         self._looked: tuple[float, datetime | None] = (0.0, None)
         self._noted_error: str | None = ""  # not known, from the leader before
+        self._noted_polling: str | None = ""  # the same
         # Progress after each batch in flight, as noted in the database, and what of an earlier
         # leader's note, or that of an attempt which failed, is to be finished first.
         self._plan: tuple[Progress, ...] = ()
@@ -207,6 +208,17 @@ class Outbox:
             queries.CLEAR_ERROR if error is None else queries.NOTE_ERROR,
             self._relay,
             *(() if error is None else (error,)),
+        )
+
+    async def note_polling(self, reason: str | None) -> None:
+        """Note why notifications don't arrive; None once they do."""
+        if reason == self._noted_polling:
+            return
+        self._noted_polling = reason
+        await self._connection.execute(
+            queries.CLEAR_POLLING if reason is None else queries.NOTE_POLLING,
+            self._relay,
+            *(() if reason is None else (reason,)),
         )
 
     async def pause(self) -> Pause | None:

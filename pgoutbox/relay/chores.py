@@ -23,6 +23,7 @@ log = logging.getLogger("pgoutbox.relay")
 _DRIFT_INTERVAL = 15.0
 _ROTATE_INTERVAL = 30.0
 _PROBE_INTERVAL = 30.0
+_DEAF_INTERVAL = 5.0  # of probes while notifications don't arrive
 _DISCARD_INTERVAL = 60.0
 _OTHERS_INTERVAL = 60.0
 _STRANGERS_INTERVAL = 30.0
@@ -166,17 +167,19 @@ class Chores:
         return _DISCARD_INTERVAL
 
     async def _probe(self, _: Progress) -> float:
-        is_deaf = not await self._wake_up.probe()
-        if is_deaf != self._is_deaf:
-            self._is_deaf = is_deaf
-            if is_deaf:
-                log.warning(
-                    "notifications are not arriving; events wait for the next poll",
-                    extra={"hint": "Is there a transaction-mode pooler between relay and server?"},
-                )
-            else:
-                log.info("notifications are arriving again")
-        return _PROBE_INTERVAL
+        """Check that notifications arrive; where they don't, listening is begun anew."""
+        silence = await self._wake_up.probe()
+        reason = None if silence is None else silence.reason
+        await self._outbox.note_polling(reason)
+        if silence is not None and not self._is_deaf:
+            log.warning(
+                "notifications are not arriving; events wait for the next poll",
+                extra={"error": reason, "hint": silence.hint},
+            )
+        elif silence is None and self._is_deaf:
+            log.info("notifications are arriving again")
+        self._is_deaf = silence is not None
+        return _DEAF_INTERVAL if self._is_deaf else _PROBE_INTERVAL
 
     async def _look_for_strangers(self, _: Progress) -> float:
         """Name who holds the sleep lock at two looks: a writer does so for a moment only."""

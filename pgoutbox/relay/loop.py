@@ -80,6 +80,9 @@ class WakeUpLike(Protocol):
     async def wait(self, seconds: float) -> bool:
         """Wait for a hint, at most ``seconds``; return True if one came."""
 
+    def doubt(self) -> None:
+        """Note that events came of which nobody has notified."""
+
     def interrupt(self) -> None:
         """End a wait now."""
 
@@ -225,19 +228,24 @@ class Relay:
 
     async def _run(self) -> None:
         backoff = Backoff(_FIRST_LOOK_AGAIN, self._poll_interval, _LOOK_GROWTH)
+        was_silent = False
         while not self._is_stopping:
             self._publisher.check()
             read = self._read
             await self._publish_all()
-            if self._read > read and not self._wake_up.is_asleep:
-                backoff.reset()
+            if self._read > read:
+                if not self._wake_up.is_asleep:
+                    backoff.reset()
+                elif was_silent and not self._wake_up.has_stragglers:
+                    self._wake_up.doubt()
+            was_silent = False
             if self._is_to_resend:
                 continue
             if self._wake_up.is_asleep:
                 # The look just now came after writers had begun to notify.
                 pause = self._outbox.snapshot_pause
                 rest = backoff.next() if self._wake_up.has_stragglers else self._poll_interval
-                await self._rest(rest if pause is None else min(rest, pause))
+                was_silent = not await self._rest(rest if pause is None else min(rest, pause))
             elif await self._wake_up.fall_asleep():
                 backoff.reset()
             else:
@@ -255,14 +263,14 @@ class Relay:
             await self._publish_all()
         await self._catch_up()
 
-    async def _rest(self, seconds: float) -> None:
-        """Wait for a hint; record the progress where none comes soon."""
+    async def _rest(self, seconds: float) -> bool:
+        """Wait for a hint; record the progress where none comes soon. Return True if one came."""
         quiet = min(_QUIET, self._record_interval)
         if self._unrecorded and seconds > quiet:
             if await self._wake_up.wait(quiet):
-                return
+                return True
             await self._record()
-        await self._wake_up.wait(seconds)
+        return await self._wake_up.wait(seconds)
 
     async def _publish_all(self) -> None:
         """Publish until no unsent event is left, or :meth:`stop`, and wait until it is stored."""

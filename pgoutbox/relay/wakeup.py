@@ -7,6 +7,7 @@ import secrets
 import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -24,7 +25,23 @@ ASKED = "asked"  # what a command notifies with once it has asked a relay for so
 
 _PROBE_TIMEOUT = 10.0  # seconds
 _VERIFIED_FOR = 2.0  # seconds that an answer of the server is good for
+_ECHO_TIMEOUT = 1.0  # seconds that a notification of our own may take
+_ECHO_TIMEOUT_AGAIN = 0.2  # seconds, after one that didn't come: events wait meanwhile
 _PATIENCE = 0.1  # seconds with the sleep lock shared; a writer that commits needs some milliseconds
+
+
+@dataclass(frozen=True, slots=True)
+class Silence:
+    """Why notifications don't arrive, and what to do about it."""
+
+    reason: str
+    hint: str
+
+
+_NO_ECHO = Silence(
+    "the relay listens, and a notification of its own didn't come back",
+    "Is there a transaction-mode pooler between relay and server?",
+)
 
 
 class WakeUp:
@@ -47,6 +64,7 @@ class WakeUp:
         self._asked = asyncio.Event()
         self._token = secrets.token_hex(8)
         self._heard = asyncio.Event()  # a notification of our own, known by the token
+        self._is_listening = False
         self._is_lost = False
         self._verified_at = time.monotonic()
         self._has_lock = False  # the sleep lock
@@ -55,9 +73,20 @@ class WakeUp:
         self._queue = SleepQueue(connect, self._hint.set)
 
     async def start(self) -> None:
-        """Begin to listen."""
+        """Begin to listen; where LISTEN fails, :meth:`probe` says why, and tries again."""
         self._connection.add_termination_listener(self._on_lost)
-        await self._connection.add_listener(CHANNEL, self._on_notification)
+        await self._listen()
+
+    async def _listen(self) -> Silence | None:
+        try:
+            await self._connection.remove_listener(CHANNEL, self._on_notification)
+            await self._connection.add_listener(CHANNEL, self._on_notification)
+        except asyncpg.PostgresError as error:
+            self.check()
+            hint = "Nothing is lost. LISTEN is tried again every few seconds."
+            return Silence(f"LISTEN failed: {error}", hint)
+        self._is_listening = True
+        return None
 
     def _on_notification(self, _: object, __: int, ___: str, payload: object) -> None:
         # Not by the pid that the server told: a pooler makes one up for its client.
@@ -175,10 +204,11 @@ class WakeUp:
                 await self._asked.wait()
         self.check()
 
-    async def probe(self) -> bool:
-        """Tell whether a notification comes through; also finds a connection that is half open.
+    async def probe(self) -> Silence | None:
+        """Return why notifications don't arrive; None where they do.
 
-        A session that has heard one hears them all, and is spared the NOTIFY, which writes WAL.
+        Also finds a connection that is half open. A session that has heard its own notification is
+        spared further ones, which write WAL, until :meth:`doubt`.
 
         Raises:
             DatabaseError: the connection is dead.
@@ -186,17 +216,30 @@ class WakeUp:
         """
         try:
             async with asyncio.timeout(_PROBE_TIMEOUT):
-                await self._connection.execute(
-                    "select" if self._heard.is_set() else f"notify {CHANNEL}, '{self._token}'"
-                )
+                return await self._ask_for_echo()
         except TimeoutError:
             raise DatabaseError("the connection to PostgreSQL stopped responding") from None
-        try:
-            async with asyncio.timeout(1):
+
+    async def _ask_for_echo(self) -> Silence | None:
+        if self._heard.is_set():
+            await self._connection.execute("select")
+            return None
+        timeout = _ECHO_TIMEOUT
+        if not self._is_listening:
+            timeout = _ECHO_TIMEOUT_AGAIN
+            if silence := await self._listen():
+                return silence
+        await self._connection.execute(f"notify {CHANNEL}, '{self._token}'")
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
                 await self._heard.wait()
-        except TimeoutError:
-            return False
-        return True
+                return None
+        self._is_listening = False
+        return _NO_ECHO
+
+    def doubt(self) -> None:
+        """Have the next :meth:`probe` find out anew whether notifications arrive."""
+        self._heard.clear()
 
     def interrupt(self) -> None:
         """End a wait now."""

@@ -344,6 +344,15 @@ create table pgoutbox.relay_error (
 
 comment on table pgoutbox.relay_error is 'Why a relay publishes nothing now.';
 
+-- Why notifications don't reach a relay, while that lasts.
+create table pgoutbox.relay_polling (
+    relay text primary key,
+    reason text not null,
+    since timestamptz not null default pg_catalog.clock_timestamp()
+);
+
+comment on table pgoutbox.relay_polling is 'Why a relay finds events by polling alone now.';
+
 -- Relays that are to publish nothing until somebody resumes them. Beside the progress, too, and not
 -- tied to a leader: it holds across restarts.
 create table pgoutbox.relay_pause (

@@ -20,6 +20,7 @@ begin
     perform pgoutbox.tidy_parked();
     delete from pgoutbox.progress p where p.relay = forget_relay.relay;
     delete from pgoutbox.relay_error e where e.relay = forget_relay.relay;
+    delete from pgoutbox.relay_polling p where p.relay = forget_relay.relay;
     delete from pgoutbox.relay_pause p where p.relay = forget_relay.relay;
     delete from pgoutbox.resend r where r.relay = forget_relay.relay;
     delete from pgoutbox.mark m where m.relay = forget_relay.relay;

@@ -6,8 +6,8 @@ as $$
 begin
     perform pgoutbox.grant_sight(role);
     execute format(
-        'grant select on pgoutbox.relay_error, pgoutbox.relay_pause, pgoutbox.resend,
-             pgoutbox.transaction, pgoutbox.loss to %s', role);
+        'grant select on pgoutbox.relay_error, pgoutbox.relay_polling, pgoutbox.relay_pause,
+             pgoutbox.resend, pgoutbox.transaction, pgoutbox.loss to %s', role);
     execute format(
         'grant select (slot, xid, seq) on pgoutbox.event_in_slot to %s', role);
     -- A subject may have a row's key in it, as the payload has its data.

@@ -17,7 +17,7 @@ begin
         'grant select, insert, update on pgoutbox.largest_message to %s', role);
     execute pg_catalog.format(
         'grant select, insert, update, delete on pgoutbox.mark, pgoutbox.relay_error,
-             pgoutbox.relay_pause to %s', role);
+             pgoutbox.relay_polling, pgoutbox.relay_pause to %s', role);
     execute pg_catalog.format('grant select, insert, update on pgoutbox.loss to %s', role);
     execute pg_catalog.format('grant select, insert on pgoutbox.shard_key to %s', role);
     -- Not to ask for one: the condition runs with the rights of the schema's owner.

@@ -332,6 +332,7 @@ async def test_status_counts_backlog_gaps_and_parked(
         "share": "",
         "error": None,
         "error_s": None,
+        "polling": None,
         "loss": None,
         "pause": None,
     }

@@ -75,6 +75,7 @@ QUESTIONS: dict[str, Callable[[Outbox], Awaitable[object]]] = {
     "misses": lambda outbox: outbox.misses(["t"]),
     "others": lambda outbox: outbox.others(),
     "is_led": lambda outbox: outbox.is_led("other"),
+    "note_polling": lambda outbox: outbox.note_polling("silent"),
     "pause": lambda outbox: outbox.pause(),
     "next_resend": lambda outbox: outbox.next_resend(),
     "strangers": lambda outbox: outbox.strangers(),

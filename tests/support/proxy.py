@@ -1,4 +1,4 @@
-"""A TCP proxy that loses what passes, slows it down, holds it back, or cuts the connection."""
+"""A TCP proxy that loses, alters, delays or holds back what passes, or cuts the connection."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ class Proxy:
         self._flows.set()
         self._open: set[asyncio.StreamWriter] = set()
         self.rate: float | None = None  # bytes a second, in each direction
+        self.alters: Callable[[bytes], bytes] | None = None  # each piece, in each direction
         self.port = 0
         self.connections = 0
         self.lost = 0
@@ -75,7 +76,7 @@ class Proxy:
                     await asyncio.sleep(len(chunk) / self.rate)
                 self.held -= 1
                 if self._loses is None:
-                    writer.write(chunk)
+                    writer.write(self.alters(chunk) if self.alters else chunk)
                 else:
                     frames, rest = _frames(rest + chunk)
                     writer.write(b"".join(frame for frame in frames if not self._is_lost(frame)))

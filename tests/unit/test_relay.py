@@ -243,6 +243,7 @@ class WakeUp:
     def __init__(self) -> None:
         self.hint = asyncio.Event()
         self.is_deposed = False
+        self.doubts = 0
 
     async def fall_asleep(self) -> bool:
         self.is_asleep = True
@@ -259,6 +260,9 @@ class WakeUp:
             return False
         self.hint.clear()
         return True
+
+    def doubt(self) -> None:
+        self.doubts += 1
 
     def interrupt(self) -> None:
         self.hint.set()
@@ -321,6 +325,14 @@ async def running(relay: Relay) -> AsyncIterator[asyncio.Task[None]]:
     finally:
         relay.stop()
         await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_events_that_nobody_has_notified_of_are_a_reason_to_doubt(world: World) -> None:
+    async with running(world.relay()):
+        await eventually(lambda: world.wake_up.is_asleep)
+        world.commit("a")
+        await eventually(lambda: world.wake_up.doubts == 1)
+        assert world.stream.stored == ["a"]
 
 
 async def test_everything_is_stored_in_order_and_recorded(world: World) -> None:

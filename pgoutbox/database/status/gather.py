@@ -222,7 +222,7 @@ select
     ), 0)::bigint as gaps,
     (select count(*) from pgoutbox.parked k where k.relay = r.relay) as parked,
     extract(epoch from pg_catalog.clock_timestamp() - r.started_at)::float8 as leading_s,
-    r.share, r.pid, a.application_name as application, e.error,
+    r.share, r.pid, a.application_name as application, e.error, o.reason as polling,
     extract(epoch from pg_catalog.clock_timestamp() - e.since)::float8 as error_s,
     s.paused_by, s.reason as pause_reason,
     extract(epoch from pg_catalog.clock_timestamp() - s.since)::float8 as paused_s,
@@ -240,6 +240,7 @@ from (
 left join pg_catalog.pg_stat_activity a on a.pid = r.pid
 cross join lateral pgoutbox.backlog(r.relay) b
 left join pgoutbox.relay_error e on e.relay = r.relay
+left join pgoutbox.relay_polling o on o.relay = r.relay and r.pid is not null
 left join pgoutbox.relay_pause s on s.relay = r.relay
 left join pgoutbox.loss l on l.relay = r.relay
 order by r.relay
@@ -263,6 +264,7 @@ async def _relays(conn: Connection) -> tuple[RelayStatus, ...]:
             share=row["share"],
             error=row["error"],
             error_s=row["error_s"],
+            polling=row["polling"],
             pause=_pause(row),
             loss=_loss(row),
         )

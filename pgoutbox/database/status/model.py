@@ -93,6 +93,7 @@ class RelayStatus:
     share: str  # what it publishes, as flags; empty where that is everything
     error: str | None = None  # why it publishes nothing
     error_s: float | None = None  # how long ago it said so
+    polling: str | None = None  # why notifications don't reach it
     loss: LossStatus | None = None  # of its stream
     pause: PauseStatus | None = None
 

@@ -70,6 +70,8 @@ def _relay_problems(relay: RelayStatus, relays: Sequence[RelayStatus]) -> Iterat
     if relay.error:
         ago = age(relay.error_s or 0)
         yield f"relay {name} can't publish (reported {ago} ago): {relay.error}"
+    if relay.polling:
+        yield f"relay {name} only polls, since notifications don't reach it: {relay.polling}"
     if relay.leader is None and relay.backlog:
         what = run_or_forget(relay, relays)
         yield f"nobody publishes the unsent events of relay {name}; {what}"
