@@ -66,6 +66,11 @@ def _diagnosis(error: Exception, config: NatsConfig) -> tuple[str, str | None]:
             )
         case _ if re.search("authorization|authentication", text, re.I):
             return "rejected the credentials", _credentials_hint(config)
+        case _ if "empty response from server" in text:
+            return (
+                "closed the connection without a word",
+                "Is it nats-server that listens there, or a proxy with no server behind it?",
+            )
         case TimeoutError():
             return "doesn't answer", None
         case socket.gaierror():

@@ -9,7 +9,9 @@ from pgoutbox.monitoring.monitor import Server
 
 log = logging.getLogger("pgoutbox.relay")
 
-_NEW_REASON_AFTER = 30.0  # seconds; until then one cause shows in many ways
+# Seconds until another reason is news: until then one cause shows in many ways. Twice as many after
+# each, so that reasons that alternate fill no log.
+_NEW_REASON_AFTER = 30.0
 
 
 class Outage:
@@ -24,6 +26,7 @@ class Outage:
         self._server = server or Server()
         self._since: float | None = None
         self._said, self._said_at = "", 0.0
+        self._patience = _NEW_REASON_AFTER
 
     @property
     def is_on(self) -> bool:
@@ -35,7 +38,7 @@ class Outage:
         details = {name: getattr(error, name, None) for name in ("subject", "hint")}
         now = time.monotonic()
         is_news = self._since is None or (
-            str(error) != self._said and now - self._said_at > _NEW_REASON_AFTER
+            str(error) != self._said and now - self._said_at > self._patience
         )
         log.log(
             logging.WARNING if is_news else logging.DEBUG,
@@ -43,6 +46,7 @@ class Outage:
             extra={"error": str(error)} | {name: said for name, said in details.items() if said},
         )
         if is_news:
+            self._patience *= 1 if self._since is None else 2
             self._said, self._said_at = str(error), now
         if self._since is None:
             self._since = time.monotonic()
@@ -55,4 +59,5 @@ class Outage:
             seconds = round(time.monotonic() - self._since, 1)
             log.info(self._recovery, extra={"seconds": seconds})
             self._since = None
+            self._patience = _NEW_REASON_AFTER
             self._server.is_out = False

@@ -187,6 +187,10 @@ def _run(request: dict[str, Any], main: Any) -> None:
         os.dup2(log, 1)
         os.dup2(log, 2)
         os.environ.update(request["env"])
+        if file := os.environ.get("PGOUTBOX_TEST_FAST_MOTION"):
+            from tests.support import fast_motion
+
+            fast_motion.begin(Path(file))
         main(args=request["start"], prog_name="pgoutbox")
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1

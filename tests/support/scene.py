@@ -29,6 +29,7 @@ class Scene:
     flags: tuple[str, ...] = ("--poll-interval", "200ms", "--batch-events", "20", "--window", "45")
     nats_url: str | None = None  # where it isn't the stream's, such as a proxy's
     dsn: str | None = None
+    env: dict[str, str] = field(default_factory=dict)  # of relays
 
     def __post_init__(self) -> None:
         self.draw = random.Random(self.seed)
@@ -41,6 +42,7 @@ class Scene:
             *("--nats-url", self.nats_url or self.stream.url, "--topic", self.stream.topic),
             *self.flags,
             *flags,
+            env=self.env,
         )
 
     @contextlib.asynccontextmanager
