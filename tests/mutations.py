@@ -155,8 +155,8 @@ GAPS = [
     Mutation(
         "who may fill gaps is asked for before the read that settles them",
         "pgoutbox/outbox/reader.py",
-        "if not before.has_unsettled_gap and (self._has_asked or not before.gaps):",
-        "if before.high >= 0:",
+        "is_known = not before.has_unsettled_gap and (self._has_asked or not before.gaps)",
+        "is_known = True",
         "tests/faults/test_postgres.py::test_others_flow_past_an_open_and_a_prepared_transaction",
     ),
     Mutation(

@@ -114,6 +114,7 @@ class Outbox:
         self._replay: tuple[Progress, ...] = ()
         self._saved_place: Place | None = None
         self._has_asked = False  # who of the noted holders is left, since it leads
+        self._noted: Progress | None = None  # the last one with which holders were noted
         self._ended: Sequence[int] = ()  # of the holders, by the snapshot of the last read
         self._sight = Sight(None, 0)  # of that read
         self._disk = Disk(connection)
@@ -344,13 +345,15 @@ class Outbox:
         isn't: asked for inside the snapshot, a transaction that has ended meanwhile would count
         as gone, and the snapshot not show it. Whoever reads in a transaction of REPEATABLE READ
         calls this before that begins; then everything that is visible in the snapshot is returned
-        by a read there which isn't full.
+        by a read there which isn't full. For what it has returned last it needn't ask again.
         """
-        if not before.has_unsettled_gap and (self._has_asked or not before.gaps):
+        is_known = not before.has_unsettled_gap and (self._has_asked or not before.gaps)
+        if is_known or before is self._noted:
             return before
         found = await self._connection.fetch("select xid::text, upto from pgoutbox.gap_holders()")
         self._has_asked = True
-        return before.noting({int(row["xid"]): row["upto"] for row in found})
+        self._noted = before.noting({int(row["xid"]): row["upto"] for row in found})
+        return self._noted
 
     async def _reading(self, before: Progress, high: int, gaps: Sequence[Gap]) -> Reading:
         """Read; again where there is a table of which it is yet to be decided who publishes it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -10,6 +11,7 @@ import asyncpg
 import pytest
 import pytest_asyncio
 
+from pgoutbox.locks import SLEEP_LOCK
 from pgoutbox.relay import sleep_queue
 from pgoutbox.relay.wakeup import WakeUp
 from tests.conftest import StartDaemon
@@ -20,6 +22,15 @@ from tests.support.waiting import eventually
 Connecting = Callable[[], AbstractAsyncContextManager[asyncpg.Connection]]
 
 HOLD = "begin; insert into t values (0); set constraints all immediate"
+LOSE = "savepoint s; insert into t values (-1); rollback to s; release s"
+SHARE = f"select pg_advisory_lock_shared({SLEEP_LOCK[0]}, {SLEEP_LOCK[1]})"
+SLEEPS = """
+select exists (
+    select from pg_locks l join pg_database d on d.oid = l.database
+    where l.locktype = 'advisory' and l.classid = $1 and l.objid = $2
+      and l.mode = 'ExclusiveLock' and l.granted and d.datname = current_database()
+)
+"""
 IS_WAITED_FOR = """
 select exists (
     select from pg_locks l join pg_database d on d.oid = l.database
@@ -187,3 +198,32 @@ async def test_a_relay_sends_what_comes_beside_such_a_transaction_and_then_its_o
     rows = [json.loads(message.data)["data"]["id"] for message in await stream.messages()]
     assert rows == [1, 2, 3, 0]
     assert await relay.stop() == 0
+
+
+async def test_a_relay_sleeps_on_beside_positions_that_nobody_fills(
+    database: Database, owner: asyncpg.Connection, stream: Stream, daemon: StartDaemon
+) -> None:
+    relay = await daemon(
+        "relay", "--dsn", database.dsn, "--nats-url", stream.url, "--topic", stream.topic,
+        "--poll-interval", "1h",
+    )  # fmt: skip
+    await eventually(lambda: owner.fetchval(SLEEPS, *SLEEP_LOCK))
+    # It gets the lock as soon as the relay gives it up, for however short a time.
+    waiting = asyncio.create_task((await database.connect()).execute(SHARE))
+    await eventually(lambda: owner.fetchval(IS_WAITED_FOR))
+    holder = await database.connect()
+    await holder.execute(HOLD)
+
+    async def arrived(count: int) -> bool:
+        return await stream.count() == count
+
+    for number in range(1, 6):
+        await holder.execute(LOSE)
+        await owner.execute("insert into t values ($1)", number)
+        await eventually(lambda: arrived(number))  # noqa: B023
+    await holder.execute("commit")
+    await eventually(lambda: arrived(6))
+    assert not waiting.done()
+
+    assert await relay.stop() == 0
+    await waiting

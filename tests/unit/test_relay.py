@@ -50,6 +50,11 @@ class Outbox:
     fails: Callable[[], None] = lambda: None
     snapshot_pause: float | None = None
 
+    async def noting_holders(self, before: Progress) -> Progress:
+        if before.gaps:
+            self.log.append("asked who may fill gaps")
+        return before
+
     async def next_batch(self, before: Progress) -> Batch:
         await asyncio.sleep(0)
         self.fails()
@@ -244,12 +249,14 @@ class WakeUp:
         self.hint = asyncio.Event()
         self.is_deposed = False
         self.doubts = 0
+        self.has_got_up = False
 
     async def fall_asleep(self) -> bool:
         self.is_asleep = True
         return True
 
     async def get_up(self) -> None:
+        self.has_got_up = self.is_asleep
         self.is_asleep = False
 
     async def wait(self, seconds: float) -> bool:
@@ -616,6 +623,18 @@ async def test_gap_is_filled_when_its_transaction_becomes_visible(world: World) 
 
     assert world.stream.stored == ["a", "c", "b"]
     assert world.outbox.progress == Progress(3)
+
+
+async def test_gap_leaves_a_relay_asleep_that_asks_who_may_fill_it() -> None:
+    world = World()
+    async with running(world.relay()):
+        await eventually(lambda: world.wake_up.is_asleep)
+        world.outbox.transactions = {1: ["a"], 3: ["c"]}
+        world.wake_up.interrupt()
+        await eventually(lambda: "recorded 3" in world.outbox.log)
+
+    assert "asked who may fill gaps" in world.outbox.log
+    assert not world.wake_up.has_got_up
 
 
 async def test_stop_waits_for_what_is_in_flight_and_records_it() -> None:
