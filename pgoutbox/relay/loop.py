@@ -309,8 +309,7 @@ class Relay:
         # Not between two events of one transaction.
         if not self._is_to_resend or self._front.partial is not None:
             return
-        while self._flights:
-            await self._confirm()
+        await self._settle()
         self._close_stretch()
         await self._wake_up.verify()
         assert self._resending is not None  # noqa: S101 - it is to resend
@@ -374,6 +373,7 @@ class Relay:
         """Wait until all that is in flight is stored."""
         while self._flights:
             await self._confirm()
+            await self._record_if_due()
 
     @property
     def _in_flight(self) -> list[Batch]:
@@ -406,6 +406,8 @@ class Relay:
         flight = Flight(batch)
         self._flights.append(flight)
         self._front, self._next_oldest = batch.after, None
+        if self._unrecorded or self._has_unrecorded_chunk:
+            await self._record_if_due()  # after begin(), which may have written it with the plan
         if not batch.is_full and batch.chunk is None:
             await self._launch(flight, alone=goes_alone)
             return await self._behind_all(batch)
@@ -463,7 +465,6 @@ class Relay:
             await self._send_again()
             return
         self._land()
-        await self._record_if_due()
 
     async def _send_again(self) -> None:
         """Publish one after another what is in flight and wasn't stored, for whatever reason."""
