@@ -16,36 +16,44 @@ create or replace function pgoutbox.rotate(target_slot integer) returns boolean
     security definer
     set search_path = pg_catalog, pg_temp
     set enable_seqscan = off
-    set enable_hashjoin = on
+    set enable_hashjoin = off
+    set enable_mergejoin = off
+    set max_parallel_workers_per_gather = 0
 as $$
 declare
+    event_xids constant text := format(
+        'select e.xid from pgoutbox.first_event_%1$s e
+         union all select e.xid from pgoutbox.event_%1$s e', target_slot);
+    -- LIMIT keeps the planner from reading all of the slot for a join or a hash table.
     has_unsent constant text := format(
         'select not exists (select from pgoutbox.progress) or exists (
              select from pgoutbox.progress p
              where exists (select from pgoutbox.transaction_%1$s t where t.position > p.high)
-                or exists (
-                    select from pgoutbox.transaction_%1$s t where t.position = p.partial_position
+                or (
+                    select true from pgoutbox.transaction_%1$s t
+                    where t.position = p.partial_position limit 1
                 )
                 or exists (
                     select from rows from (unnest(p.gap_first), unnest(p.gap_last)) g (first, last)
-                    join pgoutbox.transaction_%1$s t
-                        on t.position between greatest(g.first, p.settled + 1) and g.last
+                    cross join lateral (
+                        select from pgoutbox.transaction_%1$s t
+                        where t.position between greatest(g.first, p.settled + 1) and g.last
+                        limit 1
+                    ) t
                 )
                 -- Looked up by id, for many positions may lie in one gap.
                 or exists (
                     select from unnest(p.holders) h (xid)
-                    where exists (select from pgoutbox.first_event_%1$s e where e.xid = h.xid)
-                       or exists (select from pgoutbox.event_%1$s e where e.xid = h.xid)
+                    cross join lateral (
+                        select from (%2$s) e where e.xid = h.xid limit 1
+                    ) e
                 )
-         )', target_slot);
+         )', target_slot, event_xids);
     count_since constant text := format(
         'select (select count(*) from (%2$s) e where e.xid >= pg_catalog.pg_snapshot_xmax($1))
               + (select count(*) from pg_catalog.pg_snapshot_xip($1) open (xid)
                  join (%2$s) e on e.xid = open.xid)',
-        target_slot,
-        format(
-            'select e.xid from pgoutbox.first_event_%1$s e
-             union all select e.xid from pgoutbox.event_%1$s e', target_slot));
+        target_slot, event_xids);
     looked pg_snapshot;
     counted bigint;
     adopted bigint;
@@ -70,6 +78,7 @@ begin
     execute count_since into counted using looked;
     -- The one statement that reads everything, and the only one that should.
     perform set_config('enable_seqscan', 'on', true);
+    perform set_config('enable_hashjoin', 'on', true);
     execute format(
         'with first_event as (
              update pgoutbox.first_event_%1$s e set xid = pg_catalog.pg_current_xact_id()
@@ -100,6 +109,7 @@ begin
     -- What is parked of a slot that is sent was parked before: none can come after this.
     perform pgoutbox.keep_parked(target_slot);
     perform set_config('enable_seqscan', 'off', true);
+    perform set_config('enable_hashjoin', 'off', true);
     for attempt in 1..50 loop
         begin
             execute format(
@@ -120,9 +130,12 @@ begin
     end if;
     if not is_left then
         execute format(
-            'truncate pgoutbox.first_event_%1$s, pgoutbox.event_%1$s, pgoutbox.lap_%1$s,
-                 pgoutbox.transaction_%1$s',
+            'truncate pgoutbox.first_event_%1$s, pgoutbox.event_%1$s, pgoutbox.transaction_%1$s',
             target_slot);
+        -- Not what is empty: to truncate a table that is unlogged waits for the disk.
+        if pg_relation_size(format('pgoutbox.lap_%s', target_slot)) > 0 then
+            execute format('truncate pgoutbox.lap_%s', target_slot);
+        end if;
     end if;
     return not is_left;
 end

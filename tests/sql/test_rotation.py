@@ -303,3 +303,33 @@ async def test_what_is_parked_by_reference_survives_its_slot(
         await connection.execute("select pgoutbox.tidy_parked()")
         kept = await connection.fetchval("select count(*) from pgoutbox.parked_event")
         assert kept == (relay == "a")
+
+
+async def test_looks_under_the_lock_do_not_grow_with_the_slot(
+    connection: asyncpg.Connection,
+) -> None:
+    """Relays wait meanwhile. Of its indexes it reads what gaps and their holders point to."""
+    await connection.execute("""
+        do $$ begin for n in 1..500 loop insert into t values (n); commit; end loop; end $$
+    """)
+    await connection.execute("insert into t select generate_series(501, 1000)")
+    slot = await _slot(connection)
+    await connection.execute("""
+        update pgoutbox.progress set
+            high = 5000, gap_first = '{600, 900}', gap_last = '{700, 999}',
+            holders = '{9000000001, 9000000002}', holder_since = '{600, 600}'
+    """)
+
+    async with connection.transaction():
+        assert await connection.fetchval("select pgoutbox.rotate($1)", slot)
+        read = await connection.fetch(
+            "select relname, pg_stat_get_xact_tuples_returned(oid) as count from pg_class where"
+            f" relkind = 'i' and relname ~ '^(transaction|first_event|event)_{slot}_'"
+        )
+
+    assert {name for name, _ in read} == {
+        f"transaction_{slot}_position",
+        f"first_event_{slot}_xid_seq",
+        f"event_{slot}_xid_seq",
+    }
+    assert all(count < 20 for _, count in read), read
