@@ -166,11 +166,10 @@ async def _set_for_all_tables(
     conn: Connection, context: bool | None, all_checks: bool | None, say: Say
 ) -> None:
     """Set what capture does for all tables; None leaves it as it is."""
+    await conn.execute("select pgoutbox.configure_capture($1, $2)", context, all_checks)
     if context is not None:
-        await conn.execute("select pgoutbox.capture_sessions($1)", context)
         say(f"sessions of writers: {'' if context else 'not '}captured")
     if all_checks is not None:
-        await conn.execute("select pgoutbox.await_all_checks($1)", all_checks)
         say(f"order: behind the deferred checks of {'all' if all_checks else 'captured'} tables")
 
 

@@ -61,15 +61,7 @@ def print_sql(
         *(_migrate(migration) for migration in schema.migrations()[1:]),
         *(_execute(statement) for statement in schema.function_statements()),
         _RESTORE_PATH,
-        *(
-            f"    perform pgoutbox.{function}({str(wanted).lower()});\n"
-            for function, wanted in (
-                ("capture_sessions", context),
-                ("await_all_checks", all_checks),
-                ("watch_tables", event_trigger),
-            )
-            if wanted is not None
-        ),
+        *(f"    perform {call};\n" for call in _settings(context, all_checks, event_trigger)),
         *(
             f"    perform {call};\n"
             for call in _captures(tables, old_values, filtered, chosen, fires_always, choice)
@@ -194,7 +186,7 @@ def _captures(
         relation = f"{literal(table)}::pg_catalog.regclass"
         yield _capture(relation, actions, old_values, choice=choice)
         if fires_always is not None:
-            yield f"pgoutbox.fire_always({relation}, {str(fires_always).lower()})"
+            yield f"pgoutbox.fire_always({relation}, {_boolean(fires_always)})"
     for name, actions in (filtered or {}).items():
         if actions:
             call = _capture("t.relation", actions, old_values, widen=True)
@@ -215,7 +207,7 @@ def _keep(
         f"{literal(as_json(chosen.excepted))}::pg_catalog.jsonb",
         literal("{" + ",".join(chosen.actions) + "}") if chosen.actions else "null",
         literal(old_values),
-        "null" if fires_always is None else str(fires_always).lower(),
+        _boolean(fires_always),
     ]
     if pattern.schema is not None:
         place = [literal(pattern.text), literal(pattern.schema)]
@@ -358,6 +350,19 @@ def _migrate(migration: schema.Migration) -> str:
 def _execute(statements: str) -> str:
     tag = _tag(statements)
     return f"    execute {tag}\n{statements.rstrip()}\n{tag};\n"
+
+
+def _settings(
+    context: bool | None, all_checks: bool | None, event_trigger: bool | None
+) -> Iterator[str]:
+    if context is not None or all_checks is not None:
+        yield f"pgoutbox.configure_capture({_boolean(context)}, {_boolean(all_checks)})"
+    if event_trigger is not None:
+        yield f"pgoutbox.watch_tables({_boolean(event_trigger)})"
+
+
+def _boolean(value: bool | None) -> str:
+    return "null" if value is None else str(value).lower()
 
 
 def _tag(text: str) -> str:

@@ -87,7 +87,7 @@ class SleepQueue:
                 # Not what the server told at the beginning: a pooler makes that up.
                 self._pid = await connection.fetchval("select pg_catalog.pg_backend_pid()")
                 while await self._is_wanted():
-                    await connection.fetchval("select pgoutbox.await_sleep_lock()")
+                    await connection.execute("select pgoutbox.await_sleep_lock()")
                     self._end()
         except (PgoutboxError, *database.FAILURES) as error:
             self._retry_at = time.monotonic() + _RETRY

@@ -81,7 +81,7 @@ async def test_deferred_foreign_key_that_finds_its_parent_at_commit(
     if captures_child:
         await ledger.keep(parent, "bed")
     else:
-        await parent.execute("select pgoutbox.await_all_checks(true)")
+        await parent.execute("select pgoutbox.configure_capture(null, true)")
     await child.execute("begin; insert into ledger_transaction (label) values (2)")
     await child.execute("insert into bulk values (1, 'opens the transaction')")
     await child.execute("insert into lag values (0.5, false)")

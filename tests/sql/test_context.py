@@ -148,8 +148,8 @@ async def test_the_session_is_captured_where_it_is_asked_for(
     connection: asyncpg.Connection, writer: asyncpg.Connection
 ) -> None:
     session = {"user": WRITER, "application": "web", "address": "127.0.0.1"}
-    assert await connection.fetchval("select pgoutbox.capture_sessions(true)")
-    assert not await connection.fetchval("select pgoutbox.capture_sessions(true)")
+    assert await connection.fetchval("select pgoutbox.configure_capture(true, null)")
+    assert not await connection.fetchval("select pgoutbox.configure_capture(true, null)")
     await writer.execute("set application_name = 'web'")
     await writer.execute("insert into t default values; update t set n = 1")
     await writer.execute("select pgoutbox.emit('a', 'b')")
@@ -167,6 +167,6 @@ async def test_the_session_is_captured_where_it_is_asked_for(
     assert found[-1]["session"]["user"] == OWNER
 
     high = await connection.fetchval("select max(position) from pgoutbox.transaction")
-    await connection.execute("select pgoutbox.capture_sessions(false)")
+    await connection.execute("select pgoutbox.configure_capture(false, null)")
     await writer.execute("insert into t default values")
     assert await contexts(connection, high) == [None]

@@ -79,8 +79,8 @@ async def test_only_checks_behind_the_stage_need_a_lap(
 async def test_every_transaction_makes_a_lap_where_all_checks_are_awaited(
     connection: asyncpg.Connection, outbox: Outbox, script: str
 ) -> None:
-    assert await connection.fetchval("select pgoutbox.await_all_checks(true)")
-    assert not await connection.fetchval("select pgoutbox.await_all_checks(true)")
+    assert await connection.fetchval("select pgoutbox.configure_capture(null, true)")
+    assert not await connection.fetchval("select pgoutbox.configure_capture(null, true)")
 
     await connection.execute(script)
 
@@ -88,7 +88,7 @@ async def test_every_transaction_makes_a_lap_where_all_checks_are_awaited(
     rows = await outbox.rows()
     assert len(rows) == script.count("into") + script.count("emit")
     assert len({row["position"] for row in rows}) == 1
-    await connection.execute("select pgoutbox.await_all_checks(false)")
+    await connection.execute("select pgoutbox.configure_capture(null, false)")
     await connection.execute("insert into plain values (9)")
     assert await laps(connection) == 1 + ("immediate" in script)
 
