@@ -11,15 +11,9 @@ import pytest
 from tests.conftest import Connect
 from tests.support import ledger
 from tests.support.proxy import port_of, proxy, through
+from tests.support.ring import slots_of
 from tests.support.scene import Scene
 from tests.support.waiting import eventually
-
-# A lap takes five seconds.
-SLOTS_OF_A_SECOND = """
-create or replace function pgoutbox.ring(out period integer, out slots integer)
-    language sql immutable set search_path = pg_catalog, pg_temp as 'select 1, 5';
-select pgoutbox.refresh_capture(relation) from pgoutbox.captured_table
-"""
 
 
 def is_more(count: Callable[[], int], before: int) -> bool:
@@ -36,7 +30,7 @@ async def test_slots_are_emptied_lap_after_lap_and_nothing_is_lost(
 ) -> None:
     """Of two relays, while readers hold the slots and NATS is away for longer than a lap."""
     owner, reader = await connect(), await connect()
-    await owner.execute(SLOTS_OF_A_SECOND)
+    await owner.execute(slots_of(1))
     flags = ("--retention", "1s")
     async with proxy(port_of(scene.stream.url)) as network:
         scene.nats_url = through(scene.stream.url, network)
@@ -61,11 +55,7 @@ async def test_slots_are_emptied_lap_after_lap_and_nothing_is_lost(
                 await scene.pause(0.5, 1.0)
         for name in ("default", "second"):
             await ledger.all_sent(scene.database, name)
-
-        async def is_empty() -> bool:
-            return not await owner.fetchval("select exists (select from pgoutbox.event)")
-
-        await eventually(is_empty, timeout=30, pause=0.1)
+        await ledger.all_emptied(scene.database)
         for one in (relay, other):
             assert await one.stop() == 0, one.output
     print(f"{emptied()} slots emptied")
@@ -75,7 +65,7 @@ async def test_slots_are_emptied_lap_after_lap_and_nothing_is_lost(
 async def test_slots_are_emptied_at_their_hours_only(scene: Scene, connect: Connect) -> None:
     """Outside of them the ring goes round, lap upon lap."""
     owner = await connect()
-    await owner.execute(SLOTS_OF_A_SECOND)
+    await owner.execute(slots_of(1))
     hour = int(await owner.fetchval("select extract(hour from now() at time zone 'UTC')"))
     away = f"{(hour + 10) % 24:02}:00-{(hour + 14) % 24:02}:00"
     here = f"{(hour - 2) % 24:02}:00-{(hour + 2) % 24:02}:00"

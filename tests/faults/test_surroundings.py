@@ -22,11 +22,11 @@ from pgoutbox.demo.nats_server import NatsServer
 from pgoutbox.demo.postgres import PostgresServer
 from pgoutbox.demo.process import unprivileged_user
 from tests.conftest import Connect, Servers
-from tests.faults.test_laps import SLOTS_OF_A_SECOND
 from tests.support import ledger
 from tests.support.cluster import ADMIN, Cluster, Database
 from tests.support.nursery import Nursery, Relay
 from tests.support.proxy import port_of, proxy, through
+from tests.support.ring import slots_of
 from tests.support.scene import Scene
 from tests.support.streams import Stream, nats_client
 from tests.support.waiting import eventually, unique
@@ -363,7 +363,7 @@ async def test_slots_that_are_emptied_at_night_cancel_no_dump_of_a_standby(
     primary.settings |= {"max_standby_streaming_delay": "100ms", "hot_standby_feedback": "on"}
     standby = await asyncio.to_thread(standby_of, primary, folder / "standby")
     owner = await own.database.connect()
-    await owner.execute(SLOTS_OF_A_SECOND)
+    await owner.execute(slots_of(1))
     hour = int(await owner.fetchval("select extract(hour from now() at time zone 'UTC')"))
     away = f"{(hour + 10) % 24:02}:00-{(hour + 14) % 24:02}:00"
     here = f"{(hour - 2) % 24:02}:00-{(hour + 2) % 24:02}:00"

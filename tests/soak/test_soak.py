@@ -2,7 +2,8 @@
 
 Each round has new servers' databases and streams, a seed of its own that is printed, and ends
 with the ledger's judgement: every committed event in the stream, once, whole transactions, in
-commit order, and no writer with an error that pgoutbox caused.
+commit order, and no writer with an error that pgoutbox caused. Meanwhile the ring of slots goes
+round every five seconds, and at the end the outbox is empty.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from tests.support.cluster import Cluster, Database
 from tests.support.nats_cluster import Network, start_cluster
 from tests.support.nursery import Nursery
 from tests.support.proxy import Proxy, port_of, proxy, through
+from tests.support.ring import slots_of
 from tests.support.scene import Scene
 from tests.support.storm import Storm
 from tests.support.streams import Stream, nats_client
@@ -86,10 +88,11 @@ async def _round(
     assert postgres is not None
     database = await cluster.create_database()
     await ledger.prepare(database)
+    await (await database.connect()).execute(slots_of(1))
     await database.disconnect()
     async with proxy(port_of(database.dsn)) as between, _stream(nats, seed) as stream:
         scene = Scene(database, stream, nursery, seed)
-        scene.flags = ()
+        scene.flags = ("--retention", "1s")
         scene.dsn = through(database.dsn, between)
         scene.nats_url = nats_url
         storm = Storm(scene, postgres, nats, between, nats_proxy)
@@ -108,6 +111,9 @@ async def _recovered(storm: Storm, postgres: PostgresServer) -> None:
         for relay in storm.relays:
             print(relay.output[-4000:])
         raise
+    await ledger.all_emptied(scene.database, timeout=PATIENCE)
+    emptied = sum(relay.output.count("slot emptied") for relay in scene.nursery.relays)
+    print(f"slots emptied: {emptied}")
     for relay in storm.relays:
         assert await relay.stop() == 0, relay.output
     async with nats_client(",".join(server.url for server in storm.nats)) as client:

@@ -621,3 +621,17 @@ async def all_sent(database: Database, relay: str = "default", *, timeout: float
     finally:
         with suppress(OSError):
             await owner.close()
+
+
+async def all_emptied(database: Database, *, timeout: float = 60.0) -> None:
+    """Wait until the outbox has no events any more, all being sent."""
+    owner = await asyncpg.connect(database.dsn)
+    try:
+
+        async def is_empty() -> bool:
+            return not await owner.fetchval("select exists (select from pgoutbox.event)")
+
+        await eventually(is_empty, timeout=timeout, pause=0.1)
+    finally:
+        with suppress(OSError):
+            await owner.close()

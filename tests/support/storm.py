@@ -66,7 +66,8 @@ class Storm:
             (self.kill_nats, 3),
             (self.restart_nats, 2),
             (self.hold_a_transaction, 3),
-            *([(self.cut_nats, 3), (self.stall_nats, 1)] if self.nats_proxy else []),
+            (self.hold_the_slots, 2),
+            *(self._faults_of_the_network() if self.nats_proxy else []),
             *([(self.change_the_streams_leader, 8)] if len(self.nats) > 1 else []),
         ]
         await self.add_a_relay()
@@ -77,6 +78,9 @@ class Storm:
             await self.scene.pause(0.0, 1.0)
         if not self.relays:
             await self.add_a_relay()
+
+    def _faults_of_the_network(self) -> list[tuple[Fault, int]]:
+        return [(self.cut_nats, 3), (self.stall_nats, 1), (self.keep_nats_away, 1)]
 
     async def add_a_relay(self) -> None:
         """Start a relay with settings of its own; at most three run at once."""
@@ -142,9 +146,14 @@ class Storm:
         assert self.nats_proxy is not None
         await self._stall(self.nats_proxy)
 
-    async def _stall(self, proxy: Proxy) -> None:
+    async def keep_nats_away(self) -> None:
+        """Forward nothing between relays and NATS for some laps of the ring."""
+        assert self.nats_proxy is not None
+        await self._stall(self.nats_proxy, 5.5, 16.0)
+
+    async def _stall(self, proxy: Proxy, shortest: float = 0.1, longest: float = 3.0) -> None:
         proxy.stall()
-        await self.scene.pause(0.1, 3.0)
+        await self.scene.pause(shortest, longest)
         proxy.flow()
 
     async def crash_postgres(self) -> None:
@@ -184,6 +193,16 @@ class Storm:
                         await client.publish(f"{self.scene.stream.topic}.foreign", b"")
                         await asyncio.sleep(0.025)
             await asyncio.sleep(0.1)
+
+    async def hold_the_slots(self) -> None:
+        """Read the outbox in a transaction that stays open, up to a lap of the ring."""
+        with contextlib.suppress(*ledger.LOST):
+            owner = await asyncpg.connect(self.scene.database.dsn)
+            try:
+                await owner.execute("begin; select count(*) from pgoutbox.outbox")
+                await self.scene.pause(0.5, 6.0)
+            finally:
+                owner.terminate()
 
     async def hold_a_transaction(self) -> None:
         """Leave a transaction open after it has written, while others go on."""
