@@ -600,9 +600,16 @@ ROTATION = [
     Mutation(
         "a slot with events in a gap isn't emptied",
         "sql/slots/rotate.sql",
-        "on t.position between greatest(g.first, p.settled + 1) and g.last",
-        "on false",
+        "where t.position between greatest(g.first, p.settled + 1) and g.last",
+        "where false",
         f"{_SQL}rotation.py::test_only_what_is_sent",
+    ),
+    Mutation(
+        "what keeps a slot is looked up, not joined to all of it",
+        "sql/slots/rotate.sql",
+        "where t.position = p.partial_position limit 1",
+        "where t.position + 0 = p.partial_position limit 1",
+        f"{_SQL}rotation.py::test_looks_under_the_lock_do_not_grow_with_the_slot",
     ),
     Mutation(
         "a slot with a transaction that is sent in part isn't emptied",
