@@ -16,6 +16,7 @@ from nats.js.api import DiscardPolicy, StreamConfig
 
 from pgoutbox.demo.nats_server import NatsServer
 from tests.conftest import Connect, Servers
+from tests.integration.test_nats_connection import Papers, papers
 from tests.support import ledger
 from tests.support.cluster import Database
 from tests.support.nursery import Nursery
@@ -23,6 +24,8 @@ from tests.support.proxy import port_of, proxy, through
 from tests.support.scene import Scene, Watcher
 from tests.support.streams import Stream, nats_client
 from tests.support.waiting import eventually, unique
+
+__all__ = ["papers"]
 
 FAILS = "NATS unavailable; retrying"
 WORKS = "NATS available again"
@@ -126,6 +129,33 @@ async def test_stream_deleted_while_running(scene: Scene) -> None:
 
     assert await scene.check()
     assert said(relay.lines, FAILS) == said(relay.lines, WORKS) == 1
+
+
+async def test_a_certificate_that_has_expired(
+    servers: Servers, database: Database, nursery: Nursery, seed: int, papers: Papers
+) -> None:
+    """It waits for another one, says so once, and names no password."""
+    await ledger.prepare(database)
+    plain = "\nallow_non_tls: true"
+    server = servers.nats(papers.server_config("expired-server") + plain)
+    async with _stream(server, unique("t")) as stream:
+        own = Own(database, stream, nursery, seed)
+        own.nats_url = server.url.replace("nats://", "nats://relay:s3cret@")
+        relay = await own.relay("--nats-ca-cert", papers.file("ca.pem"))
+        assert "certificate has expired" in await relay.line(FAILS)
+        async with own.load():
+            await own.pause(0.5, 1.0)
+        server.config_text = papers.server_config() + plain
+        server.restart()
+        await relay.line(WORKS)
+        await own.all_sent()
+        assert await relay.stop() == 0
+
+    async with _stream(server, own.stream.topic) as own.stream:
+        assert await own.check()
+    assert said(relay.lines, FAILS) <= 2, relay.output
+    assert said(relay.lines, WORKS) == 1
+    assert "s3cret" not in relay.output
 
 
 async def test_started_before_nats_is_there(own: Own) -> None:

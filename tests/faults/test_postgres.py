@@ -9,6 +9,7 @@ import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from functools import partial
+from typing import Any
 
 import asyncpg
 import pytest
@@ -19,7 +20,7 @@ from pgoutbox.outbox.progress import Progress
 from pgoutbox.outbox.reader import Outbox
 from tests.conftest import Connect, Servers
 from tests.support import ledger
-from tests.support.cluster import ADMIN
+from tests.support.cluster import ADMIN, OWNER
 from tests.support.leading import lead
 from tests.support.nursery import Nursery
 from tests.support.proxy import port_of, proxy, through
@@ -310,7 +311,10 @@ async def test_transaction_that_draws_positions_again_and_again(
 
 
 async def test_tables_change_under_load(scene: Scene, connect: Connect) -> None:
-    """Columns come, go, get other names and types: no write fails, no column is missing."""
+    """Columns come, go, get other names and types: no write fails, no column is missing.
+
+    The table itself is called otherwise for a moment, and is in another schema.
+    """
     owner = await connect()
     await owner.execute("create table shifty (id integer primary key, a integer, v bigint)")
     await ledger.keep(owner, "shifty")
@@ -319,12 +323,11 @@ async def test_tables_change_under_load(scene: Scene, connect: Connect) -> None:
     is_over = asyncio.Event()
     writing = [asyncio.create_task(_write_shifty(scene, is_over.is_set, n)) for n in range(3)]
     changes = 0
-    await owner.execute("set lock_timeout = '2s'")
+    await owner.execute("set lock_timeout = '2s'; create schema aside")
     columns: list[str] = []
     for number in range(40):
         await scene.pause(0, 0.05)
-        statement = _table_change(scene.draw, columns, number)
-        await owner.execute(f"alter table shifty {statement}")
+        await owner.execute(_table_change(scene.draw, columns, number))
         changes += 1
     is_over.set()
     written = sum(await asyncio.gather(*writing))
@@ -333,6 +336,126 @@ async def test_tables_change_under_load(scene: Scene, connect: Connect) -> None:
 
     print(f"{changes} changes of the table, {written} writes")
     await ledger.check(scene.database, scene.stream, scene.book, replays=False)
+
+
+async def test_partitions_come_and_go_under_load(scene: Scene, connect: Connect) -> None:
+    """A row of a partition that is away has no place; every other write gets through."""
+    owner = await connect()
+    await owner.execute(
+        "create table shelf (id integer, region integer, v bigint) partition by list (region);"
+        "create table shelf_1 partition of shelf for values in (1);"
+        "create table shelf_2 partition of shelf for values in (2)"
+    )
+    await ledger.keep(owner, "shelf")
+    relay = await scene.relay()
+    await relay.line("leading")
+    is_over = asyncio.Event()
+    writing = [asyncio.create_task(_write_shelf(scene, is_over.is_set, n)) for n in range(3)]
+    await owner.execute("set lock_timeout = '2s'")
+    for _ in range(15):
+        await scene.pause(0, 0.05)
+        await owner.execute("alter table shelf detach partition shelf_2")
+        await scene.pause(0, 0.02)
+        await owner.execute("alter table shelf attach partition shelf_2 for values in (2)")
+    is_over.set()
+    written = sum(await asyncio.gather(*writing))
+    await scene.all_sent()
+    assert await relay.stop() == 0
+
+    assert written > 20
+    assert (
+        await ledger.check(scene.database, scene.stream, scene.book, ("shelf",), replays=False)
+        == written
+    )
+
+
+async def _write_shelf(scene: Scene, is_over: Callable[[], bool], number: int) -> int:
+    draw = random.Random(f"{scene.seed} {number}")
+    connection = await asyncpg.connect(scene.database.dsn, statement_cache_size=0)
+    written = 0
+    try:
+        while not is_over():
+            label, region = scene.book.label(), draw.choice([1, 2])
+            scene.book.issue(label)
+            try:
+                await connection.execute(f"{_note(label)}; insert into shelf values (1, {region})")
+            except asyncpg.CheckViolationError:
+                assert region == 2
+                continue
+            scene.book.confirm(label)
+            written += 1
+    finally:
+        connection.terminate()
+    return written
+
+
+async def test_a_table_of_as_many_columns_as_there_can_be(scene: Scene, connect: Connect) -> None:
+    """And one of them goes."""
+    owner = await connect()
+    names = ["id", "v", *(f"c{n}" for n in range(3, 1_601))]
+    columns = ", ".join(f"{name} integer default {n}" for n, name in enumerate(names))
+    await owner.execute(f"create table wide ({columns})")
+    await ledger.keep(owner, "wide")
+    await owner.execute("alter table wide replica identity full")
+    relay = await scene.relay()
+    await relay.line("leading")
+    for change in (
+        "insert into wide (id) values (1), (2)",
+        "update wide set c1600 = -1, c3 = null where id = 1",
+        "delete from wide",
+        "alter table wide drop c3",
+        "insert into wide (id) values (3)",
+        "update wide set c1600 = -3",
+    ):
+        label = scene.book.label()
+        scene.book.issue(label)
+        await owner.execute(f"{_note(label)}; {change}")
+        scene.book.confirm(label)
+    await scene.all_sent()
+    assert await relay.stop() == 0
+
+    assert await ledger.check(scene.database, scene.stream, scene.book, ("wide",)) == 5
+    payloads = [json.loads(message.data) for message in await scene.stream.messages()]
+    assert [len(payload["data"]) for payload in payloads] == [1_600] * 3 + [0] * 2 + [1_599] * 2
+    assert not any(b"unrenderable" in m.data for m in await scene.stream.messages())
+
+
+TIMEOUTS = (
+    "statement_timeout",
+    "lock_timeout",
+    "idle_in_transaction_session_timeout",
+    "idle_session_timeout",
+    "transaction_timeout",
+)
+
+
+async def test_timeouts_of_the_role_are_not_the_relays(scene: Scene, connect: Connect) -> None:
+    """Nor is it read-only where its role's sessions are: it waits for a lock, and rests."""
+    admin = await connect(ADMIN)
+    known = {row["name"] for row in await admin.fetch("select name from pg_settings")}
+    planted = {name: "1s" for name in TIMEOUTS if name in known}
+    planted["default_transaction_read_only"] = "on"
+    for name, value in planted.items():
+        await admin.execute(
+            f"alter role {OWNER} in database {scene.database.name} set {name} = '{value}'"
+        )
+    theirs: dict[str, Any] = dict.fromkeys(planted, "0") | {"default_transaction_read_only": "off"}
+    relay = await scene.relay()
+    await relay.line("connected to NATS")
+    async with scene.load(prepares=False, **theirs):
+        await scene.pause(0.2, 0.5)
+        await admin.execute("begin; lock table pgoutbox.progress in access exclusive mode")
+        await scene.pause(1.5, 2.0)
+        await admin.execute("commit")
+    await scene.pause(1.5, 2.0)
+    async with scene.load(prepares=False, **theirs):
+        await scene.pause(0.2, 0.5)
+    await scene.all_sent()
+    assert await relay.stop() == 0
+
+    await scene.check()
+    assert "unavailable" not in relay.output
+    assert "failed" not in relay.output
 
 
 async def test_column_added_after_one_that_came_and_went(scene: Scene, connect: Connect) -> None:
@@ -353,18 +476,27 @@ async def test_column_added_after_one_that_came_and_went(scene: Scene, connect: 
 
 
 def _table_change(draw: random.Random, columns: list[str], number: int) -> str:
-    kind = draw.choice(["add", "add", "drop", "rename", "type"]) if columns else "add"
-    if kind == "add":
-        columns.append(f"c{number}")
-        return f"add column c{number} integer default {number}"
-    name = draw.choice(columns)
-    if kind == "type":
-        return f"alter column {name} type {draw.choice(['text', 'varchar(20)'])}"
-    columns.remove(name)
-    if kind == "drop":
-        return f"drop column {name}"
-    columns.append(f"r{number}")
-    return f"rename column {name} to r{number}"
+    kinds = ["add", "add", "drop", "rename", "type", "identity", "name", "schema"]
+    kind = draw.choice(kinds) if columns else "add"
+    name = draw.choice(columns or [""])
+    match kind:
+        case "add":
+            columns.append(f"c{number}")
+            return f"alter table shifty add c{number} integer default {number}"
+        case "drop":
+            columns.remove(name)
+            return f"alter table shifty drop {name}"
+        case "rename":
+            columns[columns.index(name)] = f"r{number}"
+            return f"alter table shifty rename {name} to r{number}"
+        case "type":
+            to = draw.choice(["text", "varchar(20)"])
+            return f"alter table shifty alter {name} type {to}"
+        case "identity":
+            return f"alter table shifty add i{number} integer generated always as identity"
+        case "name":
+            return "alter table shifty rename to other; alter table other rename to shifty"
+    return "alter table shifty set schema aside; alter table aside.shifty set schema public"
 
 
 async def _write_shifty(scene: Scene, is_over: Callable[[], bool], number: int) -> int:

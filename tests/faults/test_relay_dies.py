@@ -23,10 +23,10 @@ from tests.support.waiting import eventually
 PUBLISHED_AGAIN = "published again beyond what was unconfirmed"
 
 
-async def test_killed_again_and_again_under_load(scene: Scene, nats: Client) -> None:
-    """Forty times at random moments: what was unconfirmed comes again, with the same ids."""
+@pytest.mark.parametrize("kills", [40, pytest.param(100, marks=pytest.mark.long)])
+async def test_killed_again_and_again_under_load(scene: Scene, nats: Client, kills: int) -> None:
+    """At random moments: what was unconfirmed comes again, with the same ids."""
     watcher = await Watcher.of(nats, scene.stream.topic)
-    kills = 40
     async with scene.load():
         for _ in range(kills):
             relay = await scene.relay()
@@ -51,11 +51,14 @@ def _memory(relay: Relay) -> int:
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
+@pytest.mark.parametrize(
+    "rows",
+    [200_000, pytest.param(1_000_000, marks=[pytest.mark.long, pytest.mark.timeout(900)])],
+)
 async def test_killed_in_the_middle_of_a_large_transaction(
-    scene: Scene, connect: Connect, nats: Client
+    scene: Scene, connect: Connect, nats: Client, rows: int
 ) -> None:
     """It goes on where it was, with memory that doesn't grow with the transaction."""
-    rows = 200_000
     owner = await connect()
     await owner.execute("create table large (id integer, body text)")
     await owner.execute("select pgoutbox.capture_table('large')")
@@ -83,7 +86,7 @@ async def test_killed_in_the_middle_of_a_large_transaction(
     for least in (rows // 10, rows // 3, rows // 2, rows):
         relay = await scene.relay()
 
-        await eventually(partial(_is_so_far, scene, least), timeout=60, pause=0.05)
+        await eventually(partial(_is_so_far, scene, least), timeout=240, pause=0.05)
         if least == rows:
             await scene.all_sent()
         peaks.append(_memory(relay))
@@ -91,7 +94,7 @@ async def test_killed_in_the_middle_of_a_large_transaction(
 
     print(f"peak memory in MiB: {peaks}, seen: {len(order)} of {rows}")
     assert await scene.stream.count() == rows
-    await eventually(lambda: len(order) == rows, timeout=30)
+    await eventually(lambda: len(order) == rows, timeout=60)
     assert order == list(range(1, rows + 1))
     assert max(peaks) < 150
     await subscription.unsubscribe()

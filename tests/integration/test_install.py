@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from typing import Any
 
 import asyncpg
 import pytest
@@ -395,14 +396,21 @@ async def test_a_prepared_transaction_that_holds_the_lock_is_named(
         await owner.execute("rollback prepared 'left over from monday'")
 
 
+@pytest.mark.parametrize("changes", [install, uninstall], ids=["install", "uninstall"])
 async def test_it_waits_for_the_lock_and_never_holds_up_the_application(
-    conn: Session, database: Database, owner: Session, said: list[str]
+    conn: Session,
+    database: Database,
+    owner: Session,
+    said: list[str],
+    changes: Callable[..., Coroutine[Any, Any, object]],
 ) -> None:
     """A writer beside it gets through within lock_timeout, again and again."""
+    if changes is uninstall:
+        await install(conn, ["users"], HASTY, said.append)
     holder = await database.connect()
     writer = await database.connect(WRITER)
     await holder.execute("begin; insert into users values (0)")
-    installing = asyncio.create_task(install(conn, ["users"], PATIENT, said.append))
+    changing = asyncio.create_task(changes(conn, ["users"], PATIENT, said.append))
     longest = 0.0
     try:
         for number in range(1, 40):
@@ -411,14 +419,15 @@ async def test_it_waits_for_the_lock_and_never_holds_up_the_application(
             longest = max(longest, time.monotonic() - began)
             await asyncio.sleep(0.02)
         tries = sum("waiting for a lock" in line for line in said)
-        assert not installing.done()
+        assert not changing.done()
     finally:
         await holder.execute("commit")
-        await installing
+        await changing
 
     assert tries >= 2
     assert longest < PATIENT.lock_timeout + 0.5
-    assert await captured(owner) == ["public.users"]
+    assert await captured(owner) == (["public.users"] if changes is install else [])
+    assert await owner.fetchval("select count(*) from users") == 40
 
 
 async def test_locks_of_all_partitions_together_take_no_longer_than_lock_timeout(
