@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from statistics import mean
+from datetime import datetime
+from statistics import mean, quantiles
 
 import asyncpg
+from nats.aio.client import Client
 
 from benchmarks.drain import CPU_COLUMNS
 from benchmarks.report import Column, Goal, Table
 from benchmarks.rig import (
+    TOPIC,
     CpuClock,
     Database,
     Rig,
@@ -25,11 +34,33 @@ from benchmarks.rig import (
     until,
 )
 from benchmarks.writers import pgbench
+from pgoutbox.demo.process import guarded
 
 WRITERS = 4
 SECONDS = 30
 SAMPLES = 30  # looks at the backlog
 PATIENCE = 300.0  # seconds for what is left when the writers end
+LOOKED_AT = 1_000  # messages, for how long each took
+BURST_EVERY = 0.02  # seconds, as the relay's longest pause
+
+_HAVE_ENDED = """
+select not exists (
+    select from pg_stat_activity
+    where datname = current_database() and application_name = 'pgbench'
+)
+"""
+
+# A process that takes a share of a core, in bursts. What it couldn't have it takes later.
+_NEIGHBOUR = """
+import sys, time
+share, every = map(float, sys.argv[1:])
+began = time.monotonic()
+while True:
+    due = share * (time.monotonic() - began)
+    while time.process_time() < due:
+        pass
+    time.sleep(every * (1 - share))
+"""
 
 # In positions; each of these transactions has one event.
 _BACKLOG = """
@@ -44,13 +75,19 @@ COLUMNS = (
     Column("sharing explains", "fair_tps", digits=0),
     Column("beyond that", "lost_percent"),
     Column("relay's share/core", "relay_cores", digits=2),
+    Column("beside a neighbour/s", "neighbour_tps", digits=0),
+    Column("beyond that", "lost_beside_percent"),
+    Column("p50 ms", "p50"),
+    Column("p99 ms", "p99"),
     Column("largest backlog", "backlog", digits=0),
     Column("backlog's growth", "growth", digits=3),
     *CPU_COLUMNS,
 )
 NOTE_ON_COLUMNS = (
-    "beyond that: % lost; growth: events that are added to the backlog, of each written;"
-    " relay's share: with nats-server and its sessions; PostgreSQL µs: with the writers'"
+    "beyond that: % lost; relay's share: with nats-server and its sessions; neighbour: a process"
+    " that takes as much CPU and does nothing; p50, p99: from the commit stage to the stream;"
+    " growth: events that are added to the backlog, of each written; PostgreSQL µs: with the"
+    " writers'"
 )
 
 
@@ -70,6 +107,9 @@ async def run(rig: Rig) -> list[Table]:
     cores. If sharing were all, writers would go on with T0 x min(1, (C - R) / U0) transactions a
     second. What they make less than that, T1, is lost beyond: 1 - T1 / that. It is what they
     wait for the relay, and what their transactions cost more because of it.
+
+    Any process that wakes up when cores are busy takes them from somebody. So the same writers
+    run once more, without a relay, beside a neighbour that takes R, too, and does nothing with it.
     """
     table = Table("4 writers as fast as they can", COLUMNS, NOTE_ON_COLUMNS)
     label = f"{WRITERS} clients, single-row transactions"
@@ -78,9 +118,11 @@ async def run(rig: Rig) -> list[Table]:
             table.add(label, **await _measure(rig, database))
     what = f"drain while {WRITERS} writers write"
     growth, lost = f"{what}, backlog's growth", f"{what}, writers' loss beyond sharing"
+    beside = f"{what}, writers' loss beyond that beside a neighbour"
     table.goals = [
         Goal(growth, label, "growth", 0.01, at_most=True, digits=3),
         Goal(lost, label, "lost_percent", 10, at_most=True, unit=" %"),
+        Goal(beside, label, "lost_beside_percent", 10, at_most=True, unit=" %"),
     ]
     return [table]
 
@@ -101,9 +143,10 @@ class Written:
 
 async def _measure(rig: Rig, database: Database) -> dict[str, float]:
     alone = await _write(rig, database)
-    rig.drain(database)  # what they left
     async with nats_client(rig.nats) as client, connect(database.dsn) as watcher:
         await delete_stream(client)
+        rig.drain(database)  # what they left
+        before = (await stream_state(client))["messages"]
         with rig.relay(database) as relay:
             sessions = await relay_sessions(watcher)
             clock = CpuClock(relay_us=relay.pid, postgres_us=rig.postgres.pid, nats_us=rig.nats.pid)
@@ -116,10 +159,47 @@ async def _measure(rig: Rig, database: Database) -> dict[str, float]:
             relays += sum(map(backend_seconds, sessions)) - began
 
             async def all_sent() -> bool:
-                return bool((await stream_state(client))["messages"] >= written.count)
+                return bool((await stream_state(client))["messages"] >= before + written.count)
 
             await until(all_sent, f"all {written.count:,} events are in the stream", PATIENCE)
-    return {**us, **_compared(alone, written, relays / written.seconds, backlog)}
+        took = await _took(client, before + 1, before + written.count)
+        with _neighbour(relays / written.seconds):
+            beside = await _write(rig, database)
+    return {
+        **us,
+        **_compared(alone, written, relays / written.seconds, backlog),
+        "neighbour_tps": beside.tps,
+        "lost_beside_percent": (1 - written.tps / beside.tps) * 100,
+        "p50": quantiles(took, n=100)[49],
+        "p99": quantiles(took, n=100)[98],
+    }
+
+
+async def _took(client: Client, first: int, last: int) -> list[float]:
+    """Return how long messages of the stream took from their commit stage, in milliseconds."""
+    step = max(1, (last - first) // LOOKED_AT)
+    return [await _delay(client, sequence) for sequence in range(first, last, step)]
+
+
+async def _delay(client: Client, sequence: int) -> float:
+    request = json.dumps({"seq": sequence}).encode()
+    answer = await client.request(f"$JS.API.STREAM.MSG.GET.{TOPIC}", request)
+    message = json.loads(answer.data)["message"]
+    committed = json.loads(base64.b64decode(message["data"]))["commitTime"]
+    times = map(datetime.fromisoformat, (message["time"], committed))
+    return (next(times) - next(times)).total_seconds() * 1e3
+
+
+@contextmanager
+def _neighbour(share: float) -> Iterator[None]:
+    """Have a process take that much of a core meanwhile."""
+    arguments = [sys.executable, "-c", _NEIGHBOUR, str(share), str(BURST_EVERY)]
+    process = subprocess.Popen(guarded(arguments), stdin=subprocess.DEVNULL)
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
 
 
 def _compared(
@@ -150,6 +230,9 @@ def fair_tps(alone: Written, relay_cores: float) -> float:
 async def _write(rig: Rig, database: Database) -> Written:
     clock, began = CpuClock(postgres=rig.postgres.pid), children_seconds()
     count, tps = await asyncio.to_thread(pgbench, rig, database, "pgoutbox", WRITERS, _seconds(rig))
+    async with connect(database.dsn) as watcher:
+        # The CPU time of a session that is just ending may stand nowhere.
+        await until(lambda: watcher.fetchval(_HAVE_ENDED), "the writers' sessions have ended")
     used = clock.us_per(1)["postgres"] / 1e6 + children_seconds() - began
     return Written(count, tps, used)
 
