@@ -681,6 +681,54 @@ NOTIFICATIONS = [
     ),
 ]
 
+_FAULTS = "tests/faults/test_"
+
+SURROUNDINGS = [
+    Mutation(
+        "a relay's sessions have none of its role's time-outs",
+        "pgoutbox/database/sessions.py",
+        '    "lock_timeout": "0",\n',
+        "",
+        f"{_FAULTS}postgres.py::test_timeouts_of_the_role_are_not_the_relays",
+    ),
+    Mutation(
+        "a table is released without holding its writers up",
+        "pgoutbox/database/table_locks.py",
+        "{max(1, round(settings.lock_timeout * 1000))}ms",
+        "{max(1, round(settings.lock_wait * 1000))}ms",
+        "tests/integration/test_install.py"
+        "::test_it_waits_for_the_lock_and_never_holds_up_the_application[uninstall]",
+    ),
+    Mutation(
+        "after an outage no more is in flight than before",
+        "pgoutbox/relay/loop.py",
+        "_DEPTH = 2  #",
+        "_DEPTH = 9  #",
+        f"{_FAULTS}long_outages.py::test_nats_is_away[minutes]",
+    ),
+    Mutation(
+        "an outage is said once, however often something is retried",
+        "pgoutbox/relay/outage.py",
+        "str(error) != self._said and now",
+        "now",
+        f"{_FAULTS}long_outages.py::test_postgresql_is_away[minutes]",
+    ),
+    Mutation(
+        "reasons that alternate fill no log",
+        "pgoutbox/relay/outage.py",
+        "1 if self._since is None else 2",
+        "1",
+        f"{_UNIT}outage.py::test_reasons_that_alternate_for_an_hour_fill_no_log",
+    ),
+    Mutation(
+        "a certificate that has expired is not trusted",
+        "pgoutbox/nats/credentials.py",
+        "        context = ssl.create_default_context(cafile=config.ca_cert)\n",
+        "        context = ssl._create_unverified_context(cafile=config.ca_cert)\n",
+        f"{_FAULTS}nats.py::test_a_certificate_that_has_expired",
+    ),
+]
+
 MUTATIONS = {
     "capture": CAPTURE,
     "commit stage": COMMIT_STAGE,
@@ -694,4 +742,5 @@ MUTATIONS = {
     "chain": CHAIN,
     "rotation": ROTATION,
     "notifications": NOTIFICATIONS,
+    "surroundings": SURROUNDINGS,
 }
