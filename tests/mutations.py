@@ -220,6 +220,13 @@ PROGRESS = [
         f"{_UNIT}relay.py::test_relay_without_a_record_interval_records_each_batch_at_once",
     ),
     Mutation(
+        "progress is recorded with the end of the batch that is sent next",
+        "pgoutbox/relay/loop.py",
+        "await self._outbox.advance(self.progress, self._in_flight)",
+        "await self._outbox.advance(self.progress, self._in_flight[:-1])",
+        f"{_UNIT}relay.py::test_what_is_recorded_keeps_the_plan_of_a_batch_that_is_sent_next",
+    ),
+    Mutation(
         "what a failed batch has stored counts, and no more",
         "pgoutbox/relay/loop.py",
         "self._move(flight.batch.upto(flight.stored))",

@@ -169,6 +169,7 @@ class Stream:
         self.unreported = 0  # of these, the last ones: stored, and their answers are lost
         self.loses: set[str] = set()  # messages of a stretch, once each
         self.most_in_flight = 0
+        self.on_stored: Callable[[str], None] = lambda _: None
         self._outbox = outbox
         self._number = 0
         self._confirmed = 0
@@ -204,6 +205,7 @@ class Stream:
         if text not in self.stored:
             self.stored.append(text)
             self._outbox.log.append(f"stored {text}")
+            self.on_stored(text)
 
     def begin_stretch(self) -> Stream | None:
         self._is_broken = False
@@ -373,6 +375,22 @@ async def test_plan_is_noted_before_a_transaction_of_several_events_is_sent(worl
     assert world.stream.stored == list("abcdefghi")
     assert log.index("plan") < log.index("stored b")
     assert log.count("plan") == 4
+
+
+async def test_what_is_recorded_keeps_the_plan_of_a_batch_that_is_sent_next(world: World) -> None:
+    world.record_interval = 0.0
+    world.commit("a", "b c d e f g h", "i")
+    world.outbox.limit = 2
+    ends: dict[str, list[Key | None]] = {}  # in the plan, as each event was stored
+
+    def note(text: str) -> None:
+        ends[text] = [progress.partial for progress in world.outbox.noted]
+
+    world.stream.on_stored = note
+    await world.relay().drain()
+
+    assert Key(2, 2) in ends["c"]
+    assert Key(2, 4) in ends["e"]
 
 
 async def test_lazy_commit_is_flushed_before_it_is_sent(world: World) -> None:
