@@ -91,7 +91,7 @@ async def _round(
     await (await database.connect()).execute(slots_of(1))
     await database.disconnect()
     async with proxy(port_of(database.dsn)) as between, _stream(nats, seed) as stream:
-        scene = Scene(database, stream, nursery, seed)
+        scene, before = Scene(database, stream, nursery, seed), len(nursery.relays)
         scene.flags = ("--retention", "1s")
         scene.dsn = through(database.dsn, between)
         scene.nats_url = nats_url
@@ -100,6 +100,8 @@ async def _round(
         async with scene.load(writers=4), _somebody_else(storm) if len(nats) > 1 else _nobody():
             await storm.rage(lambda: time.monotonic() > end)
         await _recovered(storm, postgres)
+        emptied = sum(relay.output.count("slot emptied") for relay in nursery.relays[before:])
+        print(f"{emptied} slots emptied")
         print(f"{dict(storm.counts)}, writers lost {scene.book.losses} connections")
 
 
@@ -112,8 +114,6 @@ async def _recovered(storm: Storm, postgres: PostgresServer) -> None:
             print(relay.output[-4000:])
         raise
     await ledger.all_emptied(scene.database, timeout=PATIENCE)
-    emptied = sum(relay.output.count("slot emptied") for relay in scene.nursery.relays)
-    print(f"slots emptied: {emptied}")
     for relay in storm.relays:
         assert await relay.stop() == 0, relay.output
     async with nats_client(",".join(server.url for server in storm.nats)) as client:
