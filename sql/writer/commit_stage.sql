@@ -24,6 +24,9 @@
 -- the stage only queues itself once more, behind the checks, by a row of the lap's table. What a
 -- transaction's first captured statement has queued stands before it anyway.
 --
+-- SECURITY DEFINER is for servers before PostgreSQL 18, which run a deferred trigger as the role of
+-- the COMMIT; later ones run it as the role that queued it, the owner of the capture function.
+--
 -- A sleeping relay holds advisory lock K exclusively. Where it can be shared no relay sleeps,
 -- nor can one fall asleep before this transaction is visible; otherwise commit_unusual() wakes it.
 create or replace function pgoutbox.commit_stage_0() returns trigger
