@@ -122,6 +122,13 @@ COMMIT_STAGE = [
         f"{_SQL}transactions.py::test_only_a_sleeping_relay_is_woken",
     ),
     Mutation(
+        "a full notification queue fails no writer",
+        "sql/slow_path/wake_relays.sql",
+        "and pg_catalog.pg_notification_queue_usage() < 0.5",
+        "",
+        "tests/faults/test_surroundings.py::test_a_full_notification_queue_fails_no_writer",
+    ),
+    Mutation(
         "a stage that runs again takes back its earlier row",
         "sql/slow_path/commit_unusual.sql",
         "first_seq := coalesce(pgoutbox.withdraw_0(xid), seq);",

@@ -12,6 +12,7 @@ import subprocess
 from collections.abc import AsyncIterator, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import psutil
@@ -21,6 +22,7 @@ from nats.js.api import DiscardPolicy, StreamConfig
 from pgoutbox.demo.nats_server import NatsServer
 from pgoutbox.demo.postgres import PostgresServer
 from pgoutbox.demo.process import unprivileged_user
+from pgoutbox.locks import SLEEP_LOCK
 from tests.conftest import Connect, Servers
 from tests.support import ledger
 from tests.support.cluster import ADMIN, Cluster, Database
@@ -207,6 +209,7 @@ async def test_a_full_notification_queue_fails_no_writer(
     relay = await scene.relay()
     await relay.line("leading")
     deaf = await database.connect()
+    await deaf.execute("select pg_advisory_lock($1, $2)", *SLEEP_LOCK)  # so every writer notifies
     await deaf.execute("listen noise")
     await deaf.execute("begin")  # it reads nothing until that transaction ends
     noisy = await database.connect()
@@ -214,7 +217,8 @@ async def test_a_full_notification_queue_fails_no_writer(
         with pytest.raises(asyncpg.PostgresError, match="too many notifications"):
             await _notify_without_end(noisy, text)
 
-    async with scene.load():
+    notifying: dict[str, Any] = {"pgoutbox.notify": "on"}
+    async with scene.load(prepares=False, **notifying):
         await scene.pause(0.5, 1.0)
     await scene.all_sent()
     await deaf.execute("rollback")
