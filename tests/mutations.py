@@ -280,7 +280,14 @@ PROGRESS = [
         "pgoutbox/outbox/reader.py",
         "flush = not await self._disk.flushes(batch.unflushed)",
         "flush = False",
-        "tests/faults/test_postgres.py::test_what_a_crash_takes_back_was_never_published",
+        "tests/integration/test_disk.py::test_an_event_is_on_disk_before_it_is_published",
+    ),
+    Mutation(
+        "what is on the disk already isn't taken for more than it is",
+        "pgoutbox/outbox/disk.py",
+        "pg_catalog.pg_snapshot_xmin(",
+        "pg_catalog.pg_snapshot_xmax(",
+        "tests/integration/test_disk.py::test_an_older_transaction_that_ends_later_is_waited_for",
     ),
     Mutation(
         "a former leader can't move the progress",

@@ -23,8 +23,9 @@ _KEPT_TO_ITSELF = (
     asyncpg.UndefinedFunctionError,
 )
 
-_PATIENCE = 0.003  # seconds; a writer's commit takes about one
-_LOOK_AGAIN = 0.001  # seconds
+_PATIENCE = 0.005  # seconds; a writer's commit takes about one
+_BUSY = 0.001  # seconds for which it looks without a pause, about ten times
+_PAUSE = 0.001  # seconds; event loops can't sleep for less
 
 # Columns of a query whose snapshot is looked at: see Sight. Null where the server doesn't tell.
 LOOK = """
@@ -90,11 +91,12 @@ class Disk:
         """
         if not sight.written:
             return sight.written == 0
-        until = time.monotonic() + (0 if self._has_own else _PATIENCE)
+        began = time.monotonic()
         while not await self._connection.fetchval(_IS_FLUSHED, sight.written):
-            if time.monotonic() >= until:
+            waited = time.monotonic() - began
+            if self._has_own or waited >= _PATIENCE:
                 return False
-            await asyncio.sleep(_LOOK_AGAIN)
+            await asyncio.sleep(_PAUSE if waited >= _BUSY else 0)
         self.keeps(sight)
         return True
 

@@ -400,7 +400,9 @@ class Relay:
 
     async def _send(self, batch: Batch) -> Batch:
         """Send ``batch`` behind what is in flight; return what follows it."""
+        began = time.monotonic()
         await self._outbox.begin(batch, self.progress, self._in_flight)
+        waited = time.monotonic() - began
         self._read += len(batch.passed)
         goes_alone = not self._flights and not self._has_room(batch)
         flight = Flight(batch)
@@ -410,7 +412,7 @@ class Relay:
             await self._record_if_due()  # after begin(), which may have written it with the plan
         if not batch.is_full and batch.chunk is None:
             await self._launch(flight, alone=goes_alone)
-            return await self._behind_all(batch)
+            return await self._behind_all(batch, waited)
         reading = asyncio.create_task(self._next_batch())
         try:
             await asyncio.sleep(0)  # PostgreSQL reads while we put messages together
@@ -432,7 +434,7 @@ class Relay:
     def _publish_rest(self, flight: Flight) -> None:
         flight.publishing = asyncio.create_task(self._publisher.publish(flight.rest))
 
-    async def _behind_all(self, batch: Batch) -> Batch:
+    async def _behind_all(self, batch: Batch, waited: float) -> Batch:
         """Return what follows ``batch``, behind which nothing was visible when it was read.
 
         A few events find a relay asleep and leave it so. Writers have notified since before the
@@ -442,7 +444,7 @@ class Relay:
 
         With many it gets up, and lets some more come together. A look costs about the same for a
         hundred events as for one, and what it takes is missing for writers that are as busy: so the
-        more have come the longer it waits.
+        more have come the longer it waits, with what it has ``waited`` for the disk.
         """
         count = len(batch.passed)
         if count > _FEW:
@@ -450,8 +452,8 @@ class Relay:
         if self._wake_up.is_asleep:
             self._front = await self._outbox.noting_holders(self._front)
             return Batch(before=self._front, after=self._front)
-        pause = count * _PAUSE_PER_EVENT
-        await asyncio.sleep(min(max(_SHORTEST_PAUSE, pause), _LONGEST_PAUSE))
+        pause = min(max(_SHORTEST_PAUSE, count * _PAUSE_PER_EVENT), _LONGEST_PAUSE)
+        await asyncio.sleep(pause - waited)
         return await self._next_batch()
 
     async def _confirm(self) -> None:

@@ -75,11 +75,14 @@ async def test_crashes_under_load(own: Scene) -> None:
     assert own.book.losses > 0
 
 
-async def test_what_a_crash_takes_back_was_never_published(own: Scene) -> None:
+@pytest.mark.parametrize("flags", [(), ("--batch-events", "5")], ids=["looks", "batches in flight"])
+async def test_what_a_crash_takes_back_was_never_published(
+    own: Scene, flags: tuple[str, ...]
+) -> None:
     """With synchronous_commit = off a transaction is visible before it is on disk."""
     server = own.database.cluster.server
     assert server is not None
-    relay = await own.relay("--poll-interval", "10ms")
+    relay = await own.relay("--poll-interval", "10ms", *flags)
     await relay.line("leading")
     before = 0
     async with own.load(synchronous_commit="off"):
