@@ -347,7 +347,9 @@ async def test_partitions_come_and_go_under_load(scene: Scene, connect: Connect)
     await owner.execute(
         "create table shelf (id integer, region integer, v bigint) partition by list (region);"
         "create table shelf_1 partition of shelf for values in (1);"
-        "create table shelf_2 partition of shelf for values in (2)"
+        "create table shelf_2 (v bigint, gone integer, region integer, id integer);"
+        "alter table shelf_2 drop column gone;"
+        "alter table shelf attach partition shelf_2 for values in (2)"
     )
     await ledger.keep(owner, "shelf")
     relay = await scene.relay()
