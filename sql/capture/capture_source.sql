@@ -3,8 +3,10 @@
 -- Generated, so that a row costs one expression with a fixed list of columns. Everything in it is
 -- qualified down to the operators, since a SET search_path clause costs up to 14 us a call.
 -- Where its guards say that it doesn't fit, or a value's type refuses to make text of it, the row
--- is rendered by capture_slowly(). The block writes nothing, so its subtransaction gets no
--- transaction id. A row too large to be handed to a function is captured by its key.
+-- is rendered by capture_slowly(). So are rows with large values, after what can't be published has
+-- been taken out: which they are is known before a value is read, or copied. The block writes
+-- nothing, so its subtransaction gets no transaction id. A row too large to be handed to a function
+-- all the same is captured by its key.
 --
 -- The setting pgoutbox.transaction tells how far the transaction is: empty before its first event,
 -- then its id, and what capture_unusual.sql lists. PostgreSQL itself takes that back at the end of
@@ -44,6 +46,9 @@ declare
     event_table pg_catalog.text;{declaration}
     new_row pg_catalog.text;
     old_row pg_catalog.text;
+    new_large pg_catalog.jsonb;
+    old_large pg_catalog.jsonb;
+    rendered pg_catalog.record;
     ring_second pg_catalog.int8;
     event_xid pg_catalog.xid8;
     event_seq pg_catalog.int8;
@@ -53,7 +58,7 @@ begin{alone}
     begin
         if {guard}
         then
-            {naming}{choosing}
+            {naming}{choosing}{small}
             if {is_insert} then
                 new_row := {new_row};
             elsif {is_update} then
@@ -66,11 +71,15 @@ begin{alone}
             raise exception 'drift';
         end if;
     exception when others then
-        begin
-            select {slow_action}s.schema_name, s.table_name, s.new_row, s.old_row
-            into {into_action}event_schema, event_table, new_row, old_row
-            from pgoutbox.capture_slowly(
-                tg_relid, tg_op, new, old, {old_values}, {captured}, {choice}) s;{leaving}
+        begin{strip}
+            rendered := pgoutbox.capture_slowly(
+                tg_relid, {noted_action}, new, old, {old_values}, {captured}, {choice},
+                new_large, old_large);{slow_action}
+            event_schema := rendered.schema_name;
+            event_table := rendered.table_name;
+            new_row := rendered.new_row;
+            old_row := rendered.old_row;{leaving}
+            rendered := null;
         exception when program_limit_exceeded or internal_error or out_of_memory then
             select n.schema_name, n.table_name into event_schema, event_table
             from pgoutbox.named_as(tg_relid, {captured}) n;
@@ -104,11 +113,18 @@ begin{alone}
 end
 $body$, jsonb_build_object(
         'alone', pgoutbox.alone_source(relation),
-        'guard', pgoutbox.guard_source(relation),
+        -- First the condition, which needs the whole row.
+        'guard', pgoutbox.guard_source(
+            relation,
+            case when has_condition then '0' else pgoutbox.size_source(relation, 'new') end),
+        'small', case when has_condition
+            then E'\n            ' || pgoutbox.small_source(relation, 'new') end,
+        'strip', pgoutbox.strip_source(relation, has_condition),
+        'noted_action', noted_action,
         'naming', (
             select pgoutbox.naming_source(relation) from pg_class c
             where c.oid = relation and c.relkind = 'p'),
-        'new_row', pgoutbox.bounded_source(pgoutbox.row_source(relation, 'new')),
+        'new_row', pgoutbox.quick_source(relation, 'new'),
         'new_key', pgoutbox.key_row_source(relation, 'new'),
         'old_key', pgoutbox.key_row_source(relation, 'old'),
         'old_row', pgoutbox.old_row_source(relation, action),
@@ -116,7 +132,9 @@ $body$, jsonb_build_object(
             select quote_literal(c.old_values)
             from pgoutbox.captured_table c where c.relation = capture_source.relation),
         'captured', quote_literal(pgoutbox.captured_among(relation)),
-        'choice', quote_literal(choice),
+        'choice', case when has_condition then format(
+            'case when event_action is null then %L else %L end::pg_catalog.jsonb',
+            choice, choice - 'where') else quote_literal(choice) end,
         'declaration', case when has_condition then E'\n    event_action pg_catalog.text;' end,
         'choosing', case when has_condition then format(
             E'\n            event_action := pgoutbox.choose_%s(tg_op, new, old);'
@@ -126,8 +144,8 @@ $body$, jsonb_build_object(
             then 'event_action operator(pg_catalog.=) ''INSERT''' else 'old.ctid is null' end,
         'is_update', case when has_condition
             then 'event_action operator(pg_catalog.=) ''UPDATE''' else 'new.ctid is not null' end,
-        'slow_action', case when has_condition then 's.action, ' end,
-        'into_action', case when has_condition then 'event_action, ' end,
+        'slow_action', case when has_condition
+            then E'\n            event_action := rendered.action;' end,
         'leaving', case when has_condition
             then E'\n            if event_action is null then return nothing; end if;' end,
         'round', ring.period * ring.slots,

@@ -15,13 +15,15 @@ declare
     identity text[] := pgoutbox.identity_columns(relation);
     guard text;
     source text := 'null;';
-    whole constant text := pgoutbox.bounded_source(pgoutbox.row_source(relation, 'old'));
+    whole constant text := concat(
+        pgoutbox.small_source(relation, 'old') || E'\n                ',
+        'old_row := ', pgoutbox.quick_source(relation, 'old'), ';');
 begin
     select c.* into strict captured
     from pgoutbox.captured_table c where c.relation = old_row_source.relation;
     select c.* into strict described from pg_class c where c.oid = relation;
     if captured.old_values = 'full' then
-        return format('old_row := %s;', whole);
+        return whole;
     end if;
     guard := case
         -- A leaf has an identity of its own, and other column numbers than the root.
@@ -45,7 +47,7 @@ begin
             where i.indexrelid = pg_get_replica_identity_index(relation)
         ) end;
     if described.relreplident = 'f' then
-        source := format('old_row := %s;', whole);
+        source := whole;
     elsif identity <> '{}' then
         source := format(
             E'if %s operator(pg_catalog.=) ''DELETE''\n'
@@ -54,7 +56,7 @@ begin
             action,
             (select string_agg(pg_catalog.format('old.%I', name), ', ') from unnest(identity) name),
             (select string_agg(pg_catalog.format('new.%I', name), ', ') from unnest(identity) name),
-            pgoutbox.bounded_source(pgoutbox.row_source(relation, 'old', identity))
+            pgoutbox.quick_source(relation, 'old', identity)
         );
     end if;
     return format(

@@ -7,6 +7,9 @@
 -- transaction's snapshot can be older than the table, so what is asked is asked of the parser and
 -- of PostgreSQL's caches: slow, but never wrong.
 --
+-- `new_large` and `old_large` say which columns were left out of the rows, since they can't be
+-- published (too_large.sql).
+--
 -- `action` is null where the change is none of a chosen row. Where the condition raises, the event
 -- has no row but a mark that no relay can read (as_published.sql): so it is parked.
 --
@@ -14,7 +17,7 @@
 -- install, since a money value has no currency of its own.
 create or replace function pgoutbox.capture_slowly(
     relation oid, inout action text, new_values anyelement, old_values anyelement,
-    old_values_as text, captured text[], choice jsonb,
+    old_values_as text, captured text[], choice jsonb, new_large jsonb, old_large jsonb,
     out schema_name text, out table_name text, out new_row text, out old_row text
 )
     language plpgsql
@@ -50,10 +53,10 @@ begin
         return;
     end if;
     if action <> 'DELETE' then
-        new_row := pgoutbox.render_row(new_values, names, expressions);
+        new_row := pgoutbox.render_row(new_values, names, expressions, new_large);
     end if;
     if action <> 'INSERT' and old_values_as = 'full' then
-        old_row := pgoutbox.render_row(old_values, names, expressions);
+        old_row := pgoutbox.render_row(old_values, names, expressions, old_large);
     elsif action <> 'INSERT' then
         identity := pgoutbox.identity_of_change(relation, action, new_values, old_values, names);
         old_row := case when identity <> '{}' then pgoutbox.render_row(
@@ -62,7 +65,7 @@ begin
                     when p.name = any (identity) then p.expression else quote_literal('null') end
                 from unnest(names, expressions) with ordinality p (name, expression, place)
                 order by p.place
-            )) end;
+            ), old_large) end;
     end if;
 end
 $$;

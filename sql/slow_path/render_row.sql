@@ -3,46 +3,52 @@
 -- A column that can't be rendered, because its type's output function raises, does not fail
 -- the write: its value is {"unrenderable": "<SQLSTATE>: <message>"}. So is one with which the row
 -- would exceed 64 MiB, which no nats-server takes; PostgreSQL itself can't store two rows of more
--- than 1 GB together. Text and bytes of that size are known by their length, and not rendered.
-create or replace function pgoutbox.render_row(changed anyelement, names text[], expressions text[])
-    returns text
+-- than 1 GB together. Of text and bytes that is known before they are rendered. `large` says it of
+-- columns whose values were left out of `changed` (too_large.sql).
+create or replace function pgoutbox.render_row(
+    changed anyelement, names text[], expressions text[], large jsonb default null
+) returns text
     language plpgsql
     set search_path = pg_catalog, pg_temp
 as $$
 declare
     most constant integer := 67108864;  -- bytes
-    total bigint := 0;
-    size integer;
+    measure text;
+    sizes integer[];
     rendered text;
     part record;
     value text;
 begin
-    -- Compressed to a three-hundredth at best.
-    if pg_column_size(changed) > 200000 then
-        for part in select p.name, p.place from unnest(names) with ordinality p (name, place) loop
-            begin
-                execute format('select octet_length(($1).%I)', part.name) into size using changed;
-                total := total + coalesce(size, 0);
-                if size > most then
-                    expressions[part.place] := quote_literal(json_build_object(
-                        'unrenderable', format('54000: %s bytes, of at most %s', size, most)));
-                end if;
-            exception when undefined_function then
-                null;
-            end;
-        end loop;
-    end if;
-    if total <= most then
-        begin
-            execute 'select ' || pgoutbox.object_expression(names, expressions)
-            into rendered using changed;
-            if octet_length(rendered) <= most then
-                return rendered;
-            end if;
-        exception when others then
-            null;
-        end;
-    end if;
+    large := coalesce(large, '{}');
+    foreach measure in array array['length_in_bytes', 'length_as_json'] loop
+        -- Compressed to a three-hundredth at best, and six times as long as JSON at most.
+        exit when pg_column_size(changed) < 30000;
+        execute (
+            select format('select array[%s]', string_agg(
+                case when large ? p.name then 'null'
+                    else format('pgoutbox.%s(($1).%I)', measure, p.name) end,
+                ', ' order by p.place))
+            from unnest(names) with ordinality p (name, place)
+        ) into sizes using changed;
+        large := large || pgoutbox.too_large(names, sizes);
+        exit when (select coalesce(sum(size), 0) from unnest(sizes) size) < most / 6;
+    end loop;
+    expressions := array(
+        select case when large ? p.name and p.expression <> quote_literal('null')
+            then quote_literal(json_build_object('unrenderable', large ->> p.name))
+            else p.expression end
+        from unnest(names, expressions) with ordinality p (name, expression, place)
+        order by p.place
+    );
+    begin
+        execute 'select ' || pgoutbox.object_expression(names, expressions)
+        into rendered using changed;
+        if octet_length(rendered) <= most then
+            return rendered;
+        end if;
+    exception when others then
+        null;
+    end;
     rendered := '';
     for part in
         select p.name, p.expression from unnest(names, expressions) p (name, expression)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import asyncpg
 import pytest
@@ -290,6 +291,67 @@ async def test_a_value_that_no_server_takes_is_not_rendered(
     }
     assert inserted.new == updated.old == without | {"n": 1}
     assert updated.new == deleted.old == without | {"n": 2}
+
+
+def _peak(connection: asyncpg.Connection) -> int:
+    """Return the most memory that a connection's backend has had so far, in MiB."""
+    status = Path(f"/proc/{connection.get_server_pid()}/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) // 1024
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
+@pytest.mark.parametrize(
+    ("columns", "row", "beside"),
+    [
+        ("v text", "repeat('x', {size}00000000)", 32),
+        ("v text", "repeat(E'\\x01', {size}2000000)", 512),
+        ("v bytea", "repeat('x', {size}00000000)::bytea", 32),
+        ("v jsonb", "to_jsonb(repeat('x', {size}00000000))", 32),
+        ("v text[]", "array[repeat('x', {size}00000000)]", 32),
+        (
+            ", ".join(f"v{n} text" for n in range(8)),
+            ", ".join(["repeat('x', {size}2000000)"] * 8),
+            1280,
+        ),
+    ],
+    ids=["text", "control characters", "bytea", "jsonb", "array", "columns"],
+)
+@pytest.mark.parametrize("size", [1, pytest.param(2, marks=pytest.mark.long)])
+async def test_what_no_server_takes_is_not_copied(
+    connection: asyncpg.Connection, connect: Connect, capture: Capture, outbox: Outbox,
+    columns: str, row: str, beside: int, size: int,
+) -> None:  # fmt: skip
+    """Beside a fifth of what a statement needs by itself, a writer needs so many MiB at most."""
+    await connection.execute(f"create table plain (id int primary key, n int, {columns})")
+    await capture("t", f"id int primary key, n int, {columns}")
+    statements = (
+        f"insert into {{table}} values (1, 1, {row.format(size=size)})",
+        "update {table} set n = 2",
+        "delete from {table}",
+    )
+    for table in ("plain", "t"):
+        for name in (column.split()[0] for column in columns.split(", ")):
+            await connection.execute(f"alter table {table} alter {name} set storage external")
+    for statement in statements:
+        peaks = []
+        for table in ("plain", "t"):
+            writer = await connect()
+            await writer.execute(statement.format(table=table), timeout=150)
+            peaks.append(_peak(writer))
+        assert peaks[1] <= peaks[0] * 1.2 + beside
+
+    inserted, updated, deleted = await outbox.events()
+    unnoted = await connection.fetchval(
+        "select count(*) from pgoutbox.event e"
+        " where coalesce((e.facts).new_ctid, (e.facts).old_ctid) is null"
+    )
+
+    assert inserted.new == updated.old == updated.new | {"n": 1}
+    assert updated.new == deleted.old
+    assert any(
+        "unrenderable" in value for value in inserted.new.values() if isinstance(value, dict)
+    )
+    assert unnoted == 0
 
 
 @pytest.mark.long
