@@ -12,9 +12,9 @@ as $$
     select
         a.attname::text,
         format(
-            'pg_catalog.%s(%%1$s.%s)',
+            'pg_catalog.%s(%%1$s."%s")',
             case when s.is_length then 'octet_length' else 'pg_column_size' end,
-            replace(quote_ident(a.attname), '%', '%%')),
+            replace(replace(a.attname, '"', '""'), '%', '%%')),
         s.is_length
     from pgoutbox.choice_of(relation) choice
     join pg_attribute a on a.attrelid = relation

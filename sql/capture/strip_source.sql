@@ -3,7 +3,7 @@
 -- several times. System columns stay. Null for a table of which no row has a large value.
 --
 -- It fails where the table isn't what it was, and has then done no harm. A condition that is yet to
--- be evaluated needs the whole row.
+-- be evaluated needs the whole row. PL/pgSQL has keywords that quote_ident() leaves as they are.
 create or replace function pgoutbox.strip_source(relation regclass, has_condition boolean)
     returns text
     language sql
@@ -20,8 +20,8 @@ as $$
             || string_agg(
                 format(
                     E'\n                if %1$s_large operator(pg_catalog.?) %2$L then '
-                    '%1$s.%3$s := null; end if;',
-                    r.variable, c.name, quote_ident(c.name)),
+                    '%1$s."%3$s" := null; end if;',
+                    r.variable, c.name, replace(c.name, '"', '""')),
                 '' order by c.name) as source
         from (values ('new'), ('old')) r (variable)
         cross join pgoutbox.sized_columns(relation) c

@@ -6,7 +6,7 @@ import asyncpg
 import pytest
 
 from .conftest import Capture
-from .outbox import Outbox
+from .outbox import Outbox, forbid_the_slow_way
 
 SWAP = """
 begin; lock table t;
@@ -204,3 +204,64 @@ async def test_a_table_that_moved_to_another_schema_and_was_made_anew(
 
     rows = await outbox.rows()
     assert [row["schema_name"] for row in rows] == ["archive", "public"]
+
+
+@pytest.mark.parametrize("old_values", ["full", "identity"])
+async def test_a_column_may_be_called_what_the_generated_code_has(
+    connection: asyncpg.Connection, capture: Capture, outbox: Outbox, old_values: str
+) -> None:
+    """Keywords of SQL, and each word of a capture function: keywords of PL/pgSQL and variables."""
+    await capture("other", "id int primary key, v text")
+    words = await connection.fetchval(
+        r"""
+        select array(
+            select word from pg_get_keywords()
+            union
+            select m[1] from pg_trigger t
+            join pg_proc p on p.oid = t.tgfoid
+            cross join regexp_matches(p.prosrc, '[a-z_]\w*', 'g') m
+            where t.tgrelid = 'other'::regclass
+            union
+            select unnest(array['r', 's', 'by', 'loop', 'strict', 'foreach', 'a%b', 'a"b'])
+            except
+            select attname from pg_attribute where attrelid = 'other'::regclass and attnum < 0
+        )
+        """
+    )
+    columns = [f"{name} text default 'x'" for name in map(_quoted, words)]
+    await capture(
+        "t", f'{", ".join(columns)}, primary key ("by", r, new, loop)', old_values=old_values
+    )
+    await forbid_the_slow_way(connection)
+    await connection.execute("insert into t default values")
+    await connection.execute("""update t set "by" = 'y', "end" = 'y', "nothing" = 'y'""")
+    await connection.execute("delete from t")
+
+    inserted, updated, deleted = await outbox.events()
+
+    assert inserted.new == dict.fromkeys(words, "x")
+    assert updated.new == inserted.new | {"by": "y", "end": "y", "nothing": "y"}
+    assert deleted.old["by"] == "y"
+
+
+async def test_a_large_value_may_have_any_name(
+    connection: asyncpg.Connection, capture: Capture, outbox: Outbox
+) -> None:
+    """What is taken out of a row is assigned to, which PL/pgSQL reads otherwise than SQL does."""
+    await capture("t", 'id int primary key, "by" text, "a""%" text')
+    for column in ('"by"', '"a""%"'):
+        await connection.execute(f"alter table t alter {column} set storage external")
+        await connection.execute(
+            f"insert into t (id, {column}) values (1, repeat('x', 67108865)); delete from t"
+        )
+
+    assert [
+        name
+        for event in await outbox.events()
+        for name, value in (event.new | event.old).items()
+        if isinstance(value, dict)
+    ] == ["by", "by", 'a"%', 'a"%']
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
