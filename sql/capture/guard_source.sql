@@ -1,6 +1,6 @@
--- The condition on which a capture function may render rows by itself: it fits the table, `size` (an
--- expression) is less than what is large there, and the settings that show in the table's values
--- are as they should be.
+-- The condition on which a capture function may render rows by itself: it fits the table, `size`
+-- (an expression) is less than what is large there, and the settings that show in the table's
+-- values are as they should be.
 --
 -- Whether it fits is worked out when the condition is planned (parsed_shape.sql): what is large, a
 -- constant, is -1 where it doesn't. It finds the table by its name, which is what events bear, and
