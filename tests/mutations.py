@@ -285,7 +285,7 @@ PROGRESS = [
     Mutation(
         "what commits asynchronously is on the disk before it is published",
         "pgoutbox/outbox/reader.py",
-        "flush = not await self._disk.flushes(batch.unflushed)",
+        "flush = not await self._disk.flushes(batch.unflushed, count)",
         "flush = False",
         "tests/integration/test_disk.py::test_an_event_is_on_disk_before_it_is_published",
     ),

@@ -25,6 +25,7 @@ _KEPT_TO_ITSELF = (
 
 _PATIENCE = 0.005  # seconds; a writer's commit takes about one
 _BUSY = 0.001  # seconds for which it looks without a pause, about ten times
+_FEW = 4  # events; with more, writers commit so often that one is about to flush
 _PAUSE = 0.001  # seconds; event loops can't sleep for less
 
 # Columns of a query whose snapshot is looked at: see Sight. Null where the server doesn't tell.
@@ -84,17 +85,21 @@ class Disk:
         """Note that this session has committed something asynchronously."""
         self._has_own = True
 
-    async def flushes(self, sight: Sight) -> bool:
-        """Wait a little until others' commits have flushed what was seen; return True if so.
+    async def flushes(self, sight: Sight, events: int) -> bool:
+        """Look whether others' commits have flushed what was seen; return True if so.
 
-        What this session has written itself would wait for the WAL writer, which takes longer.
+        Beside many ``events`` it waits a little for that. Beside few it hardly does: maybe nobody
+        commits for long, while somebody writes all the time and doesn't, and then flushing takes
+        less than waiting. What this session has written itself would wait for the WAL writer,
+        which takes longer.
         """
         if not sight.written:
             return sight.written == 0
         began = time.monotonic()
+        patience = 0 if self._has_own else _BUSY if events <= _FEW else _PATIENCE
         while not await self._connection.fetchval(_IS_FLUSHED, sight.written):
             waited = time.monotonic() - began
-            if self._has_own or waited >= _PATIENCE:
+            if waited >= patience:
                 return False
             await asyncio.sleep(_PAUSE if waited >= _BUSY else 0)
         self.keeps(sight)

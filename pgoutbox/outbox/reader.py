@@ -509,8 +509,9 @@ class Outbox:
         is_news = plan[-1:] not in ((), self._plan[-1:])
         flush = is_news and batch.after.has_gap
         if batch.unflushed is not None and not flush:
-            _ = batch.messages  # put together now, while others' commits flush the log
-            flush = not await self._disk.flushes(batch.unflushed)
+            messages = batch.messages  # put together now, while others' commits flush the log
+            count = max(len(batch.passed), len(messages))
+            flush = not await self._disk.flushes(batch.unflushed, count)
         if is_news or flush:
             await self._write(progress, plan, flush=flush)
         if batch.unflushed is not None and flush:

@@ -103,3 +103,23 @@ async def test_a_backlog_that_is_on_disk_waits_for_nobody(
     second = await outbox.next_batch(first.after)
 
     assert second.unflushed is None
+
+
+async def test_few_events_wait_for_nobody_who_writes_and_does_not_commit(
+    connection: asyncpg.Connection, connect: Connect, begun: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rather the relay writes its progress synchronously."""
+    monkeypatch.setattr("pgoutbox.outbox.disk._PATIENCE", 3600.0)
+    outbox, progress, rows = await begun(), Progress(), set()
+    open_one = await connect()
+    await open_one.execute("begin")
+    for number in range(TRIES):
+        await connection.execute(f"insert into t values ({number})")
+        await open_one.execute("insert into t select generate_series(1, 100)")
+        batch = await outbox.next_batch(progress)
+
+        await outbox.begin(batch, progress, ())
+
+        rows.add(await connection.fetchval("select xmin::text from pgoutbox.progress"))
+        progress = batch.after
+    assert len(rows) > 1
