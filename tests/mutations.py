@@ -107,6 +107,13 @@ COMMIT_STAGE = [
         f"{_SQL}transactions.py::test_commit_order_is_that_of_the_commit_stage",
     ),
     Mutation(
+        "a stage that has run is told from the first one",
+        "sql/writer/commit_stage.sql",
+        "operator(pg_catalog.~~) '% 1'\n",
+        "operator(pg_catalog.~~) '%'\n",
+        f"{_SQL}transactions.py::test_deferred_triggers_that_write_captured_tables",
+    ),
+    Mutation(
         "a transaction knows its last event",
         "sql/writer/commit_stage.sql",
         "pg_catalog.nextval('pgoutbox.event_seq'::pg_catalog.regclass),",
