@@ -26,6 +26,7 @@ _KEPT_TO_ITSELF = (
 _PATIENCE = 0.005  # seconds; a writer's commit takes about one
 _BUSY = 0.001  # seconds for which it looks without a pause, about ten times
 _FEW = 4  # events; with more, writers commit so often that one is about to flush
+_MANY = 50  # events; with more, each look takes CPU that busy writers would have
 _PAUSE = 0.001  # seconds; event loops can't sleep for less
 
 # Columns of a query whose snapshot is looked at: see Sight. Null where the server doesn't tell.
@@ -101,7 +102,7 @@ class Disk:
             waited = time.monotonic() - began
             if waited >= patience:
                 return False
-            await asyncio.sleep(_PAUSE if waited >= _BUSY else 0)
+            await asyncio.sleep(0 if waited < _BUSY and events <= _MANY else _PAUSE)
         self.keeps(sight)
         return True
 
