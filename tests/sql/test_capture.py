@@ -296,7 +296,7 @@ async def test_a_value_that_no_server_takes_is_not_rendered(
 def _peak(connection: asyncpg.Connection) -> int:
     """Return the most memory that a connection's backend has had so far, in MiB.
 
-    What it touched of the shared buffers, 128 MiB, counts.
+    What it touched of the shared buffers counts: at most what the row takes.
     """
     status = Path(f"/proc/{connection.get_server_pid()}/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0]) // 1024
