@@ -163,7 +163,7 @@ async def _measure(rig: Rig, database: Database) -> dict[str, float]:
 
             await until(all_sent, f"all {written.count:,} events are in the stream", PATIENCE)
         took = await _took(client, before + 1, before + written.count)
-        with _neighbour(relays / written.seconds):
+        with neighbour(relays / written.seconds):
             beside = await _write(rig, database)
     return {
         **us,
@@ -191,7 +191,7 @@ async def _delay(client: Client, sequence: int) -> float:
 
 
 @contextmanager
-def _neighbour(share: float) -> Iterator[None]:
+def neighbour(share: float) -> Iterator[None]:
     """Have a process take that much of a core meanwhile."""
     arguments = [sys.executable, "-c", _NEIGHBOUR, str(share), str(BURST_EVERY)]
     process = subprocess.Popen(guarded(arguments), stdin=subprocess.DEVNULL)
@@ -230,11 +230,15 @@ def fair_tps(alone: Written, relay_cores: float) -> float:
 async def _write(rig: Rig, database: Database) -> Written:
     clock, began = CpuClock(postgres=rig.postgres.pid), children_seconds()
     count, tps = await asyncio.to_thread(pgbench, rig, database, "pgoutbox", WRITERS, _seconds(rig))
-    async with connect(database.dsn) as watcher:
-        # The CPU time of a session that is just ending may stand nowhere.
-        await until(lambda: watcher.fetchval(_HAVE_ENDED), "the writers' sessions have ended")
+    await writers_end(database)
     used = clock.us_per(1)["postgres"] / 1e6 + children_seconds() - began
     return Written(count, tps, used)
+
+
+async def writers_end(database: Database) -> None:
+    """Wait until the writers' sessions have ended: meanwhile their CPU time may stand nowhere."""
+    async with connect(database.dsn) as watcher:
+        await until(lambda: watcher.fetchval(_HAVE_ENDED), "the writers' sessions have ended")
 
 
 def _seconds(rig: Rig) -> int:

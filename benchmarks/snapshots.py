@@ -10,7 +10,7 @@ import asyncpg
 import psutil
 
 from benchmarks.drain import CPU_COLUMNS, drain
-from benchmarks.load import WRITERS, Written, fair_tps
+from benchmarks.load import WRITERS, Written, fair_tps, neighbour, writers_end
 from benchmarks.report import Column, Goal, Table
 from benchmarks.rig import (
     NOTE,
@@ -54,11 +54,14 @@ COLUMNS_OF_WRITERS = (
     Column("with snapshot/s", "tps", digits=0),
     Column("sharing explains", "fair_tps", digits=0),
     Column("beyond that", "lost_percent"),
+    Column("beside a neighbour/s", "neighbour_tps", digits=0),
+    Column("beyond that", "lost_beside_percent"),
     Column("rows/s meanwhile", "rows_per_s", digits=0),
     Column("relay's share/core", "relay_cores", digits=2),
 )
 NOTE_ON_WRITERS = (
-    "a relay runs both times; beyond that: % lost; relay's share: with nats-server and its sessions"
+    "a relay runs each time; beyond that: % lost; neighbour: a process that takes as much CPU as"
+    " the snapshot does, and does nothing; relay's share: with nats-server and its sessions"
 )
 
 
@@ -67,8 +70,8 @@ async def run(rig: Rig) -> list[Table]:
 
     Alone it is ``pgoutbox relay --drain``, the rate by the stream's clock, as a drain's. The
     writers commit single rows of another table as fast as they can, first beside a relay that has
-    only their events to send, then beside one that takes a snapshot, too; what they lose beyond
-    what CPU sharing explains is that of :mod:`benchmarks.load`.
+    only their events to send, then beside one that takes a snapshot, too, and at last beside a
+    neighbour in the snapshot's place; losses are those of :mod:`benchmarks.load`.
     """
     count = rig.scaled(ROWS)
     label = f"a table of {count:,} rows"
@@ -81,15 +84,17 @@ async def run(rig: Rig) -> list[Table]:
             alone.add(label, **await _drained(rig, database, count))
             beside.add(of_writers, **await _beside_writers(rig, database))
     alone.goals = [Goal(f"snapshot, {label}", label, "per_s", 50_000, unit="/s", digits=0)]
+    what = f"snapshot while {WRITERS} writers write, writers' loss beyond"
     beside.goals = [
+        Goal(f"{what} sharing", of_writers, "lost_percent", 10, at_most=True, unit=" %"),
         Goal(
-            f"snapshot while {WRITERS} writers write, writers' loss beyond sharing",
+            f"{what} that beside a neighbour",
             of_writers,
-            "lost_percent",
+            "lost_beside_percent",
             10,
             at_most=True,
             unit=" %",
-        )
+        ),
     ]
     return [alone, beside]
 
@@ -129,6 +134,7 @@ class _Relay:
         count, tps = await asyncio.to_thread(
             pgbench, self.rig, self.database, "pgoutbox", WRITERS, seconds
         )
+        await writers_end(self.database)
         sessions = sum(map(backend_seconds, self.sessions)) - sessions
         used = postgres.us_per(1)["postgres"] / 1e6 - sessions + children_seconds() - began
         return Written(count, tps, used), sum(relay.us_per(1).values()) / 1e6 + sessions
@@ -138,19 +144,23 @@ async def _beside_writers(rig: Rig, database: Database) -> dict[str, float]:
     async with connect(database.dsn) as watcher:
         with rig.relay(database) as process:
             relay = _Relay(rig, database, process, await relay_sessions(watcher))
-            without, _ = await relay.beside()
+            without, used_without = await relay.beside()
             await watcher.execute(_ASK, 100)  # more than there is time for
             before = await until(lambda: _sent(watcher), "the snapshot has begun")
             written, used = await relay.beside()
             rows = await _sent(watcher) - before
             await watcher.execute(_STOP)
-    relay_cores = used / written.seconds
+            relay_cores = used / written.seconds
+            with neighbour(relay_cores - used_without / without.seconds):
+                beside, _ = await relay.beside()
     fair = fair_tps(without, relay_cores)
     return {
         "without_tps": without.tps,
         "tps": written.tps,
         "fair_tps": fair,
         "lost_percent": (1 - written.tps / fair) * 100,
+        "neighbour_tps": beside.tps,
+        "lost_beside_percent": (1 - written.tps / beside.tps) * 100,
         "rows_per_s": rows / written.seconds,
         "relay_cores": relay_cores,
     }
