@@ -166,6 +166,8 @@ async def _set_for_all_tables(
     conn: Connection, context: bool | None, all_checks: bool | None, say: Say
 ) -> None:
     """Set what capture does for all tables; None leaves it as it is."""
+    if context is None and all_checks is None:
+        return  # what an owner of one table may not ask, either
     await conn.execute("select pgoutbox.configure_capture($1, $2)", context, all_checks)
     if context is not None:
         say(f"sessions of writers: {'' if context else 'not '}captured")
