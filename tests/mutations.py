@@ -297,6 +297,20 @@ PROGRESS = [
         "tests/integration/test_disk.py::test_an_event_is_on_disk_before_it_is_published",
     ),
     Mutation(
+        "a parked event is on the disk before it is published",
+        "pgoutbox/outbox/parked.py",
+        "set local synchronous_commit = local",
+        "set local synchronous_commit = off",
+        "tests/integration/test_disk.py::test_a_parked_event_is_on_disk_before_it_is_published",
+    ),
+    Mutation(
+        "events are on the disk before they are sent again",
+        "pgoutbox/outbox/reader.py",
+        "        await self._disk.force(resends.TOUCH, number)\n",
+        "",
+        "tests/integration/test_disk.py::test_events_are_on_disk_before_they_are_sent_again",
+    ),
+    Mutation(
         "what is on the disk already isn't taken for more than it is",
         "pgoutbox/outbox/disk.py",
         "pg_catalog.pg_snapshot_xmin(",

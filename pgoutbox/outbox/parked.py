@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     Connection = asyncpg.Connection[asyncpg.Record]
 
 
-_LOCK_TIMEOUT = "500ms"
+# A change that is flushed has all flushed that was visible before: the event, however it committed.
+_BRIEFLY_AND_FLUSHED = "set local lock_timeout = '500ms'; set local synchronous_commit = local"
 _NOT_INTO_BUCKETS = (
     "a bucket's key may have a newer value by now, which it would replace;"
     " run pgoutbox snapshot start for the table"
@@ -38,14 +39,14 @@ class Parked:
         self._format = message_format
 
     async def next_retry(self, envelope: Envelope, max_event_bytes: int) -> Retry | None:
-        """Return the first event that is to be published again, by position.
+        """Return the first event that is to be published again, by position; it is on disk.
 
         ``max_event_bytes`` is the size above which rows aren't read. None, too, while somebody
-        has locked the table: that must not hold up those that come next.
+        has locked the table or the row: that must not hold up those that come next.
         """
         try:
             async with self._connection.transaction():
-                await self._connection.execute(f"set local lock_timeout = '{_LOCK_TIMEOUT}'")
+                await self._connection.execute(_BRIEFLY_AND_FLUSHED)
                 row = await self._connection.fetchrow(_NEXT_RETRY, self._relay, max_event_bytes)
         except asyncpg.LockNotAvailableError:
             return None
@@ -115,13 +116,16 @@ def _headers(lines: str) -> Headers:
     return tuple((name, value) for name, value in pairs)
 
 
+# Where it changes no row, as somebody has dropped the event meanwhile, nothing is flushed.
 _NEXT_RETRY = """
-select
+update pgoutbox.parked k set reason = k.reason
+where k.relay = $1 and k.retries and k.event_id = (
+    select f.event_id from pgoutbox.parked f
+    where f.relay = $1 and f.retries
+    order by f.position, f.seq limit 1)
+returning
     k.event_id::text, k.position, k.seq, k.bytes, k.number, k.size, k.subject, k.headers,
     k.table_name, k.action, case when k.bytes <= $2 then k.payload end as payload
-from pgoutbox.parked k
-where k.relay = $1 and k.retries
-order by k.position, k.seq limit 1
 """
 _UNPARK = "delete from pgoutbox.parked where relay = $1 and event_id = $2::text::uuid"
 _PARK_AGAIN = """

@@ -105,10 +105,6 @@ on conflict do nothing
 returning reason
 """
 
-TOUCH_PARKED = """
-update pgoutbox.parked set reason = reason where relay = $1 and event_id = $2::text::uuid
-"""
-
 # A relay that is frozen meanwhile would hold up vacuum, and the slots' locks; a condition that
 # takes for ever, the events.
 BRIEFLY = """

@@ -634,10 +634,7 @@ class Outbox:
 
     async def next_retry(self) -> Retry | None:
         """Return the first parked event that is to be published after all."""
-        retry = await self._parked.next_retry(self._envelope, self._max_event_bytes)
-        if retry is not None:
-            await self._disk.force(queries.TOUCH_PARKED, self._relay, retry.id)
-        return retry
+        return await self._parked.next_retry(self._envelope, self._max_event_bytes)
 
     async def unpark(self, event_id: str) -> None:
         """Forget a parked event, which is published."""

@@ -9,8 +9,9 @@ import pytest
 
 from pgoutbox.config.settings import MessageConfig
 from pgoutbox.messages.formats import format_of
-from pgoutbox.outbox.progress import Progress
+from pgoutbox.outbox.progress import Key, Progress
 from pgoutbox.outbox.reader import Outbox
+from pgoutbox.outbox.resends import Resend
 from tests.conftest import Connect
 from tests.support.cluster import ADMIN
 from tests.support.leading import lead
@@ -20,6 +21,14 @@ Open = Callable[[], Awaitable[Outbox]]
 WRITTEN = "select pg_current_wal_insert_lsn()::text"
 IS_FLUSHED = "select pg_current_wal_flush_lsn() >= $1::text::pg_lsn"
 LATE = "set constraints all immediate; set local synchronous_commit = off; commit"
+PARK = """
+insert into pgoutbox.parked (relay, event_id, position, seq, bytes, reason, retries)
+values ('default', $1::text::uuid, $2, $3, 9, 'refused', true)
+"""
+RESEND = """
+insert into pgoutbox.resend (relay, first_position, last_position, events, asked_by)
+values ('default', $1, $1, 1, 'a test')
+"""
 TRIES = 5  # by chance something is on disk in time
 
 
@@ -63,6 +72,43 @@ async def test_an_event_is_on_disk_before_it_is_published(
         assert len(batch) == 1
         assert await admin.fetchval(IS_FLUSHED, written)
         progress = batch.after
+
+
+async def test_a_parked_event_is_on_disk_before_it_is_published(
+    connection: asyncpg.Connection, connect: Connect, begun: Open
+) -> None:
+    outbox, progress = await begun(), Progress()
+    for number in range(TRIES):
+        await connection.execute(f"begin; insert into t values ({number}); {LATE}")
+        batch = await outbox.next_batch(progress)
+        await connection.execute("set synchronous_commit = off")
+        await connection.execute(PARK, batch.messages[0].id, *batch.keys[0])
+        written = await connection.fetchval(WRITTEN)
+
+        retry = await outbox.next_retry()
+
+        assert retry is not None
+        assert await connection.fetchval(IS_FLUSHED, written)
+        await outbox.unpark(retry.id)
+        progress = batch.after
+
+
+async def test_events_are_on_disk_before_they_are_sent_again(
+    connection: asyncpg.Connection, begun: Open
+) -> None:
+    outbox, progress = await begun(), Progress()
+    await connection.execute("set synchronous_commit = off")
+    for number in range(1, TRIES + 1):
+        await connection.execute("insert into t values ($1)", number)
+        progress = (await outbox.next_batch(progress)).after
+        await outbox.advance(progress)
+        await connection.execute(RESEND, progress.high)
+        written = await connection.fetchval(WRITTEN)
+
+        some = await outbox.read_again(Resend(number, 1, 0, Key(0, 0)))
+
+        assert len(some.messages) == 1
+        assert await connection.fetchval(IS_FLUSHED, written)
 
 
 async def test_an_older_transaction_that_ends_later_is_waited_for(

@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
+from uuid import uuid4
+
 import asyncpg
 import pytest
 
 from pgoutbox.config.settings import MessageConfig
 from pgoutbox.errors import LeadershipLost
-from pgoutbox.messages.event import LastStored
+from pgoutbox.messages.event import LastStored, Message
 from pgoutbox.messages.formats import format_of
-from pgoutbox.outbox import marks
+from pgoutbox.outbox import marks, parked
 from pgoutbox.outbox.marks import Mark
-from pgoutbox.outbox.progress import Progress
+from pgoutbox.outbox.parked import Retry
+from pgoutbox.outbox.progress import Key, Progress
 from pgoutbox.outbox.reader import Outbox
 from tests.conftest import Connect
 from tests.support.leading import lead
+from tests.support.waiting import eventually
+
+IS_WAITED_FOR = """
+select exists (
+    select from pg_locks l join pg_stat_activity a using (pid)
+    where not l.granted and a.datname = current_database()
+)
+"""
 
 
 def _outbox(connection: asyncpg.Connection) -> Outbox:
@@ -61,3 +73,26 @@ async def test_a_mark_has_the_progress_that_was_recorded_with_its_message(
         Mark(Progress(10), confirmed[0]),
         Mark(Progress(0), None),
     ]
+
+
+async def test_a_parked_event_that_somebody_drops_is_not_published(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor does it hold up others meanwhile."""
+    session, operator = [await connect() for _ in range(2)]
+    await session.execute("set lock_timeout = '20s'")
+    outbox = _outbox(session)
+    await lead(outbox, session)
+    event = Message("s", str(uuid4()), b"{}")
+    await outbox.park(Key(1, 1), event, "refused")
+    await operator.execute("update pgoutbox.parked set retries = true")
+    assert await outbox.next_retry() == Retry(event.id, event)
+
+    await operator.execute("begin; delete from pgoutbox.parked")
+    assert await outbox.next_retry() is None
+    monkeypatch.setattr(parked, "_BRIEFLY_AND_FLUSHED", "set local lock_timeout = '20s'")
+    async with asyncio.TaskGroup() as tasks:
+        waiting = tasks.create_task(outbox.next_retry())
+        await eventually(lambda: operator.fetchval(IS_WAITED_FOR))
+        await operator.execute("commit")
+    assert waiting.result() is None
