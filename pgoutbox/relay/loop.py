@@ -382,6 +382,7 @@ class Relay:
     async def _make_room(self, batch: Batch) -> None:
         """Wait until ``batch`` may be sent: behind others, or alone."""
         while self._flights and not self._may_follow(batch):
+            await self._record_landed()
             await self._confirm()
 
     def _may_follow(self, batch: Batch) -> bool:
@@ -408,8 +409,7 @@ class Relay:
         flight = Flight(batch)
         self._flights.append(flight)
         self._front, self._next_oldest = batch.after, None
-        if self._unrecorded or self._has_unrecorded_chunk:
-            await self._record_if_due()  # after begin(), which may have written it with the plan
+        await self._record_landed()  # after begin(), which may have written it, too
         if not batch.is_full and batch.chunk is None:
             await self._launch(flight, alone=goes_alone)
             return await self._behind_all(batch, waited)
@@ -555,6 +555,11 @@ class Relay:
         is_due = not 0 < self._unrecorded < _UNRECORDED or waited >= self._record_interval
         if is_due or self._has_unrecorded_chunk:
             await self._record()
+
+    async def _record_landed(self) -> None:
+        """Record the progress if that is due, and where it has moved at all."""
+        if self._unrecorded or self._has_unrecorded_chunk:
+            await self._record_if_due()
 
     async def _record(self) -> None:
         await self._outbox.advance(self.progress, self._in_flight)

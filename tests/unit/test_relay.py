@@ -403,6 +403,17 @@ async def test_lazy_commit_is_flushed_before_it_is_sent(world: World) -> None:
     assert log.index("flush") < log.index("stored g")
 
 
+async def test_a_batch_is_recorded_before_the_next_one_is_waited_for(world: World) -> None:
+    world.record_interval = 0.0
+    world.commit(*"abcdefghi")
+    world.stream.too_large = {"f"}  # so that nothing may follow the second batch
+
+    await world.relay().drain()
+
+    log = world.outbox.log
+    assert log.index("recorded 3") < log.index("stored d")
+
+
 async def test_two_batches_are_in_flight_and_no_third() -> None:
     world = World()
     world.commit(*"abcdefghij")
