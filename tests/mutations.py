@@ -715,6 +715,13 @@ NOTIFICATIONS = [
         f"{_NOTIFICATIONS}listen_has_no_effect[silent]",
     ),
     Mutation(
+        "a relay that listens anew looks at what it hasn't heard of",
+        "pgoutbox/relay/wakeup.py",
+        "        self._hint.set()  # whoever notified before wasn't heard\n",
+        "",
+        f"{_NOTIFICATIONS}a_session_that_once_heard_is_asked_again_only_in_doubt",
+    ),
+    Mutation(
         "a session that has heard one notification can still be in doubt",
         "pgoutbox/relay/wakeup.py",
         "        self._heard.clear()\n",

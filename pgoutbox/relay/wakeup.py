@@ -78,14 +78,17 @@ class WakeUp:
         await self._listen()
 
     async def _listen(self) -> Silence | None:
+        command = "UNLISTEN"
         try:
             await self._connection.remove_listener(CHANNEL, self._on_notification)
+            command = "LISTEN"
             await self._connection.add_listener(CHANNEL, self._on_notification)
         except asyncpg.PostgresError as error:
             self.check()
-            hint = "Nothing is lost. LISTEN is tried again every few seconds."
-            return Silence(f"LISTEN failed: {error}", hint)
+            hint = "Nothing is lost. LISTEN is tried again by itself."
+            return Silence(f"{command} failed: {error}", hint)
         self._is_listening = True
+        self._hint.set()  # whoever notified before wasn't heard
         return None
 
     def _on_notification(self, _: object, __: int, ___: str, payload: object) -> None:

@@ -26,6 +26,7 @@ HEARS = "notifications are arriving again"
 # A proxy replaces the first by the second, which is as long.
 LISTEN, CALL = b'LISTEN "pgoutbox"', b"select public.f()"
 NO_STATUS = "could not access status of transaction 742"
+UNLISTEN, FAIL = b'UNLISTEN "pgoutbox"', b"select 1/0 -- again"
 REFUSE = f"raise sqlstate '58P01' using message = '{NO_STATUS}';"
 DO_NOTHING = ""
 DO_LISTEN = "listen pgoutbox;"
@@ -139,6 +140,13 @@ async def test_a_session_that_once_heard_is_asked_again_only_in_doubt(database: 
         assert silence is not None
         assert "didn't come back" in silence.reason
 
+        network.alters = lambda piece: piece.replace(UNLISTEN, FAIL)
+        silence = await wake_up.probe()
+        assert silence is not None
+        assert silence.reason == "UNLISTEN failed: division by zero"
         network.alters = None
+        assert await wake_up.fall_asleep()
+        assert not await wake_up.wait(0)
         assert await wake_up.probe() is None
+        assert await wake_up.wait(0), "what came while nobody listened is looked for"
         await connection.close()
