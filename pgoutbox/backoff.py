@@ -15,10 +15,18 @@ class Backoff:
         self._next = first
 
     def next(self) -> float:
-        """Return the next delay in seconds."""
-        delay = self._next
-        self._next = min(delay * self._growth, self._longest)
-        return delay * random.uniform(0.5, 1)  # noqa: S311 - spreads load, guards nothing
+        """Return the next delay in seconds, and have those after it grow."""
+        delay = self.delay()
+        self.grow()
+        return delay
+
+    def delay(self) -> float:
+        """Return a delay in seconds, and leave those after it as long."""
+        return self._next * random.uniform(0.5, 1)  # noqa: S311 - spreads load, guards nothing
+
+    def grow(self) -> None:
+        """Have the next delays be longer."""
+        self._next = min(self._next * self._growth, self._longest)
 
     def reset(self) -> None:
         """Begin with the shortest delay again."""

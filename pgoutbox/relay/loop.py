@@ -247,8 +247,11 @@ class Relay:
             if self._wake_up.is_asleep:
                 # The look just now came after writers had begun to notify.
                 pause = self._outbox.snapshot_pause
-                rest = backoff.next() if self._wake_up.has_stragglers else self._poll_interval
+                has_stragglers = self._wake_up.has_stragglers
+                rest = backoff.delay() if has_stragglers else self._poll_interval
                 was_silent = not await self._rest(rest if pause is None else min(rest, pause))
+                if was_silent and has_stragglers:
+                    backoff.grow()
             elif await self._wake_up.fall_asleep():
                 backoff.reset()
             else:

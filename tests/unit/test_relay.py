@@ -344,6 +344,26 @@ async def test_events_that_nobody_has_notified_of_are_a_reason_to_doubt(world: W
         assert world.stream.stored == ["a"]
 
 
+async def test_pauses_beside_stragglers_grow_with_silence_and_not_with_hints(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses: list[float] = []
+    is_hinted = True
+
+    async def wait(seconds: float) -> bool:
+        await asyncio.sleep(0)
+        pauses.append(seconds)
+        return is_hinted
+
+    world.wake_up.has_stragglers = True
+    monkeypatch.setattr(world.wake_up, "wait", wait)
+    async with running(world.relay()):
+        await eventually(lambda: len(pauses) >= 20)
+        assert max(pauses) <= loop._FIRST_LOOK_AGAIN
+        is_hinted = False
+        await eventually(lambda: pauses[-1] > 2 * loop._FIRST_LOOK_AGAIN)
+
+
 async def test_everything_is_stored_in_order_and_recorded(world: World) -> None:
     world.commit(*"abcdefghij")
     relay = world.relay()
