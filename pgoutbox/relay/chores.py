@@ -23,7 +23,8 @@ log = logging.getLogger("pgoutbox.relay")
 _DRIFT_INTERVAL = 15.0
 _ROTATE_INTERVAL = 30.0
 _PROBE_INTERVAL = 30.0
-_DEAF_INTERVAL = 5.0  # of probes while notifications don't arrive
+_DEAF_INTERVAL = 5.0  # of the first probes while notifications don't arrive; each writes WAL
+_DEAF_PROBES = 12
 _DISCARD_INTERVAL = 60.0
 _OTHERS_INTERVAL = 60.0
 _STRANGERS_INTERVAL = 30.0
@@ -92,7 +93,7 @@ class Chores:
         self._due = dict.fromkeys(self._outages, 0.0)
         self._problems: set[tuple[str, str]] = set()
         self._renamed: dict[str, str] = {}
-        self._is_deaf = False
+        self._silent_probes = 0  # in succession
         self._abandoned: set[str] = set()
         self._suspects: set[int] = set()  # pids of who held the sleep lock when last looked
         self._strangers: set[int] = set()
@@ -171,15 +172,16 @@ class Chores:
         silence = await self._wake_up.probe()
         reason = None if silence is None else silence.reason
         await self._outbox.note_polling(reason)
-        if silence is not None and not self._is_deaf:
+        if silence is not None and not self._silent_probes:
             log.warning(
                 "notifications are not arriving; events wait for the next poll",
                 extra={"error": reason, "hint": silence.hint},
             )
-        elif silence is None and self._is_deaf:
+        elif silence is None and self._silent_probes:
             log.info("notifications are arriving again")
-        self._is_deaf = silence is not None
-        return _DEAF_INTERVAL if self._is_deaf else _PROBE_INTERVAL
+        self._silent_probes = 0 if silence is None else self._silent_probes + 1
+        is_soon = 0 < self._silent_probes <= _DEAF_PROBES
+        return _DEAF_INTERVAL if is_soon else _PROBE_INTERVAL
 
     async def _look_for_strangers(self, _: Progress) -> float:
         """Name who holds the sleep lock at two looks: a writer does so for a moment only."""
