@@ -30,7 +30,7 @@ from benchmarks.rig import (
     Failed,
     Rig,
     connect,
-    delete_stream,
+    make_stream,
     nats_client,
     rig,
     until,
@@ -214,8 +214,7 @@ async def _writers_of(way: Way) -> dict[str, float]:
         async with servers.database() as database:
             _, figures[figure] = pgbench(servers, database, variant, CLIENTS, seconds)
     async with servers.database() as database, nats_client(servers.nats) as client:
-        await delete_stream(client)
-        await client.jetstream().add_stream(name=TOPIC, subjects=[f"{TOPIC}.*"])
+        await make_stream(client)
         async with way.ready(database):
             clock = CpuClock(postgres_us=servers.postgres.pid)
             done, figures["tps"] = await asyncio.to_thread(

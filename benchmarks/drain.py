@@ -17,6 +17,7 @@ from benchmarks.rig import (
     Rig,
     connect,
     delete_stream,
+    make_stream,
     nats_client,
     settled,
     stored,
@@ -182,9 +183,8 @@ async def _read(client: Client, count: int) -> list[Message]:
 async def _publish_one_by_one(rig: Rig, messages: list[Message]) -> dict[str, float]:
     """Publish into an empty stream, each message once the one before is acknowledged."""
     async with nats_client(rig.nats) as client:
-        await delete_stream(client)
+        await make_stream(client)
         jetstream = client.jetstream()
-        await jetstream.add_stream(name=TOPIC, subjects=[f"{TOPIC}.*"])
         clock = CpuClock(baseline_nats_us=rig.nats.pid)
         began = time.process_time()
         for subject, payload, headers in messages:

@@ -26,6 +26,7 @@ from benchmarks.rig import (
     Rig,
     connect,
     delete_stream,
+    make_stream,
     nats_client,
     now,
 )
@@ -150,9 +151,8 @@ async def consuming(rig: Rig) -> AsyncIterator[Consumer]:
     """Subscribe to an empty stream, and to what the writer publishes."""
     consumer = Consumer()
     async with nats_client(rig.nats) as client:
-        await delete_stream(client)
+        await make_stream(client)
         jetstream = client.jetstream()
-        await jetstream.add_stream(name=TOPIC, subjects=[f"{TOPIC}.*"])
         await jetstream.subscribe(f"{TOPIC}.*", ordered_consumer=True, cb=consumer.on_event)
         await client.subscribe(DIRECT, cb=consumer.on_direct)
         yield consumer

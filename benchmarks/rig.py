@@ -25,7 +25,7 @@ import asyncpg
 import nats
 import psutil
 from nats.aio.client import Client
-from nats.js.errors import NotFoundError
+from nats.js.errors import NotFoundError, ServerError
 
 from pgoutbox.demo.nats_server import NatsServer
 from pgoutbox.demo.postgres import PostgresServer
@@ -347,6 +347,19 @@ async def delete_stream(client: Client, stream: str = TOPIC) -> None:
     with suppress(NotFoundError):
         await client.jetstream().purge_stream(stream)
         await client.jetstream().delete_stream(stream)
+
+
+async def make_stream(client: Client) -> None:
+    """Make a relay's stream anew, empty; nats-server may still be removing the old one's files."""
+    await delete_stream(client)
+
+    async def is_made() -> bool:
+        with suppress(ServerError):
+            await client.jetstream().add_stream(name=TOPIC, subjects=[f"{TOPIC}.*"])
+            return True
+        return False
+
+    await until(is_made, f"nats-server makes the stream {TOPIC}")
 
 
 async def settled(database: Database) -> None:
