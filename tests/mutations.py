@@ -26,9 +26,9 @@ _MODEL = "tests/models/test_models.py::test_no_interleaving_breaks_a_promise"
 CAPTURE = [
     Mutation(
         "capture notices that its table has changed",
-        "sql/capture/guard_source.sql",
-        "'operator(pg_catalog.=) %L then %s else -1 end end)'",
-        "'is not null or %L is null then %s else -1 end end)'",
+        "sql/capture/fits_source.sql",
+        "'operator(pg_catalog.=) %L then\\n'",
+        "'is not null or %L is null then\\n'",
         f"{_SQL}drift.py::test_events_follow_the_table",
     ),
     Mutation(
@@ -51,6 +51,14 @@ CAPTURE = [
         "where c.total > 67108864",
         "where false",
         f"{_SQL}capture.py::test_what_no_server_takes_is_not_copied",
+    ),
+    Mutation(
+        "no check of a table owner's domain runs while a row is stripped",
+        "sql/capture/strip_source.sql",
+        "where not c.is_domain",
+        "where true",
+        "tests/integration/test_rights.py"
+        "::test_no_function_of_a_captured_tables_owner_runs_with_other_rights",
     ),
     Mutation(
         "an event that a trigger caused is known for one",

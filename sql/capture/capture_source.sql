@@ -4,9 +4,9 @@
 -- qualified down to the operators, since a SET search_path clause costs up to 14 us a call.
 -- Where its guards say that it doesn't fit, or a value's type refuses to make text of it, the row
 -- is rendered by capture_slowly(). So are rows with large values, after what can't be published has
--- been taken out: which they are is known before a value is read, or copied. The block writes
--- nothing, so its subtransaction gets no transaction id. A row too large to be handed to a function
--- all the same is captured by its key.
+-- been taken out: sizes are known without reading or copying a value. The block writes nothing, so
+-- its subtransaction gets no transaction id. A row too large to be handed to a function all the
+-- same is captured by its key.
 --
 -- The setting pgoutbox.transaction tells how far the transaction is: empty before its first event,
 -- then its id, and what capture_unusual.sql lists. PostgreSQL itself takes that back at the end of
@@ -26,6 +26,7 @@ declare
     ring constant record := pgoutbox.ring();
     may_defer constant boolean := pgoutbox.may_defer(relation);
     choice constant jsonb := pgoutbox.choice_of(relation);
+    is_small constant text := pgoutbox.is_small_source(relation, 'new');
     has_condition constant boolean := choice ? 'where';
     -- A change of a row is another one of the chosen rows.
     action constant text := case when has_condition then 'event_action' else 'tg_op' end;
@@ -116,15 +117,15 @@ $body$, jsonb_build_object(
         -- First the condition, which needs the whole row.
         'guard', pgoutbox.guard_source(
             relation,
-            case when has_condition then '0' else pgoutbox.size_source(relation, 'new') end),
-        'small', case when has_condition
-            then E'\n            ' || pgoutbox.small_source(relation, 'new') end,
+            coalesce(case when not has_condition then is_small end, 'true')),
+        'small', case when has_condition then E'\n            if not ('
+            || is_small || ') then raise exception ''large''; end if;' end,
         'strip', pgoutbox.strip_source(relation, has_condition),
         'noted_action', noted_action,
         'naming', (
             select pgoutbox.naming_source(relation) from pg_class c
             where c.oid = relation and c.relkind = 'p'),
-        'new_row', pgoutbox.quick_source(relation, 'new'),
+        'new_row', pgoutbox.bounded_source(pgoutbox.row_source(relation, 'new')),
         'new_key', pgoutbox.key_row_source(relation, 'new'),
         'old_key', pgoutbox.key_row_source(relation, 'old'),
         'old_row', pgoutbox.old_row_source(relation, action),

@@ -16,8 +16,9 @@ declare
     guard text;
     source text := 'null;';
     whole constant text := concat(
-        pgoutbox.small_source(relation, 'old') || E'\n                ',
-        'old_row := ', pgoutbox.quick_source(relation, 'old'), ';');
+        'if not (' || pgoutbox.is_small_source(relation, 'old')
+            || E') then raise exception ''large''; end if;\n                ',
+        'old_row := ', pgoutbox.bounded_source(pgoutbox.row_source(relation, 'old')), ';');
 begin
     select c.* into strict captured
     from pgoutbox.captured_table c where c.relation = old_row_source.relation;
@@ -56,7 +57,7 @@ begin
             action,
             (select string_agg(pg_catalog.format('old.%I', name), ', ') from unnest(identity) name),
             (select string_agg(pg_catalog.format('new.%I', name), ', ') from unnest(identity) name),
-            pgoutbox.quick_source(relation, 'old', identity)
+            pgoutbox.bounded_source(pgoutbox.row_source(relation, 'old', identity))
         );
     end if;
     return format(

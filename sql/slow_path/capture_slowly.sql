@@ -58,7 +58,9 @@ begin
     if action <> 'INSERT' and old_values_as = 'full' then
         old_row := pgoutbox.render_row(old_values, names, expressions, old_large);
     elsif action <> 'INSERT' then
-        identity := pgoutbox.identity_of_change(relation, action, new_values, old_values, names);
+        identity := pgoutbox.identity_of_change(
+            relation, action, new_values, old_values, names,
+            coalesce(new_large, '{}') || coalesce(old_large, '{}') <> '{}');
         old_row := case when identity <> '{}' then pgoutbox.render_row(
             old_values, names, array(
                 select case

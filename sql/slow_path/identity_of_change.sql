@@ -2,9 +2,11 @@
 --
 -- All of `names` under REPLICA IDENTITY FULL, and where a column of the key isn't among them
 -- because it is generated. Where the snapshot is older than the table, and no index tells, FULL
--- can't be told from NOTHING: then all, too, since too much harms nobody.
+-- can't be told from NOTHING: then all, too, since too much harms nobody. So they are where columns
+-- `were_left_out` of the rows, which then look equal.
 create or replace function pgoutbox.identity_of_change(
-    relation regclass, action text, new_values anyelement, old_values anyelement, names text[]
+    relation regclass, action text, new_values anyelement, old_values anyelement, names text[],
+    were_left_out boolean
 ) returns text[]
     language plpgsql
     set search_path = pg_catalog, pg_temp
@@ -12,6 +14,7 @@ as $$
 declare
     key text[] := pgoutbox.identity_key(relation);
     is_nothing boolean;
+    is_comparable boolean := true;
     is_unchanged boolean := false;
 begin
     if key is null then
@@ -21,8 +24,9 @@ begin
     end if;
     if not key <@ names then
         key := names;
+        is_comparable := not were_left_out;
     end if;
-    if action = 'UPDATE' then
+    if action = 'UPDATE' and is_comparable then
         execute (
             select format(
                 'select record_image_eq(row(%s), row(%s))',

@@ -13,26 +13,27 @@ create or replace function pgoutbox.render_row(
 as $$
 declare
     most constant integer := 67108864;  -- bytes
-    measure text;
+    types regtype[];
     sizes integer[];
+    as_json boolean;
     rendered text;
     part record;
     value text;
 begin
     large := coalesce(large, '{}');
-    foreach measure in array array['length_in_bytes', 'length_as_json'] loop
-        -- Compressed to a three-hundredth at best, and six times as long as JSON at most.
-        exit when pg_column_size(changed) < 30000;
+    -- Compressed to a three-hundredth at best, and six times as long as JSON at most.
+    if pg_column_size(changed) >= 30000 and names <> '{}' then
         execute (
             select format('select array[%s]', string_agg(
-                case when large ? p.name then 'null'
-                    else format('pgoutbox.%s(($1).%I)', measure, p.name) end,
-                ', ' order by p.place))
-            from unnest(names) with ordinality p (name, place)
-        ) into sizes using changed;
-        large := large || pgoutbox.too_large(names, sizes);
-        exit when (select coalesce(sum(size), 0) from unnest(sizes) size) < most / 6;
-    end loop;
+                format('pg_typeof(($1).%I)', n.name), ', ' order by n.place))
+            from unnest(names) with ordinality n (name, place)
+        ) into types using changed;
+        foreach as_json in array array[false, true] loop
+            execute pgoutbox.sizes_source(names, types, large, as_json) into sizes using changed;
+            large := large || pgoutbox.too_large(names, sizes);
+            exit when (select coalesce(sum(size), 0) from unnest(sizes) size) < most / 6;
+        end loop;
+    end if;
     expressions := array(
         select case when large ? p.name and p.expression <> quote_literal('null')
             then quote_literal(json_build_object('unrenderable', large ->> p.name))

@@ -36,7 +36,7 @@ as $$
 declare
     nothing pg_catalog.text;
 begin
-    -- Of which transaction that is said needn't be asked here: of this one, or it is made up.
+    -- The id before it needn't be compared: it is this transaction's, or somebody made it up.
     if pg_catalog.current_setting('pgoutbox.transaction', true) operator(pg_catalog.~~) '% 1'
         and pg_catalog.pg_try_advisory_xact_lock_shared(1885826914, 0)
         -- Says that the stage has run; as a statement of its own it would cost more.

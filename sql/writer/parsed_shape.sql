@@ -3,7 +3,7 @@
 --
 -- Not asked of pg_attribute: a REPEATABLE READ transaction reads that as it was before an ALTER
 -- TABLE of somebody else, while its rows have the columns of now. Not immutable at all, but called
--- so: PostgreSQL works it out when it plans the guard that it stands in (guard_source.sql).
+-- so: PostgreSQL works it out when it plans the guard that it stands in (fits_source.sql).
 create or replace function pgoutbox.parsed_shape(relation regclass) returns text
     language plpgsql
     immutable

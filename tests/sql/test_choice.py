@@ -333,3 +333,35 @@ async def _compare(dsn: str) -> None:
         assert captured == published
     finally:
         await connection.close()
+
+
+@pytest.mark.parametrize(
+    ("columns", "arguments", "change", "row"),
+    [
+        ("id int, v text", {"columns": ["id"]}, "rename id to n", "(1, repeat('x', 40000))"),
+        ("v text", {"except_columns": ["v"]}, "alter v type varchar", "(repeat('x', 40000))"),
+    ],
+)
+async def test_a_large_row_of_which_no_column_is_captured(
+    connection: asyncpg.Connection, capture: Capture, outbox: Outbox,
+    columns: str, arguments: dict[str, Any], change: str, row: str,
+) -> None:  # fmt: skip
+    """Where the table has changed since."""
+    await capture("t", columns, **arguments)
+    await connection.execute(f"alter table t {change}")
+    await connection.execute("alter table t alter v set storage external")
+    await connection.execute(f"insert into t values {row}")
+
+    (event,) = await outbox.events()
+    assert "v" not in event.new
+
+
+async def test_a_value_that_no_server_takes_has_no_hash(
+    connection: asyncpg.Connection, capture: Capture, outbox: Outbox
+) -> None:
+    """It isn't read."""
+    await capture("t", "id int primary key, v text", hash_columns=["v"])
+    await connection.execute("insert into t values (1, repeat('x', 67108865))")
+
+    (event,) = await outbox.events()
+    assert event.new["v"] == {"unrenderable": "54000: 67108865 bytes, of at most 67108864"}
