@@ -38,7 +38,7 @@ class Batch:
     is_full: bool = False  # more may be visible than was read
     is_replay: bool = False  # of a plan, sent again in the order of the first time
     has_long_transaction: bool = False  # one of several events, which a restart must not tear
-    unflushed: Sight | None = None  # visible so, but perhaps not on disk yet
+    unflushed: Sight | None = None  # what was read may not be on disk yet
     oldest: float | None = None  # commit time of the first event, seconds since the epoch
     passed: Sequence[Key] = ()  # of all events read, including those that are passed over
     chunk: Chunk | None = None

@@ -23,10 +23,10 @@ _KEPT_TO_ITSELF = (
     asyncpg.UndefinedFunctionError,
 )
 
-_PATIENCE = 0.005  # seconds; a writer's commit takes about one
+_PATIENCE = 0.005  # seconds; a writer's commit takes about a millisecond
 _BUSY = 0.001  # seconds for which it looks without a pause, about ten times
 _FEW = 4  # events; with more, writers commit so often that one is about to flush
-_MANY = 50  # events; with more, each look takes CPU that busy writers would have
+_MANY = 50  # events; with more, each look takes CPU that busy writers need
 _PAUSE = 0.001  # seconds; event loops can't sleep for less
 
 # Columns of a query whose snapshot is looked at: see Sight. Null where the server doesn't tell.
@@ -44,8 +44,8 @@ _IS_FLUSHED = "select pg_catalog.pg_current_wal_flush_lsn() >= $1::pg_catalog.pg
 class Sight(NamedTuple):
     """What a snapshot of the database shows, by the log.
 
-    ``written`` is up to where the log has to be on disk for all of it: 0 where it is, None where
-    the server doesn't tell. Transactions with ids below ``ended_below`` had ended by then.
+    ``written`` is the log position up to which everything must be flushed: 0 where it is, None
+    where the server doesn't tell. Transactions with ids below ``ended_below`` had ended by then.
     """
 
     written: int | None
@@ -71,7 +71,12 @@ class Disk:
             self.tells = True
 
     def lacks(self, sight: Sight, xids: Iterable[int]) -> bool:
-        """Return True if one of the transactions ``xids``, seen so, may not be on disk."""
+        """Return True if one of ``xids`` may not be on disk, as of this sight.
+
+        Restored events have ids of the cluster they come from. Too high ones cost a look at the
+        log; too low ones pass for flushed, which they are, unless a restore that commits
+        asynchronously still goes on behind the first look.
+        """
         if sight.written == 0:
             self.keeps(sight)
             return False
@@ -87,12 +92,11 @@ class Disk:
         self._has_own = True
 
     async def flushes(self, sight: Sight, events: int) -> bool:
-        """Look whether others' commits have flushed what was seen; return True if so.
+        """Check whether others' commits have flushed what was seen.
 
-        Beside many ``events`` it waits a little for that. Beside few it hardly does: maybe nobody
-        commits for long, while somebody writes all the time and doesn't, and then flushing takes
-        less than waiting. What this session has written itself would wait for the WAL writer,
-        which takes longer.
+        With many ``events`` it waits a little. With few it barely does: perhaps somebody keeps
+        writing and nobody commits, and flushing is then quicker than waiting. What this session
+        has written itself would wait for the WAL writer, which takes longer.
         """
         if not sight.written:
             return sight.written == 0
@@ -109,7 +113,8 @@ class Disk:
     async def force(self, change: str, *arguments: object) -> None:
         """Execute ``change``, and wait until the log is flushed up to that.
 
-        Nothing has to be asked of the log then. It must change a row.
+        Nothing has to be asked of the log then. ``change`` must change a row, or nothing is
+        flushed.
         """
         async with self._connection.transaction():
             await self._connection.execute("set local synchronous_commit = local")

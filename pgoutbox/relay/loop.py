@@ -84,7 +84,7 @@ class WakeUpLike(Protocol):
         """Wait for a hint, at most ``seconds``; return True if one came."""
 
     def doubt(self) -> None:
-        """Note that events came of which nobody has notified."""
+        """Note that events came that nobody had announced."""
 
     def interrupt(self) -> None:
         """End a wait now."""
@@ -442,8 +442,9 @@ class Relay:
 
         A few events find a relay asleep and leave it so. Writers have notified since before the
         batch was read, so they say if there is more, those that may fill a gap included: that costs
-        a few of them a NOTIFY, and spares the relay most of its questions to the database. Only who
-        may fill a gap is asked now, so that the next event needn't wait for that.
+        a few of them a NOTIFY, and spares the relay most of its questions to the database. What may
+        not notify is found at the next poll, as everywhere. Only who may fill a gap is asked now,
+        so that the next event needn't wait for that.
 
         With many it gets up, and lets some more come together. A look costs about the same for a
         hundred events as for one, and what it takes is missing for writers that are as busy: so the

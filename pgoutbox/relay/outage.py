@@ -9,8 +9,8 @@ from pgoutbox.monitoring.monitor import Server
 
 log = logging.getLogger("pgoutbox.relay")
 
-# Seconds until another reason is news: until then one cause shows in many ways. Twice as many after
-# each, so that reasons that alternate fill no log.
+# Seconds until another reason is news: until then one cause shows in many ways. Doubled each
+# time, so that reasons that alternate fill no log.
 _NEW_REASON_AFTER = 30.0
 
 

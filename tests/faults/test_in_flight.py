@@ -19,7 +19,7 @@ FLAGS = ("--batch-events", "20", "--window", "45", "--log-level", "debug")
 
 @pytest.fixture
 async def backlog(scene: Scene) -> Scene:
-    """A scene in which a few thousand events wait: of small and large transactions, some lazy."""
+    """A scene in which a few thousand transactions wait, small and large, some asynchronous."""
     scene.flags = (*scene.flags, *FLAGS)
     async with scene.load(writers=4):
         await scene.pause(3, 4)

@@ -190,7 +190,7 @@ async def test_what_a_chunk_shows_is_on_disk_before_it_is_published(
     await connection.execute("select pgoutbox.capture_table('t', '{INSERT}')")
     await connection.execute("set synchronous_commit = off")
     for _ in range(5):  # by chance it is on disk in time
-        await connection.execute("update t set v = 'lazy'")
+        await connection.execute("update t set v = 'unflushed'")
         written = await connection.fetchval("select pg_current_wal_insert_lsn()::text")
 
         batch = await relay.outbox.next_batch(relay.progress)

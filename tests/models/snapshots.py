@@ -142,14 +142,14 @@ class Snapshots(Model[State]):
     # Transactions ---------------------------------------------------------------------------------
 
     def _go_on(self, state: State, number: int, t: Transaction) -> Iterator[Step[State]]:
-        is_lazy = number == len(self._rows)
+        is_asynchronous = number == len(self._rows)
         if t.at == OPEN and not self._is_locked(state, number, t.row):
             position = state.last_position + 1
             drawn = replace(state, last_position=position)
             drawn_one = replace(t, at=DRAWN, position=position)
             yield Step(f"transaction {number} draws a position", _with(drawn, number, drawn_one))
         elif t.at == DRAWN:
-            at = VISIBLE if is_lazy else ON_DISK
+            at = VISIBLE if is_asynchronous else ON_DISK
             yield Step(f"transaction {number} is visible", _with(state, number, replace(t, at=at)))
         elif t.at == VISIBLE:
             on_disk = replace(t, at=ON_DISK)

@@ -40,7 +40,7 @@ class Outbox:
     transactions: dict[int, list[str]] = field(default_factory=dict)
     limit: int = 3
     withheld: set[str] = field(default_factory=set)  # texts of events without rows
-    lazy: set[int] = field(default_factory=set)
+    unflushed: set[int] = field(default_factory=set)  # positions
     progress: Progress = field(default_factory=Progress)  # as it is recorded
     noted: tuple[Progress, ...] = ()
     parked: list[str] = field(default_factory=list)
@@ -83,7 +83,7 @@ class Outbox:
             is_full=is_full,
             is_replay=bool(self.replay),
             has_long_transaction=is_cut or any(a.position == b.position for a, b in pairwise(keys)),
-            unflushed=_SIGHT if any(key.position in self.lazy for key in keys) else None,
+            unflushed=_SIGHT if any(key.position in self.unflushed for key in keys) else None,
             passed=keys,
             withheld=[
                 Withheld(key, self.text(key), 10, EventNumber(0, 0), None)
@@ -413,9 +413,9 @@ async def test_what_is_recorded_keeps_the_plan_of_a_batch_that_is_sent_next(worl
     assert Key(2, 4) in ends["e"]
 
 
-async def test_lazy_commit_is_flushed_before_it_is_sent(world: World) -> None:
+async def test_unflushed_commit_is_flushed_before_it_is_sent(world: World) -> None:
     world.commit(*"abcdefgh")
-    world.outbox.lazy = {7}
+    world.outbox.unflushed = {7}
 
     await world.relay().drain()
 
