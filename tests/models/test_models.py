@@ -26,7 +26,6 @@ _LARGER: list[Model[Any]] = [
     Plan((1, 2, 2), crashes=False),
     Plan((2, 3), limit=3),
     SleepLock(stranger=True),
-    SleepLock(writers=3),
     Snapshots(keeps_repeats=True),
     Snapshots((1, 2, 1)),
 ]
