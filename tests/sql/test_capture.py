@@ -312,8 +312,8 @@ def _peak(connection: asyncpg.Connection) -> int:
         ("v jsonb", "to_jsonb(repeat('x', 100000000))", 32),
         ("v text[]", "array[repeat('x', 100000000)]", 32),
         (
-            ", ".join(f"v{n} text" for n in range(8)),
-            ", ".join(["repeat('x', 12000000)"] * 8),
+            ", ".join(f"v{n} text" for n in range(2)),
+            ", ".join(["repeat('x', 34000000)"] * 2),
             1280,
         ),
     ],
