@@ -164,8 +164,12 @@ async def test_what_fails_is_tried_again_before_its_successors_and_then_given_up
 
     assert consumer.seen == [1, 1, 1, 2]
     assert caplog.messages[-1] == "given up: UPDATE public.t at sequence 1: OSError('no')"
-    info = await stream.jetstream.consumer_info(stream.topic, "test")
-    assert (info.num_ack_pending, info.num_pending) == (0, 0)
+
+    async def nothing_is_left() -> bool:
+        info = await stream.jetstream.consumer_info(stream.topic, "test")
+        return (info.num_ack_pending, info.num_pending) == (0, 0)
+
+    await eventually(nothing_is_left)
 
 
 async def test_what_a_killed_consumer_left_comes_first(nats: Client, stream: Stream) -> None:
