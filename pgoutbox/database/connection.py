@@ -309,6 +309,10 @@ _HINTS: dict[str, str] = {
 }
 
 
+# What the driver says of a session that has just ended.
+_ABOUT_STATES = re.compile("another operation|cannot call Transaction")
+
+
 def explain(error: Exception, *, where: str = "PostgreSQL") -> PgoutboxError:
     """Return ``error`` as one of ours; one that already is stays as it is."""
     if isinstance(error, PgoutboxError):
@@ -326,7 +330,7 @@ def explain(error: Exception, *, where: str = "PostgreSQL") -> PgoutboxError:
         state = error.sqlstate or ""
         said = redact(_one_line(error))
         return DatabaseError(f"{where} says: {said}", hint=_HINTS.get(state) or error.hint)
-    if type(error) is asyncpg.InternalClientError or "another operation" in str(error):
+    if type(error) is asyncpg.InternalClientError or _ABOUT_STATES.search(str(error)):
         # In words about the driver's own states, which tell an operator nothing.
         return DatabaseError(f"the connection to {where} was lost in the middle of a statement")
     if isinstance(error, FAILURES):

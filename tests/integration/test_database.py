@@ -23,6 +23,7 @@ from pgoutbox.demo.postgres import PostgresServer
 from pgoutbox.errors import ConfigError, DatabaseError, PgoutboxError
 from tests.conftest import Servers
 from tests.support.cluster import ADMIN, OWNER, WRITER, Database
+from tests.support.waiting import eventually
 
 SECRET = "s3cr3t-of-mine"
 
@@ -413,12 +414,18 @@ async def test_what_postgresql_refuses_in_a_session_becomes_one_sentence(
             "cannot switch to state 12; another operation (2) is in progress"
         ),
         asyncpg.InterfaceError("cannot perform operation: another operation is in progress"),
+        asyncpg.InterfaceError(
+            "cannot call Transaction.__aexit__(): the underlying connection is closed"
+        ),
     ],
 )
 def test_the_drivers_own_states_are_nobodys_business(error: Exception) -> None:
     said = str(db.explain(error))
 
     assert said == "the connection to PostgreSQL was lost in the middle of a statement"
+
+
+_SLEEPS = "select wait_event = 'PgSleep' from pg_stat_activity where pid = $1"
 
 
 async def test_a_session_that_is_ended_by_the_server_becomes_one_sentence(
@@ -430,6 +437,7 @@ async def test_a_session_that_is_ended_by_the_server_becomes_one_sentence(
         async with db.session(DatabaseConfig(dsn=database.dsn), purpose="test") as conn:
             pid = conn.get_server_pid()
             sleeping = asyncio.create_task(conn.execute("select pg_sleep(60)"))
+            await eventually(lambda: admin.fetchval(_SLEEPS, pid))
             await admin.fetchval("select pg_terminate_backend($1)", pid)
             await sleeping
 
