@@ -106,8 +106,7 @@ class Outbox:
         self._envelope: Envelope
         # Our clock, which can't be set, and PostgreSQL's, at the last look at slots.
         self._looked: tuple[float, datetime | None] = (0.0, None)
-        self._noted_error: str | None = ""  # not known, from the leader before
-        self._noted_polling: str | None = ""  # the same
+        self._said: dict[str, str | None] = {}  # by query; not what the leader before has said
         # Progress after each batch in flight, as noted in the database, and what of an earlier
         # leader's note, or that of an attempt which failed, is to be finished first.
         self._plan: tuple[Progress, ...] = ()
@@ -202,25 +201,19 @@ class Outbox:
 
     async def note_error(self, error: str | None) -> None:
         """Note why nothing is published, for people who look at the status; None once it is."""
-        if error == self._noted_error:
-            return
-        self._noted_error = error
-        await self._connection.execute(
-            queries.CLEAR_ERROR if error is None else queries.NOTE_ERROR,
-            self._relay,
-            *(() if error is None else (error,)),
-        )
+        await self._say(queries.NOTE_ERROR, queries.CLEAR_ERROR, error)
 
     async def note_polling(self, reason: str | None) -> None:
         """Note why notifications don't arrive; None once they do."""
-        if reason == self._noted_polling:
-            return
-        self._noted_polling = reason
-        await self._connection.execute(
-            queries.CLEAR_POLLING if reason is None else queries.NOTE_POLLING,
-            self._relay,
-            *(() if reason is None else (reason,)),
-        )
+        await self._say(queries.NOTE_POLLING, queries.CLEAR_POLLING, reason)
+
+    async def _say(self, note: str, clear: str, reason: str | None) -> None:
+        if self._said.get(note, "") != reason:
+            self._said[note] = reason
+            if reason is None:
+                await self._connection.execute(clear, self._relay)
+            else:
+                await self._connection.execute(note, self._relay, reason)
 
     async def pause(self) -> Pause | None:
         """Return what is known of this relay's pause; None where it isn't paused."""

@@ -347,8 +347,7 @@ comment on table pgoutbox.relay_error is 'Why a relay publishes nothing now.';
 -- Why notifications don't reach a relay, while that lasts.
 create table pgoutbox.relay_polling (
     relay text primary key,
-    reason text not null,
-    since timestamptz not null default pg_catalog.clock_timestamp()
+    reason text not null
 );
 
 comment on table pgoutbox.relay_polling is 'Why a relay finds events by polling alone now.';
