@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 
 import asyncpg
 
@@ -80,18 +81,9 @@ async def _nobody(_: Database) -> AsyncIterator[None]:
 
 
 @contextlib.asynccontextmanager
-async def _drawing(database: Database) -> AsyncIterator[None]:
-    async with connect(database.dsn) as holder:
-        await holder.execute(_OPEN)
-        async with _again_and_again(holder, _ROLL_BACK):
-            yield
-        await holder.execute("rollback")
-
-
-@contextlib.asynccontextmanager
-async def _writing(database: Database) -> AsyncIterator[None]:
+async def _rolling_back(begin: str, database: Database) -> AsyncIterator[None]:
     async with connect(database.dsn) as writer:
-        await writer.execute("begin")
+        await writer.execute(begin)
         async with _again_and_again(writer, _ROLL_BACK):
             yield
         await writer.execute("rollback")
@@ -124,7 +116,7 @@ Held = Callable[[Database], AbstractAsyncContextManager[None]]
 
 _KINDS: dict[str, Held] = {
     "alone": _nobody,
-    "beside rolled-back savepoints without positions": _writing,
-    "beside rolled-back savepoints": _drawing,
+    "beside rolled-back savepoints without positions": partial(_rolling_back, "begin"),
+    "beside rolled-back savepoints": partial(_rolling_back, _OPEN),
     "beside a prepared transaction": _prepared,
 }

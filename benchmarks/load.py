@@ -11,12 +11,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from statistics import mean, quantiles
+from statistics import mean
 
 import asyncpg
 from nats.aio.client import Client
 
 from benchmarks.drain import CPU_COLUMNS
+from benchmarks.latency import percentiles
 from benchmarks.report import Column, Goal, Table
 from benchmarks.rig import (
     TOPIC,
@@ -30,6 +31,7 @@ from benchmarks.rig import (
     delete_stream,
     nats_client,
     relay_sessions,
+    settled,
     stream_state,
     until,
 )
@@ -42,13 +44,6 @@ SAMPLES = 30  # looks at the backlog
 PATIENCE = 300.0  # seconds for what is left when the writers end
 LOOKED_AT = 1_000  # messages, for how long each took
 BURST_EVERY = 0.02  # seconds, as the relay's longest pause
-
-_HAVE_ENDED = """
-select not exists (
-    select from pg_stat_activity
-    where datname = current_database() and application_name = 'pgbench'
-)
-"""
 
 # A process that takes a share of a core, in bursts. What it couldn't have it takes later.
 _NEIGHBOUR = """
@@ -170,8 +165,7 @@ async def _measure(rig: Rig, database: Database) -> dict[str, float]:
         **_compared(alone, written, relays / written.seconds, backlog),
         "neighbour_tps": beside.tps,
         "lost_beside_percent": (1 - written.tps / beside.tps) * 100,
-        "p50": quantiles(took, n=100)[49],
-        "p99": quantiles(took, n=100)[98],
+        **percentiles(took, "p"),
     }
 
 
@@ -230,15 +224,9 @@ def fair_tps(alone: Written, relay_cores: float) -> float:
 async def _write(rig: Rig, database: Database) -> Written:
     clock, began = CpuClock(postgres=rig.postgres.pid), children_seconds()
     count, tps = await asyncio.to_thread(pgbench, rig, database, "pgoutbox", WRITERS, _seconds(rig))
-    await writers_end(database)
+    await settled(database, "pgbench")
     used = clock.us_per(1)["postgres"] / 1e6 + children_seconds() - began
     return Written(count, tps, used)
-
-
-async def writers_end(database: Database) -> None:
-    """Wait until the writers' sessions have ended: meanwhile their CPU time may stand nowhere."""
-    async with connect(database.dsn) as watcher:
-        await until(lambda: watcher.fetchval(_HAVE_ENDED), "the writers' sessions have ended")
 
 
 def _seconds(rig: Rig) -> int:

@@ -93,6 +93,7 @@ do $$ begin
         select from pg_stat_activity
         where datname = current_database() and backend_type = 'client backend'
           and pid <> pg_backend_pid() and state is distinct from 'idle in transaction'
+          and application_name like '{}'
     ) loop
         perform pg_sleep(0.05), pg_stat_clear_snapshot();
     end loop;
@@ -362,13 +363,13 @@ async def make_stream(client: Client) -> None:
     await until(is_made, f"nats-server makes the stream {TOPIC}")
 
 
-async def settled(database: Database) -> None:
-    """Return when the writers' sessions are over, so that their CPU time isn't counted.
+async def settled(database: Database, writers: str = "%") -> None:
+    """Return when the writers' sessions are over, so that their CPU time stands where it counts.
 
-    One that holds a snapshot may stay.
+    One that holds a snapshot may stay, and so may those whose names aren't like ``writers``.
     """
     async with connect(database.dsn) as connection:
-        await connection.execute(_WAIT_FOR_OTHERS)
+        await connection.execute(_WAIT_FOR_OTHERS.format(writers))
 
 
 def _said_at(words: str, log: Path) -> float:

@@ -10,7 +10,7 @@ import asyncpg
 import psutil
 
 from benchmarks.drain import CPU_COLUMNS, drain
-from benchmarks.load import WRITERS, Written, fair_tps, neighbour, writers_end
+from benchmarks.load import WRITERS, Written, fair_tps, neighbour
 from benchmarks.report import Column, Goal, Table
 from benchmarks.rig import (
     NOTE,
@@ -21,6 +21,7 @@ from benchmarks.rig import (
     children_seconds,
     connect,
     relay_sessions,
+    settled,
     until,
 )
 from benchmarks.writers import pgbench
@@ -134,7 +135,7 @@ class _Relay:
         count, tps = await asyncio.to_thread(
             pgbench, self.rig, self.database, "pgoutbox", WRITERS, seconds
         )
-        await writers_end(self.database)
+        await settled(self.database, "pgbench")
         sessions = sum(map(backend_seconds, self.sessions)) - sessions
         used = postgres.us_per(1)["postgres"] / 1e6 - sessions + children_seconds() - began
         return Written(count, tps, used), sum(relay.us_per(1).values()) / 1e6 + sessions
