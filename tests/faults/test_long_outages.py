@@ -130,11 +130,8 @@ async def test_nats_is_away(own: Own, file: Path, seconds: float) -> None:
 async def write_singly(own: Own, count: int) -> None:
     """Commit single changes, which nothing keeps from going out together."""
     owner = await own.database.connect()
-    for _ in range(count):
-        label = own.book.label()
-        own.book.issue(label)
-        await owner.execute(f"{ledger.note(label)}; insert into bulk values ({label}, 'single')")
-        own.book.confirm(label)
+    for number in range(count):
+        await own.commit(owner, f"insert into bulk values ({number}, 'single')")
 
 
 async def _check(own: Own) -> int:

@@ -211,9 +211,9 @@ async def test_others_flow_past_an_open_and_a_prepared_transaction(
     book = scene.book
 
     open_one, prepared = book.label(), book.label()
-    await hours.execute(f"begin; {_insert(1)}; {_note(open_one)}")
+    await hours.execute(f"begin; {_insert(1)}; {ledger.note(open_one)}")
     await held.execute("begin isolation level repeatable read; select count(*) from account")
-    await preparing.execute(f"begin; {_insert(2)}; {_note(prepared)}")
+    await preparing.execute(f"begin; {_insert(2)}; {ledger.note(prepared)}")
     book.issue(prepared)
     gid = f"{scene.database.name} {prepared}"
     await preparing.execute(f"prepare transaction '{gid}'")
@@ -241,10 +241,6 @@ def _insert(number: int) -> str:
     return f"insert into bulk values ({number}, 'long')"
 
 
-def _note(label: int) -> str:
-    return f"insert into ledger_transaction (label) values ({label})"
-
-
 async def _more(stream: Stream, count: int) -> bool:
     return await stream.count() > count
 
@@ -257,7 +253,7 @@ async def test_prepared_transaction_keeps_only_its_own_gap_open(
     relay = await scene.relay("--poll-interval", "20ms")
     await relay.line("leading")
     label = scene.book.label()
-    await preparing.execute(f"begin; {_insert(1)}; {_note(label)}")
+    await preparing.execute(f"begin; {_insert(1)}; {ledger.note(label)}")
     scene.book.issue(label)
     await preparing.execute("prepare transaction 'p'")
     for number in range(10):
@@ -380,15 +376,12 @@ async def _write_shelf(scene: Scene, is_over: Callable[[], bool], number: int) -
     written = 0
     try:
         while not is_over():
-            label, region = scene.book.label(), draw.choice([1, 2])
-            scene.book.issue(label)
+            region = draw.choice([1, 2])
             try:
-                await connection.execute(f"{_note(label)}; insert into shelf values (1, {region})")
+                await scene.commit(connection, f"insert into shelf values (1, {region})")
+                written += 1
             except asyncpg.CheckViolationError:
                 assert region == 2
-                continue
-            scene.book.confirm(label)
-            written += 1
     finally:
         connection.terminate()
     return written
@@ -412,10 +405,7 @@ async def test_a_table_of_as_many_columns_as_there_can_be(scene: Scene, connect:
         "insert into wide (id) values (3)",
         "update wide set c1600 = -3",
     ):
-        label = scene.book.label()
-        scene.book.issue(label)
-        await owner.execute(f"{_note(label)}; {change}")
-        scene.book.confirm(label)
+        await scene.commit(owner, change)
     await scene.all_sent()
     assert await relay.stop() == 0
 
@@ -471,9 +461,7 @@ async def test_column_added_after_one_that_came_and_went(scene: Scene, connect: 
     await owner.execute("alter table shifty add column gone text")
     await owner.execute("alter table shifty drop column gone, add column kept text default 'k'")
 
-    label = scene.book.label()
-    scene.book.issue(label)
-    await owner.execute(f"{_note(label)}; insert into shifty values (1)")
+    await scene.commit(owner, "insert into shifty values (1)")
     relay = await scene.relay("--drain")
 
     assert await relay.wait() == 0, relay.output
@@ -510,7 +498,7 @@ async def _write_shifty(scene: Scene, is_over: Callable[[], bool], number: int) 
     written = 0
     try:
         while not is_over():
-            label, number = scene.book.label(), draw.randint(1, 30)
+            number = draw.randint(1, 30)
             change = draw.choice(
                 [
                     f"insert into shifty (id) values ({number}) on conflict (id) do nothing",
@@ -518,9 +506,7 @@ async def _write_shifty(scene: Scene, is_over: Callable[[], bool], number: int) 
                     f"delete from shifty where id = {number}",
                 ]
             )
-            scene.book.issue(label)
-            await connection.execute(f"{_note(label)}; {change}")
-            scene.book.confirm(label)
+            await scene.commit(connection, change)
             written += 1
     finally:
         connection.terminate()
@@ -558,11 +544,8 @@ async def test_notifications_wake_a_relay_that_sleeps_long(scene: Scene, connect
 
     async def write(number: int, writer: asyncpg.Connection) -> None:
         draw = random.Random(f"{scene.seed} {number}")
-        for _ in range(40):
-            label = scene.book.label()
-            scene.book.issue(label)
-            await writer.execute(f"{_note(label)}; {_insert(label)}")
-            scene.book.confirm(label)
+        for n in range(40):
+            await scene.commit(writer, _insert(40 * number + n))
             await asyncio.sleep(draw.choice([0, 0, 0.002, 0.02]))
 
     await asyncio.gather(*itertools.starmap(write, enumerate(writers)))

@@ -5,14 +5,14 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from pgoutbox.relay.daemon import Daemon
-
 FACTOR = 1000.0
 VARIABLE = "PGOUTBOX_TEST_FAST_MOTION"  # the file that has the seconds that were left out so far
 
 
 def begin(file: Path) -> None:
     """Shorten the pauses of this process's relay; its monotonic clock jumps on by the rest."""
+    from pgoutbox.relay.daemon import Daemon
+
     left_out = 0.0
     now, pause = time.monotonic, Daemon._pause
 

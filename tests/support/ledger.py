@@ -13,8 +13,8 @@ import bisect
 import itertools
 import json
 import random
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -609,8 +609,7 @@ async def check(
 
 async def all_sent(database: Database, relay: str = "default", *, timeout: float = 60.0) -> None:
     """Wait until a relay has nothing left to send."""
-    owner = await asyncpg.connect(database.dsn)
-    try:
+    async with _owner(database) as owner:
 
         async def nothing_left() -> bool:
             left = await owner.fetchval("select events from pgoutbox.backlog($1)", relay)
@@ -618,20 +617,24 @@ async def all_sent(database: Database, relay: str = "default", *, timeout: float
             return True
 
         await eventually(nothing_left, timeout=timeout, pause=0.05)
-    finally:
-        with suppress(OSError):
-            await owner.close()
 
 
 async def all_emptied(database: Database, *, timeout: float = 60.0) -> None:
     """Wait until the outbox has no events any more, all being sent."""
-    owner = await asyncpg.connect(database.dsn)
-    try:
+    async with _owner(database) as owner:
 
         async def is_empty() -> bool:
             return not await owner.fetchval("select exists (select from pgoutbox.event)")
 
         await eventually(is_empty, timeout=timeout, pause=0.1)
+
+
+@asynccontextmanager
+async def _owner(database: Database) -> AsyncIterator[asyncpg.Connection]:
+    """A session of the owner's, which may be lost before its end."""
+    connection = await asyncpg.connect(database.dsn)
+    try:
+        yield connection
     finally:
         with suppress(OSError):
-            await owner.close()
+            await connection.close()

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from pgoutbox.demo.process import guarded
+from tests.support import fast_motion
 from tests.support.commands import ROOT, clean_environment
 from tests.support.waiting import eventually
 
@@ -159,8 +160,10 @@ def _serve() -> None:
 
     if os.environ.get("PGOUTBOX_TEST_EVENT_LOOP") == "asyncio":
         sys.modules["uvloop"] = None  # type: ignore[assignment]  # as if it weren't installed
-    import pgoutbox.cli
+    import pgoutbox.cli.relay
     import pgoutbox.database.install
+    import pgoutbox.monitoring.systemd
+    import pgoutbox.monitoring.web
     import pgoutbox.relay.daemon
 
     for line in sys.stdin:
@@ -187,9 +190,7 @@ def _run(request: dict[str, Any], main: Any) -> None:
         os.dup2(log, 1)
         os.dup2(log, 2)
         os.environ.update(request["env"])
-        if file := os.environ.get("PGOUTBOX_TEST_FAST_MOTION"):
-            from tests.support import fast_motion
-
+        if file := os.environ.get(fast_motion.VARIABLE):
             fast_motion.begin(Path(file))
         main(args=request["start"], prog_name="pgoutbox")
     except SystemExit as end:

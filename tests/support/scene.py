@@ -8,6 +8,7 @@ import random
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
+import asyncpg
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
@@ -64,6 +65,13 @@ class Scene:
         finally:
             is_over.set()
             await writing
+
+    async def commit(self, connection: asyncpg.Connection, change: str) -> None:
+        """Commit a change in a transaction of its own, with its entry in the ledger."""
+        label = self.book.label()
+        self.book.issue(label)
+        await connection.execute(f"{ledger.note(label)}; {change}")
+        self.book.confirm(label)
 
     async def pause(self, shortest: float, longest: float) -> None:
         """Let things go on for a random time."""
