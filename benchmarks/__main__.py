@@ -31,6 +31,7 @@ from benchmarks import (
     latency,
     load,
     plots,
+    replicas,
     scaling,
     snapshots,
     writers,
@@ -59,6 +60,7 @@ BENCHMARKS: Mapping[str, Callable[[Rig], Awaitable[list[Table]]]] = {
     "idle": idle.run,
     "growth": growth.run,
     "scaling": scaling.run,
+    "replicas": replicas.run,
 }
 
 # What a measurement can fail with, and what its message then says enough of.
@@ -80,7 +82,10 @@ FAILURES = (
 @click.option("--scale", default=1.0, show_default=True, help="Size of each, 1 being the full one.")
 @click.option("--runs", default=5, show_default=True, help="Runs to take the median of.")
 @click.option(
-    "--json", "json_file", type=click.Path(path_type=Path), help="Write every run's figures there."
+    "--json",
+    "json_file",
+    type=click.Path(path_type=Path),
+    help="Write every run's figures there, after each benchmark.",
 )
 @click.option("--markdown", type=click.Path(path_type=Path), help="Write the tables there.")
 @click.option(
@@ -106,11 +111,9 @@ def main(
     try:
         with rig(scale, runs, {"max_prepared_transactions": "1"}) as servers:
             report = Report(_setting(servers))
-            asyncio.run(_measure(servers, report, names or tuple(BENCHMARKS)))
+            asyncio.run(_measure(servers, report, names or tuple(BENCHMARKS), json_file))
     except (Failed, PgoutboxError) as error:
         sys.exit(f"error: {error}")
-    if json_file:
-        json_file.write_text(json.dumps(report.to_json(), indent=1, ensure_ascii=False) + "\n")
     if markdown:
         markdown.write_text(report.to_markdown())
     if folder:
@@ -118,8 +121,13 @@ def main(
     sys.exit(bool(report.failures))
 
 
-async def _measure(servers: Rig, report: Report, names: Sequence[str]) -> None:
-    """Run the benchmarks one after another, printing each as it is done, and the goals."""
+async def _measure(
+    servers: Rig, report: Report, names: Sequence[str], json_file: Path | None
+) -> None:
+    """Run the benchmarks one after another, printing each as it is done, and the goals.
+
+    The figures so far are in ``json_file`` by then, so that an end before the last one loses none.
+    """
     click.echo(report.headline())
     await servers.prepare()
     for name in names:
@@ -132,9 +140,15 @@ async def _measure(servers: Rig, report: Report, names: Sequence[str]) -> None:
             continue
         finally:
             report.seconds[name] = round(time.monotonic() - began, 1)
+            if json_file:
+                _write(report, json_file)
         for table in report.tables[name]:
             click.echo(f"\n{table.to_text()}")
     click.echo(f"\n{text_table(report.goals())}")
+
+
+def _write(report: Report, path: Path) -> None:
+    path.write_text(json.dumps(report.to_json(), indent=1, ensure_ascii=False) + "\n")
 
 
 def _sentence(error: BaseException) -> str:

@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -25,11 +25,11 @@ import asyncpg
 import nats
 import psutil
 from nats.aio.client import Client
-from nats.js.errors import NotFoundError, ServerError
+from nats.js.errors import NotFoundError, ServerError, ServiceUnavailableError
 
 from pgoutbox.demo.nats_server import NatsServer
 from pgoutbox.demo.postgres import PostgresServer
-from pgoutbox.demo.process import guarded
+from pgoutbox.demo.process import HOST, free_port, guarded
 
 ROOT = Path(__file__).resolve().parent.parent
 OWNER = "bench"  # owns the databases; no superuser, no right to replicate
@@ -199,6 +199,23 @@ class Rig:
             raise Failed(f"pgoutbox {arguments[0]} failed: {done.stderr.strip()}")
 
     @contextmanager
+    def nats_cluster(self, size: int) -> Iterator[list[NatsServer]]:
+        """Run so many nats-servers that form a cluster."""
+        ports = [free_port() for _ in range(size)]
+        routes = ", ".join(f'"nats://{HOST}:{port}"' for port in ports)
+        with ExitStack() as servers:
+            yield [
+                servers.enter_context(
+                    NatsServer(
+                        self._folder / f"nats-{port}",
+                        config_text=f"server_name: bench-{port}\n"
+                        f'cluster {{ name: bench, listen: "{HOST}:{port}", routes: [{routes}] }}',
+                    )
+                )
+                for port in ports
+            ]
+
+    @contextmanager
     def relay(self, database: Database, *flags: str, without: str = "") -> Iterator[psutil.Process]:
         """Run the relay as a daemon; stopped at the end as one would stop it.
 
@@ -350,13 +367,16 @@ async def delete_stream(client: Client, stream: str = TOPIC) -> None:
         await client.jetstream().delete_stream(stream)
 
 
-async def make_stream(client: Client) -> None:
-    """Make a relay's stream anew, empty; nats-server may still be removing the old one's files."""
-    await delete_stream(client)
+async def make_stream(client: Client, **settings: Any) -> None:
+    """Make a relay's stream anew, empty, with further ``settings``.
+
+    nats-server may still be removing the old one's files, and a new cluster has no leader yet.
+    """
 
     async def is_made() -> bool:
-        with suppress(ServerError):
-            await client.jetstream().add_stream(name=TOPIC, subjects=[f"{TOPIC}.*"])
+        with suppress(ServerError, ServiceUnavailableError, nats.errors.TimeoutError):
+            await delete_stream(client)
+            await client.jetstream().add_stream(name=TOPIC, subjects=[f"{TOPIC}.*"], **settings)
             return True
         return False
 

@@ -11,13 +11,25 @@ import asyncpg
 
 from benchmarks.fill import ITEMS, VARIANTS, WARM_UP, sized, us_per_row
 from benchmarks.report import Column, Goal, Table
-from benchmarks.rig import NOTE, CpuClock, Database, Failed, Rig, backend_seconds, connect
+from benchmarks.rig import (
+    NOTE,
+    CpuClock,
+    Database,
+    Failed,
+    Rig,
+    backend_seconds,
+    connect,
+    delete_stream,
+    nats_client,
+    relay_sessions,
+)
 
 TRANSACTIONS = 20_000
 BULK_ROWS = 100_000
 SIZES = (100, 300, 1_000, 3_000, 10_000)  # bytes a row
 SIZED_TRANSACTIONS = 5_000
 PGBENCH_SECONDS = 8
+BESIDE_RELAY = "8 clients, with a relay"
 
 Bulk = Callable[[asyncpg.Connection, str, int], Awaitable[object]]
 
@@ -134,7 +146,8 @@ async def _throughput(rig: Rig) -> Table:
             Column("÷ usual", "pgoutbox", per="usual", digits=2),
             Column("÷ none", "pgoutbox", per="none", digits=2),
         ),
-        note="pgbench, one row a transaction, fsync and synchronous_commit on",
+        note="pgbench, one row a transaction, fsync and synchronous_commit on; the relay and"
+        " nats-server are on the same cores, beside pgoutbox's writers only",
     )
     for _ in range(rig.runs):
         async with rig.database() as database:
@@ -143,16 +156,29 @@ async def _throughput(rig: Rig) -> Table:
                 for variant in VARIANTS:
                     figures |= _variant(rig, database, variant, clients)
                 table.add(f"{clients} client{'s' * (clients > 1)}", **figures)
+            figures |= await _beside_relay(rig, database, clients)
+            table.add(BESIDE_RELAY, **figures)
     table.goals = [
-        _tps("usual trigger", "usual", goal=1.4, beyond=2),
-        _tps("no trigger", "none", goal=0.55, beyond=0.7),
+        _tps("8 clients", "usual trigger", "usual", goal=1.4, beyond=2),
+        _tps("8 clients", "no trigger", "none", goal=0.55, beyond=0.7),
+        _tps(BESIDE_RELAY, "usual trigger", "usual", goal=1.2, beyond=2),
     ]
     return table
 
 
-def _tps(against: str, per: str, goal: float, beyond: float | None = None) -> Goal:
-    what = f"writers, 8 clients, tps against {against}"
-    return Goal(what, "8 clients", "pgoutbox", goal, beyond, per=per, unit="/s", digits=0)
+def _tps(row: str, against: str, per: str, *, goal: float, beyond: float) -> Goal:
+    what = f"writers, {row}, tps against {against}"
+    return Goal(what, row, "pgoutbox", goal, beyond, per=per, unit="/s", digits=0)
+
+
+async def _beside_relay(rig: Rig, database: Database, clients: int) -> dict[str, float]:
+    """Return what :func:`_variant` does, of writers beside a relay that publishes their events."""
+    async with nats_client(rig.nats) as client, connect(database.dsn) as watcher:
+        await delete_stream(client)
+        rig.drain(database)
+        with rig.relay(database):
+            await relay_sessions(watcher)
+            return _variant(rig, database, "pgoutbox", clients)
 
 
 def _variant(rig: Rig, database: Database, variant: str, clients: int) -> dict[str, float]:
