@@ -206,10 +206,11 @@ async def test_a_full_notification_queue_fails_no_writer(
     database = await cluster.create_database()
     await ledger.prepare(database)
     scene = Scene(database, stream, nursery, seed)
+    deaf = await database.connect()
+    # So every writer notifies. A relay that sleeps would keep it for as long as nothing is written.
+    await deaf.execute("select pg_advisory_lock($1, $2)", *SLEEP_LOCK)
     relay = await scene.relay()
     await relay.line("leading")
-    deaf = await database.connect()
-    await deaf.execute("select pg_advisory_lock($1, $2)", *SLEEP_LOCK)  # so every writer notifies
     await deaf.execute("listen noise")
     await deaf.execute("begin")  # it reads nothing until that transaction ends
     noisy = await database.connect()
