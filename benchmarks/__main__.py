@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.metadata
-import json
-import os
-import platform
 import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import asyncpg
 import click
 import nats.errors
 import psutil
 
-import pgoutbox
 from benchmarks import (
     choices,
     conditions,
@@ -37,7 +31,7 @@ from benchmarks import (
     writers,
 )
 from benchmarks.report import Report, Table, text_table
-from benchmarks.rig import Failed, Rig, cores, rig
+from benchmarks.rig import Failed, Rig, rig
 from pgoutbox.errors import PgoutboxError
 
 BENCHMARKS: Mapping[str, Callable[[Rig], Awaitable[list[Table]]]] = {
@@ -110,7 +104,7 @@ def main(
     """
     try:
         with rig(scale, runs, {"max_prepared_transactions": "1"}) as servers:
-            report = Report(_setting(servers))
+            report = Report(servers.setting())
             asyncio.run(_measure(servers, report, names or tuple(BENCHMARKS), json_file))
     except (Failed, PgoutboxError) as error:
         sys.exit(f"error: {error}")
@@ -141,38 +135,16 @@ async def _measure(
         finally:
             report.seconds[name] = round(time.monotonic() - began, 1)
             if json_file:
-                _write(report, json_file)
+                report.write(json_file)
         for table in report.tables[name]:
             click.echo(f"\n{table.to_text()}")
     click.echo(f"\n{text_table(report.goals())}")
-
-
-def _write(report: Report, path: Path) -> None:
-    path.write_text(json.dumps(report.to_json(), indent=1, ensure_ascii=False) + "\n")
 
 
 def _sentence(error: BaseException) -> str:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return " ".join(str(error).split()) or type(error).__name__
-
-
-def _setting(servers: Rig) -> dict[str, Any]:
-    """Return what the figures depend on."""
-    return {
-        "versions": {
-            "pgoutbox": pgoutbox.__version__,
-            "PostgreSQL": servers.postgres.version,
-            "nats-server": servers.nats.version,
-            "Python": platform.python_version(),
-            **{name: importlib.metadata.version(name) for name in ("asyncpg", "nats-py")},
-        },
-        "system": f"{platform.system()} {platform.machine()}",
-        "cores": cores(),
-        "load": round(os.getloadavg()[0], 1),
-        "scale": servers.scale,
-        "runs": servers.runs,
-    }
 
 
 if __name__ == "__main__":

@@ -8,8 +8,6 @@ out. All of them publish the same rows into the same kind of stream, on the same
 from __future__ import annotations
 
 import asyncio
-import json
-import os
 import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -22,7 +20,7 @@ import psutil
 import yaml
 
 from benchmarks.latency import consuming, delays, percentiles, write_to
-from benchmarks.report import Column, Table
+from benchmarks.report import Column, Report, Table
 from benchmarks.rig import (
     TOPIC,
     CpuClock,
@@ -53,8 +51,9 @@ LATENCY_COLUMNS = (
     Column("PostgreSQL µs", "postgres_us", digits=0),
 )
 WRITERS_COLUMNS = (
-    Column("tps alone", "alone", digits=0),
-    Column("with publisher", "tps", digits=0),
+    Column("no capture/s", "none", digits=0),
+    Column("captured/s", "alone", digits=0),
+    Column("published, too/s", "tps", digits=0),
     Column("÷ no capture", "tps", per="none", digits=2),
     Column("PostgreSQL µs", "postgres_us", digits=0),
 )
@@ -168,7 +167,8 @@ async def _latency(ways: Sequence[Way]) -> Table:
     table = Table(
         f"latency at {RATE} transactions/s, ms",
         LATENCY_COLUMNS,
-        note="direct: core NATS publish by the writer right after COMMIT; µs: CPU per event",
+        note="direct: core NATS publish by the writer right after COMMIT; µs: CPU per event,"
+        " PostgreSQL's with the writer's",
     )
     for _ in range(ways[0].servers.runs):
         for way in ways:
@@ -198,7 +198,9 @@ async def _writers(ways: Sequence[Way]) -> Table:
     table = Table(
         f"{CLIENTS} writers as fast as they can, fsync on",
         WRITERS_COLUMNS,
-        note="alone: captured, but nothing publishes; no capture: plain table, same server",
+        note="no capture: a plain table on the same server, that of the slot with wal_level ="
+        " logical; captured: nothing publishes, and there is no slot; µs: CPU per event, that of"
+        " the writers included",
     )
     for _ in range(ways[0].servers.runs):
         for way in ways:
@@ -236,14 +238,14 @@ def main(wal_listener: Path | None, scale: float, runs: int, json_file: Path | N
     """Compare pgoutbox with a slot reader and with an outbox written by hand."""
     try:
         with rig(scale, runs) as plain, rig(scale, runs, {"wal_level": "logical"}) as logical:
-            click.echo(f"PostgreSQL {plain.postgres.version}, nats-server {plain.nats.version},")
-            click.echo(f"{runs} runs at scale {scale:g}, load {os.getloadavg()[0]:.1f}")
-            tables = asyncio.run(_compare(_ways(plain, logical, wal_listener)))
+            report = Report(plain.setting())
+            click.echo(report.headline())
+            ways = _ways(plain, logical, wal_listener)
+            report.tables["alternatives"] = asyncio.run(_compare(ways))
     except (Failed, PgoutboxError) as error:
         sys.exit(f"error: {error}")
     if json_file:
-        rows = {table.title: table.rows for table in tables}
-        json_file.write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
+        report.write(json_file)
 
 
 def _ways(plain: Rig, logical: Rig, wal_listener: Path | None) -> list[Way]:

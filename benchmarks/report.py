@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from statistics import median
 from typing import Any, Self
 
@@ -215,6 +217,10 @@ class Report:
             "tables": tables,
             "failures": self.failures,
         }
+
+    def write(self, path: Path) -> None:
+        """Write all of it into a file, as JSON."""
+        path.write_text(json.dumps(self.to_json(), indent=1, ensure_ascii=False) + "\n", "utf-8")
 
     @classmethod
     def from_json(cls, written: Mapping[str, Any]) -> Self:

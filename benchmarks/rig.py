@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import compileall
+import importlib.metadata
 import itertools
 import json
 import os
+import platform
 import resource
 import shutil
 import signal
@@ -27,6 +29,7 @@ import psutil
 from nats.aio.client import Client
 from nats.js.errors import NotFoundError, ServerError, ServiceUnavailableError
 
+import pgoutbox
 from pgoutbox.demo.nats_server import NatsServer
 from pgoutbox.demo.postgres import PostgresServer
 from pgoutbox.demo.process import HOST, free_port, guarded
@@ -121,6 +124,23 @@ class Rig:
     def scaled(self, count: int) -> int:
         """Return how many of ``count`` things to do in this run."""
         return max(20, round(count * self.scale))
+
+    def setting(self) -> dict[str, Any]:
+        """Return what the figures depend on."""
+        return {
+            "versions": {
+                "pgoutbox": pgoutbox.__version__,
+                "PostgreSQL": self.postgres.version,
+                "nats-server": self.nats.version,
+                "Python": platform.python_version(),
+                **{name: importlib.metadata.version(name) for name in ("asyncpg", "nats-py")},
+            },
+            "system": f"{platform.system()} {platform.machine()}",
+            "cores": cores(),
+            "load": round(os.getloadavg()[0], 1),
+            "scale": self.scale,
+            "runs": self.runs,
+        }
 
     async def prepare(self) -> None:
         """Make the database that the others are clones of, as ``pgoutbox install`` leaves it.

@@ -39,6 +39,7 @@ ALERTS = ROOT / "deploy" / "prometheus" / "alerts.yaml"
 PERFORMANCE = ROOT / "docs" / "performance.md"
 PLOTS = ROOT / "docs" / "performance"
 FIGURES = PLOTS / "figures.json"
+ALTERNATIVES = PLOTS / "alternatives.json"
 CHART = ROOT / "deploy" / "helm" / "pgoutbox"
 MANIFESTS = ROOT / "deploy" / "kubernetes" / "pgoutbox.yaml"
 
@@ -78,15 +79,16 @@ def with_metrics(text: str) -> str:
     return _with_table(text, "metrics", metrics())
 
 
-def figures() -> Report:
+def figures(path: Path = FIGURES) -> Report:
     """Return what the run measured of which the documents tell."""
-    return Report.from_json(json.loads(FIGURES.read_text("utf-8")))
+    return Report.from_json(json.loads(path.read_text("utf-8")))
 
 
 def with_figures(text: str) -> str:
-    """Return docs/performance.md, now ``text``, with the figures of the run."""
-    report = figures()
+    """Return docs/performance.md, now ``text``, with the figures of both runs."""
+    report, beside = figures(), figures(ALTERNATIVES)
     text = _with_table(text, "goals", report.goals_to_markdown())
+    text = _with_table(text, "alternatives", beside.tables_to_markdown())
     return _with_table(text, "figures", report.tables_to_markdown())
 
 
