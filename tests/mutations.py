@@ -705,6 +705,23 @@ ROTATION = [
     ),
 ]
 
+MONITORING = [
+    Mutation(
+        "ages go by PostgreSQL's clock, whatever ours says",
+        "pgoutbox/monitoring/server_clock.py",
+        "return time.time() if self._offset is None else",
+        "return time.time() if True else",
+        f"{_UNIT}server_clock.py::test_ages_go_by_postgresqls_clock_whatever_ours_says",
+    ),
+    Mutation(
+        "an answer that took long doesn't move the clock",
+        "pgoutbox/monitoring/server_clock.py",
+        "self._offset = min(max(lowest, known), highest)",
+        "self._offset = (lowest + highest) / 2",
+        f"{_UNIT}server_clock.py::test_an_answer_that_took_long_moves_nothing",
+    ),
+]
+
 _NOTIFICATIONS = "tests/faults/test_notifications.py::test_"
 
 NOTIFICATIONS = [
@@ -805,6 +822,7 @@ MUTATIONS = {
     "ids": IDS,
     "chain": CHAIN,
     "rotation": ROTATION,
+    "monitoring": MONITORING,
     "notifications": NOTIFICATIONS,
     "surroundings": SURROUNDINGS,
 }

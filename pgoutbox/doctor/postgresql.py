@@ -150,7 +150,7 @@ def _skew(before: float, there: float, after: float) -> Finding:
     skew = max(before - there, there - after, 0.0)
     if skew < _SKEW:
         return finding("clock", "ok", "the server's agrees with ours")
-    remedy = "have both synchronized; ages in metrics and --since are wrong until then"
+    remedy = "have both synchronized; times of the log and --since are wrong until then"
     return finding("clock", "attention", f"the server's is {age(skew)} off ours", remedy)
 
 

@@ -6,7 +6,6 @@ others have the relay's name as their first label, since several relays share a 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -67,10 +66,6 @@ def _of_others(name: str, help_text: str, read: Callable[[Lead], Mapping[str, fl
     return Metric(name, "gauge", help_text, ("relay",), samples)
 
 
-def _age(oldest: float | None) -> float:
-    return max(0.0, time.time() - oldest) if oldest else 0.0
-
-
 def _by_server(name: str, help_text: str, read: Callable[[Monitor], tuple[float, float]]) -> Metric:
     """Return a metric of PostgreSQL and of NATS."""
     kind: Literal["counter", "gauge"] = "counter" if name.endswith("_total") else "gauge"
@@ -112,7 +107,7 @@ METRICS = (
     _of_lead(
         "pgoutbox_oldest_unsent_seconds",
         "Time since the oldest unsent event was committed; 0 when all are sent",
-        lambda lead: _age(lead.oldest),
+        lambda lead: lead.clock.age(lead.oldest),
     ),
     _of_lead(
         "pgoutbox_last_success_timestamp_seconds",
@@ -147,7 +142,7 @@ METRICS = (
     _of_others(
         "pgoutbox_relay_oldest_unsent_seconds",
         "Time since the oldest unsent event of another relay was committed; 0 when all are sent",
-        lambda lead: {relay: _age(oldest) for relay, oldest in lead.others_oldest.items()},
+        lambda lead: {name: lead.clock.age(at) for name, at in lead.others_oldest.items()},
     ),
     Metric(
         "pgoutbox_snapshot_rows",

@@ -11,6 +11,7 @@ from enum import Enum
 from operator import attrgetter
 
 from pgoutbox.messages.event import Message
+from pgoutbox.monitoring.server_clock import ServerClock
 from pgoutbox.subjects import WAL_LISTENER_TEMPLATE, Template
 
 # Seconds. Whatever the relay waits for, it gives up sooner; longer waits are announced.
@@ -58,9 +59,10 @@ class Histogram:
 class Lead:
     """What only the leader knows."""
 
+    clock: ServerClock
     is_paused: bool = False
     has_passed: bool = False  # looked for events, and stored those that it found
-    last_pass: float | None = None  # seconds since the epoch
+    last_pass: float | None = None  # seconds since the epoch, by PostgreSQL's clock
     backlog: int = 0
     oldest: float | None = None  # commit time of the oldest unsent event, since the epoch
     gaps: int = 0
@@ -111,6 +113,7 @@ class Monitor:
         self.resent = 0  # events, after the stream had lost them
         self.id_conflicts = 0  # of events with others' messages in the stream
         self.latency = Histogram()
+        self.server_clock = ServerClock(clock)
 
     def step(self, pause: float = 0.0) -> None:
         """Take a sign of life; the next one will come after ``pause`` seconds at the latest."""
@@ -159,7 +162,7 @@ class Monitor:
     def take_lead(self) -> None:
         """Note that this relay leads."""
         self.role = Role.LEADER
-        self.lead = self.lead or Lead()
+        self.lead = self.lead or Lead(self.server_clock)
 
     def found(self, oldest: float | None) -> None:
         """Note when the first of the events that come next was committed; None: there is none."""
@@ -177,7 +180,7 @@ class Monitor:
         if self.lead is not None:
             self.lead.backlog = max(0, self.lead.backlog - len(messages))
         if oldest is not None:
-            self.latency.observe(max(0.0, time.time() - oldest), len(messages))
+            self.latency.observe(self.server_clock.age(oldest), len(messages))
         if self._counts_subjects:
             counts = Counter(map(_SUBJECT_AND_TABLE, messages))
             for (subject, table, is_emitted), count in counts.items():
@@ -202,7 +205,7 @@ class Monitor:
         self.step(pause)
         if self.lead is not None:
             self.lead.has_passed = True
-            self.lead.last_pass = time.time()
+            self.lead.last_pass = self.server_clock.now()
             self.lead.gaps = gaps
 
     def found_problems(self, tables: int) -> None:

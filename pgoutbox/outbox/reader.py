@@ -720,8 +720,10 @@ class Outbox:
             )
         )
 
-    async def resting_slots(self, retention: float) -> list[tuple[int, int | None]]:
-        """Return the slots in which nothing has changed for ``retention`` seconds.
+    async def resting_slots(
+        self, retention: float
+    ) -> tuple[datetime, list[tuple[int, int | None]]]:
+        """Return PostgreSQL's time, and the slots that have rested for ``retention`` seconds.
 
         With the last position in each; None where there is none. That goes by PostgreSQL's clock.
         What it has jumped ahead since the last look, as ours tells, doesn't count.
@@ -734,8 +736,10 @@ class Outbox:
             its_clock,
             its_clock and timedelta(seconds=began - then),
         )
-        self._looked = (began, rows[0]["moment"])
-        return [(row["slot"], row["position"]) for row in rows if row["slot"] is not None]
+        moment: datetime = rows[0]["moment"]
+        self._looked = (began, moment)
+        slots = [(row["slot"], row["position"]) for row in rows if row["slot"] is not None]
+        return moment, slots
 
 
 def _only(

@@ -6,7 +6,6 @@ import logging
 import shlex
 import time
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 
 import asyncpg
 
@@ -153,9 +152,11 @@ class Chores:
 
     async def _rotate(self, progress: Progress) -> float:
         """Have slots emptied that were left alone for as long as the retention lasts."""
-        resting = await self._outbox.resting_slots(self._retention)
+        asked_at = time.monotonic()
+        moment, resting = await self._outbox.resting_slots(self._retention)
+        self._monitor.server_clock.told(moment.timestamp(), asked_at)
         slots = [slot for slot, last in resting if last is None or last <= progress.high]
-        if self._hours is None or self._hours.has(datetime.now(UTC)):
+        if self._hours is None or self._hours.has(moment):
             self._empty(slots)
         return min(_ROTATE_INTERVAL, max(1.0, self._retention / 4))
 

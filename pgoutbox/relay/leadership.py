@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, replace
@@ -59,6 +60,10 @@ select
         select case when s.is_called then s.last_value else 0 end from pgoutbox.position_seq s
     ) as last,
     (select min(t.position) from pgoutbox.transaction t) as first
+"""
+
+_NAME_AND_TIME = """
+select pg_catalog.current_database(), extract(epoch from pg_catalog.clock_timestamp())::float8
 """
 
 _THIS_SESSION = """
@@ -140,7 +145,11 @@ class Leadership:
 
     async def _outbox(self, working: Connection, share: Share | None) -> Outbox:
         config = self._config
-        name = await working.fetchval("select pg_catalog.current_database()")
+        asked_at = time.monotonic()
+        row = await working.fetchrow(_NAME_AND_TIME)
+        assert row is not None  # noqa: S101 - one row
+        name, moment = row
+        self._monitor.server_clock.told(moment, asked_at)
 
         @cache
         def format_with(subject: str | None) -> MessageFormat:

@@ -544,8 +544,8 @@ class Relay:
             self._has_unrecorded_chunk = True
             self._monitor.read_rows(batch.chunk.table, batch.chunk.place.rows)
         self._move(self._flights[0].batch.before if self._flights else self._front)
-        lag = time.time() - batch.oldest if batch.oldest else None
-        log.debug("batch published", extra={"events": len(batch), "lag_s": lag and round(lag, 4)})
+        lag = round(self._monitor.server_clock.age(batch.oldest), 4) if batch.oldest else None
+        log.debug("batch published", extra={"events": len(batch), "lag_s": lag})
 
     def _move(self, progress: Progress) -> None:
         self.progress = progress

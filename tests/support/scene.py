@@ -37,14 +37,17 @@ class Scene:
 
     async def relay(self, *flags: str) -> Relay:
         """Start a relay; ``flags`` win over the scene's."""
-        return await self.nursery.start(
+        return await self.nursery.start(*self.command(*flags), env=self.env)
+
+    def command(self, *flags: str) -> list[str]:
+        """Return the arguments with which a relay of the scene is started."""
+        return [
             "relay",
             *("--dsn", self.dsn or self.database.dsn),
             *("--nats-url", self.nats_url or self.stream.url, "--topic", self.stream.topic),
             *self.flags,
             *flags,
-            env=self.env,
-        )
+        ]
 
     @contextlib.asynccontextmanager
     async def load(self, *, writers: int = 3, **options: object) -> AsyncIterator[None]:
