@@ -19,27 +19,6 @@ on conflict (relay) do update set reason = excluded.reason
 """
 CLEAR_POLLING = "delete from pgoutbox.relay_polling where relay = $1"
 
-# The moment is that after the look, so nothing that the look notes is later: a jump of the clock is
-# counted from there.
-RESTING = """
-select pg_catalog.clock_timestamp() as moment, r.slot, r."position"
-from (select) one left join pgoutbox.resting_slots($1, $2, $3) r on true
-"""
-
-OTHERS = """
-select
-    p.relay, extract(epoch from u.committed_at)::float8 as oldest,
-    extract(epoch from
-        pg_catalog.clock_timestamp() - greatest(u.committed_at, p.started_at))::float8 as idle_s
-from pgoutbox.progress p
-left join lateral pgoutbox.unsent(
-    p.high, p.gap_first, p.gap_last, p.partial_position, p.partial_seq, 1, 9223372036854775807,
-    settled => p.settled, holders => p.holders,
-    again => pgoutbox.ended_since(p.holders, p.holder_since)
-) u on true
-where p.relay <> $1
-"""
-
 # Of gaps that are settled, those are read that a holder may have filled: one that the query's own
 # snapshot counts as ended, or one that was known to be gone before. Where nothing is unsent there
 # is one row all the same, for the column `ended`.

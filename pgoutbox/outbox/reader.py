@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from datetime import datetime, timedelta
 from functools import partial
 from itertools import repeat
-from typing import TYPE_CHECKING
 from uuid import UUID
 
 import asyncpg
@@ -33,14 +31,10 @@ from pgoutbox.outbox.progress_row import OutboxId, ProgressRow
 from pgoutbox.outbox.resends import Resend, Some
 from pgoutbox.outbox.selection import Filter, Share
 from pgoutbox.outbox.snapshots import Snapshots
-
-if TYPE_CHECKING:
-    from pgoutbox.database.status import Holder
+from pgoutbox.outbox.upkeep import Upkeep
 
 _NOTHING_ABOVE = 2**63 - 2  # as the position behind which is read
 _NO_ROWS = -1  # as the size above which an event's rows aren't read
-
-_GLANCE_TIMEOUT = 1.0  # seconds, for what is looked at between two batches and can wait
 
 _MOST_EVENTS = 100_000  # in a batch, those that are passed over included
 
@@ -104,8 +98,6 @@ class Outbox:
         self._row = ProgressRow(connection, relay)
         self._method: str | None = None  # as noted in the database
         self._envelope: Envelope
-        # Our clock, which can't be set, and PostgreSQL's, at the last look at slots.
-        self._looked: tuple[float, datetime | None] = (0.0, None)
         self._said: dict[str, str | None] = {}  # by query; not what the leader before has said
         # Progress after each batch in flight, as noted in the database, and what of an earlier
         # leader's note, or that of an attempt which failed, is to be finished first.
@@ -122,6 +114,7 @@ class Outbox:
         self._recorded_at = 0.0  # of the monotonic clock
         self.last_stored: LastStored | None = None  # as recorded with the progress
         self.marks = Marks(connection, relay)
+        self.upkeep = Upkeep(connection, relay)
 
     async def take_over(self, leadership: UUID) -> Progress:
         """Take over the relay's progress, and return it.
@@ -657,89 +650,6 @@ class Outbox:
         """
         async with asyncio.timeout(self._query_timeout):
             await self._connection.execute("select")
-
-    async def mend_drift(self) -> list[asyncpg.Record]:
-        """Refresh the capture functions of drifted tables.
-
-        Returns the tables that had a problem (columns ``asked_name``, ``present_name``,
-        ``problem``); those with the problem ``drift`` are mended.
-        """
-        return await self._connection.fetch("select * from pgoutbox.mend_drift()")
-
-    async def misses(self, names: Sequence[str]) -> bool:
-        """Return True if a table isn't captured that should be.
-
-        It has one of the bare ``names``, in any schema, or that of a table that is captured.
-        """
-        return bool(
-            await self._connection.fetchval(
-                "select exists (select from pgoutbox.uncaptured($1))",
-                names,
-            )
-        )
-
-    async def others(self) -> list[asyncpg.Record]:
-        """Return what the outbox keeps for each other relay.
-
-        Columns: ``relay``; ``oldest``, when its first unsent event was committed, in seconds since
-        the epoch, or None; ``idle_s``, for how many seconds it has neither sent that event nor
-        got a new leader. Looks at one event of each, however many there are.
-        """
-        return await self._connection.fetch(queries.OTHERS, self._relay, timeout=_GLANCE_TIMEOUT)
-
-    async def is_led(self, relay: str) -> bool:
-        """Tell whether a relay has a leader."""
-        return bool(
-            await self._connection.fetchval(
-                "select pgoutbox.is_led(p) from pgoutbox.progress p where p.relay = $1",
-                relay,
-                timeout=_GLANCE_TIMEOUT,
-            )
-        )
-
-    async def strangers(self) -> dict[int, str]:
-        """Return who holds the sleep lock without leading a relay: names of sessions, by pid."""
-        rows = await self._connection.fetch(
-            "select pid, application from pgoutbox.sleep_lock_holders() where not leads",
-            timeout=_GLANCE_TIMEOUT,
-        )
-        return {row["pid"]: row["application"] for row in rows}
-
-    async def long_holders(self) -> list[Holder]:
-        """Return the transactions that have held their positions back for long."""
-        from pgoutbox.database import status  # 15 ms to import, and rarely needed
-
-        found = await status.gap_holders(self._connection, timeout=_GLANCE_TIMEOUT)
-        return [holder for holder in found if status.is_long(holder)]
-
-    async def bytes_on_disk(self) -> int:
-        """Return what the outbox takes on PostgreSQL's disk."""
-        return int(
-            await self._connection.fetchval(
-                "select pgoutbox.outbox_bytes()", timeout=_GLANCE_TIMEOUT
-            )
-        )
-
-    async def resting_slots(
-        self, retention: float
-    ) -> tuple[datetime, list[tuple[int, int | None]]]:
-        """Return PostgreSQL's time, and the slots that have rested for ``retention`` seconds.
-
-        With the last position in each; None where there is none. That goes by PostgreSQL's clock.
-        What it has jumped ahead since the last look, as ours tells, doesn't count.
-        """
-        began = time.monotonic()
-        then, its_clock = self._looked
-        rows = await self._connection.fetch(
-            queries.RESTING,
-            timedelta(seconds=retention),
-            its_clock,
-            its_clock and timedelta(seconds=began - then),
-        )
-        moment: datetime = rows[0]["moment"]
-        self._looked = (began, moment)
-        slots = [(row["slot"], row["position"]) for row in rows if row["slot"] is not None]
-        return moment, slots
 
 
 def _only(

@@ -65,6 +65,7 @@ class Chores:
         self._found = found
         self._empty = empty
         self._outbox = outbox
+        self._upkeep = outbox.upkeep
         self._wake_up = wake_up
         self._monitor = monitor
         self._retention = retention
@@ -119,10 +120,10 @@ class Chores:
             self._monitor.step(pause)
 
     async def _mend_drift(self, _: Progress) -> float:
-        if self._find is not None and await self._outbox.misses(self._find):
+        if self._find is not None and await self._upkeep.misses(self._find):
             self._found()
         problems = set()
-        for table in await self._outbox.mend_drift():
+        for table in await self._upkeep.mend_drift():
             asked, present, problem = table["asked_name"], table["present_name"], table["problem"]
             if present not in (asked, None):
                 self._say_renamed(asked, present)
@@ -153,7 +154,7 @@ class Chores:
     async def _rotate(self, progress: Progress) -> float:
         """Have slots emptied that were left alone for as long as the retention lasts."""
         asked_at = time.monotonic()
-        moment, resting = await self._outbox.resting_slots(self._retention)
+        moment, resting = await self._upkeep.resting_slots(self._retention)
         self._monitor.server_clock.told(moment.timestamp(), asked_at)
         slots = [slot for slot, last in resting if last is None or last <= progress.high]
         if self._hours is None or self._hours.has(moment):
@@ -186,7 +187,7 @@ class Chores:
 
     async def _look_for_strangers(self, _: Progress) -> float:
         """Name who holds the sleep lock at two looks: a writer does so for a moment only."""
-        holders = await self._outbox.strangers()
+        holders = await self._upkeep.strangers()
         strangers = {pid for pid in holders if pid in self._suspects}
         for pid in strangers - self._strangers:
             log.warning(
@@ -202,7 +203,7 @@ class Chores:
 
     async def _look_at_holders(self, progress: Progress) -> float:
         """Name who has held back positions for long; None stands for prepared transactions."""
-        holders = {h.pid: h for h in await self._outbox.long_holders()} if progress.gaps else {}
+        holders = {h.pid: h for h in await self._upkeep.long_holders()} if progress.gaps else {}
         for pid in holders.keys() - self._holders:
             log.warning(
                 "a transaction holds its events back",
@@ -217,13 +218,13 @@ class Chores:
         return _HOLDERS_INTERVAL
 
     async def _look_at_others(self, _: Progress) -> float:
-        rows = await self._outbox.others()
-        size = await self._outbox.bytes_on_disk()
+        rows = await self._upkeep.others()
+        size = await self._upkeep.bytes_on_disk()
         self._monitor.found_outbox(size, {row["relay"]: row["oldest"] for row in rows})
         abandoned = set()
         for row in rows:
             waits = row["oldest"] is not None and row["idle_s"] >= _ABANDONED_AFTER
-            if waits and not await self._outbox.is_led(row["relay"]):
+            if waits and not await self._upkeep.is_led(row["relay"]):
                 abandoned.add(row["relay"])
         for relay in abandoned - self._abandoned:
             self._say_abandoned(relay, size)

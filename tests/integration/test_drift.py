@@ -32,12 +32,12 @@ async def test_drifted_table_is_mended_and_a_locked_one_is_left_for_later(
 
     async with ddl.transaction():
         await ddl.execute("lock table orders in access exclusive mode")
-        meanwhile = await outbox.mend_drift()
-    afterwards = await outbox.mend_drift()
+        meanwhile = await outbox.upkeep.mend_drift()
+    afterwards = await outbox.upkeep.mend_drift()
 
     assert [tuple(table) for table in meanwhile] == [("public.notes", "public.notes", "drift")]
     assert [tuple(table) for table in afterwards] == [("public.orders", "public.orders", "drift")]
-    assert await outbox.mend_drift() == []
+    assert await outbox.upkeep.mend_drift() == []
 
 
 async def test_trigger_that_was_enabled_always_is_reported_until_install_mends_it(
@@ -53,20 +53,20 @@ async def test_trigger_that_was_enabled_always_is_reported_until_install_mends_i
         ' enable always trigger "00_pgoutbox_truncate"'
     )
     outbox = outbox_on(await connect())
-    assert await outbox.mend_drift() == []
+    assert await outbox.upkeep.mend_drift() == []
 
     await owner.execute("alter table orders disable trigger all")
     await owner.execute("alter table orders enable trigger all")
     await replica.execute("insert into orders values (1)")
 
-    assert [tuple(table) for table in await outbox.mend_drift()] == [
+    assert [tuple(table) for table in await outbox.upkeep.mend_drift()] == [
         ("public.orders", "public.orders", "not_always")
     ]
     said = pgoutbox("status", "--dsn", database.dsn).stdout
     assert "trigger no longer ENABLE ALWAYS; run: pgoutbox install --table public.orders" in said
     mended = pgoutbox("install", "--dsn", database.dsn, "--table", "orders")
     assert mended.returncode == 0, mended.stderr
-    assert await outbox.mend_drift() == []
+    assert await outbox.upkeep.mend_drift() == []
     await replica.execute("insert into orders values (2)")
     await replica.execute("truncate orders")
     events = await owner.fetch("select action, data ->> 'id' as id from pgoutbox.outbox")
@@ -96,11 +96,11 @@ async def test_disabled_trigger_is_reported_until_install_mends_it(
     await owner.execute("alter table orders disable trigger all")
     outbox = outbox_on(await connect())
 
-    assert [tuple(table) for table in await outbox.mend_drift()] == [
+    assert [tuple(table) for table in await outbox.upkeep.mend_drift()] == [
         ("public.orders", "public.orders", "trigger")
     ]
     await owner.execute("select pgoutbox.capture_table('orders')")
-    assert await outbox.mend_drift() == []
+    assert await outbox.upkeep.mend_drift() == []
 
 
 async def test_capture_fires_in_replica_sessions_where_it_was_asked_for(

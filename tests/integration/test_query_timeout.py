@@ -21,6 +21,7 @@ from pgoutbox.outbox.progress import Gap, Key, Progress
 from pgoutbox.outbox.reader import Outbox
 from pgoutbox.outbox.resends import Resend, Some
 from pgoutbox.outbox.snapshots import Snapshots
+from pgoutbox.outbox.upkeep import Upkeep
 from tests.conftest import StartDaemon
 from tests.support.cluster import Database
 from tests.support.leading import lead
@@ -71,18 +72,18 @@ QUESTIONS: dict[str, Callable[[Outbox], Awaitable[object]]] = {
     "forget_stream": lambda outbox: outbox.forget_stream(),
     "message_at": lambda outbox: outbox.message_at(Key(1, 1)),
     "check": lambda outbox: outbox.check(),
-    "mend_drift": lambda outbox: outbox.mend_drift(),
-    "misses": lambda outbox: outbox.misses(["t"]),
-    "others": lambda outbox: outbox.others(),
-    "is_led": lambda outbox: outbox.is_led("other"),
+    "mend_drift": lambda outbox: outbox.upkeep.mend_drift(),
+    "misses": lambda outbox: outbox.upkeep.misses(["t"]),
+    "others": lambda outbox: outbox.upkeep.others(),
+    "is_led": lambda outbox: outbox.upkeep.is_led("other"),
     "note_polling": lambda outbox: outbox.note_polling("silent"),
     "pause": lambda outbox: outbox.pause(),
     "next_resend": lambda outbox: outbox.next_resend(),
-    "strangers": lambda outbox: outbox.strangers(),
+    "strangers": lambda outbox: outbox.upkeep.strangers(),
     "noting_holders": lambda outbox: outbox.noting_holders(BEHIND),
-    "long_holders": lambda outbox: outbox.long_holders(),
-    "bytes_on_disk": lambda outbox: outbox.bytes_on_disk(),
-    "resting_slots": lambda outbox: outbox.resting_slots(900.0),
+    "long_holders": lambda outbox: outbox.upkeep.long_holders(),
+    "bytes_on_disk": lambda outbox: outbox.upkeep.bytes_on_disk(),
+    "resting_slots": lambda outbox: outbox.upkeep.resting_slots(900.0),
 }
 
 
@@ -110,8 +111,9 @@ async def stalled(database: Database) -> AsyncIterator[tuple[Outbox, Proxy]]:
 
 
 def test_every_question_is_listed() -> None:
-    methods = inspect.getmembers(Outbox, inspect.iscoroutinefunction)
-    assert QUESTIONS.keys() == {name for name, _ in methods if not name.startswith("_")}
+    methods = {**vars(Outbox), **vars(Upkeep)}
+    questions = {name for name, method in methods.items() if inspect.iscoroutinefunction(method)}
+    assert QUESTIONS.keys() == {name for name in questions if not name.startswith("_")}
 
 
 @pytest.mark.parametrize("name", QUESTIONS)
@@ -125,7 +127,7 @@ async def test_question_that_was_given_up_is_followed_by_a_check(database: Datab
     """asyncpg cancels it, and asks nothing more until that has worked."""
     async with stalled(database) as (outbox, _):
         with pytest.raises(TimeoutError):
-            await outbox.mend_drift()
+            await outbox.upkeep.mend_drift()
         with pytest.raises(TimeoutError):
             await outbox.check()
 

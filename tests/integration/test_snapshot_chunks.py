@@ -172,7 +172,7 @@ async def test_a_table_that_was_altered_since_the_snapshot_is_read_again(
     batch = await relay.step()
 
     assert batch.chunk is None
-    await relay.outbox.mend_drift()
+    await relay.outbox.upkeep.mend_drift()
     await relay.to_the_end()
     assert len(relay.copy) == len(await rows_of(connection))
     assert [row["v"] for row in relay.rows] == [row["v"] for row in await rows_of(connection)]

@@ -53,8 +53,8 @@ async def test_a_relay_can_do_its_work(
     await outbox.begin(batch, batch.before, [])
     await outbox.park(batch.keys[0], batch.messages[0], "too large")
     await outbox.advance(batch.after)
-    mended = await outbox.mend_drift()
-    _, resting = await outbox.resting_slots(0.0)
+    mended = await outbox.upkeep.mend_drift()
+    _, resting = await outbox.upkeep.resting_slots(0.0)
     rotated = [await relay.fetchval("select pgoutbox.rotate($1)", slot) for slot in range(5)]
 
     assert len(batch) == 1
