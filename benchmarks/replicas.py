@@ -1,4 +1,4 @@
-"""What the order costs on a stream with three replicas, alone and beside other publishers."""
+"""What order costs on streams with replicas and beside other publishers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from nats.aio.client import Client
 
@@ -17,18 +17,27 @@ from benchmarks.report import Column, Table
 from benchmarks.rig import TOPIC, CpuClock, Database, Failed, Rig, make_stream, nats_client, settled
 from pgoutbox.demo.nats_server import NatsServer
 
-EVENTS = 50_000
-SLOW_EVENTS = 5_000  # where each message waits for three servers
 FOREIGN = (0, 40, 500)  # messages a second of another client
 REPLICAS = 3
 
-# What the stream accepts decides how the relay publishes.
-WAYS: Mapping[str, Mapping[str, bool]] = {
-    "fast-ingest batches": {"allow_batched": True},
-    "atomic batches": {"allow_atomic": True},
-    "one message at a time": {},
-}
-ONE_REPLICA = "one replica, chained by id"
+
+class Way(NamedTuple):
+    """How a relay publishes: what its flags ask for, and the stream's settings allow."""
+
+    name: str
+    replicas: int
+    accepts: Mapping[str, bool]
+    flags: Sequence[str] = ()
+    events: int = 50_000
+
+
+WAYS = (
+    Way("one replica, chained by id", 1, {}),
+    Way("one replica, --mode fast", 1, {"allow_batched": True}, ("--mode", "fast")),
+    Way("three, fast-ingest batches", REPLICAS, {"allow_batched": True}),
+    Way("three, atomic batches", REPLICAS, {"allow_atomic": True}),
+    Way("three, one message at a time", REPLICAS, {}, events=5_000),
+)
 
 _SUBJECT = f"{TOPIC}.public_item_pgoutbox"
 
@@ -37,14 +46,14 @@ async def run(rig: Rig) -> list[Table]:
     """Drain single-row transactions into a stream of three servers, in each way there is.
 
     Another client publishes small messages into the same stream meanwhile, by which batches and
-    expected sequences are refused. Against the same on a stream with one replica. Rates are by the
-    stream's clock, from the first event to the last. The three servers share the machine.
+    expected sequences are refused. Against a stream with one replica that nobody else uses. Rates
+    are by the stream's clock, from the first event to the last. All servers share the machine.
     """
     table = Table(
-        "three replicas",
+        "streams that others publish into",
         (
             Column("events/s", "per_s", digits=0),
-            Column("÷ one replica, alone", "per_s", per="one_replica_per_s", digits=2),
+            Column("÷ the first", "per_s", per="first_per_s", digits=2),
             *CPU_COLUMNS,
         ),
         note="others: small messages a second that another client publishes into the stream; µs:"
@@ -52,44 +61,38 @@ async def run(rig: Rig) -> list[Table]:
     )
     with rig.nats_cluster(REPLICAS) as cluster:
         for _ in range(rig.runs):
-            alone = 0.0
-            for foreign in FOREIGN:
-                figures = await _measure(rig, [rig.nats], EVENTS, foreign)
-                alone = alone or figures["per_s"]
-                table.add(_label(ONE_REPLICA, foreign), **figures, one_replica_per_s=alone)
-            for way, accepts in WAYS.items():
-                count = EVENTS if accepts else SLOW_EVENTS
+            first = 0.0
+            for way in WAYS:
+                servers = cluster if way.replicas > 1 else [rig.nats]
                 for foreign in FOREIGN:
-                    figures = await _measure(rig, cluster, count, foreign, **accepts)
-                    table.add(_label(way, foreign), **figures, one_replica_per_s=alone)
+                    figures = await _measure(rig, servers, way, foreign)
+                    first = first or figures["per_s"]
+                    beside = f", beside {foreign} others/s" if foreign else ""
+                    table.add(way.name + beside, **figures, first_per_s=first)
     return [table]
 
 
-def _label(way: str, foreign: int) -> str:
-    return f"{way}, beside {foreign} others/s" if foreign else way
-
-
 async def _measure(
-    rig: Rig, servers: Sequence[NatsServer], count: int, foreign: int, **accepts: bool
+    rig: Rig, servers: Sequence[NatsServer], way: Way, foreign: int
 ) -> dict[str, float]:
     """Drain a new backlog into a new stream with a replica on each server."""
-    count = rig.scaled(count)
+    count = rig.scaled(way.events)
     async with rig.database() as database, nats_client(servers[0]) as client:
         await fill(database, ITEMS, count)
-        await make_stream(client, num_replicas=len(servers), **accepts)
+        await make_stream(client, num_replicas=way.replicas, **way.accepts)
         await settled(database)
         await rig.checkpoint()
         async with _others(client, foreign):
-            figures = await _drain(rig, database, servers, count)
+            figures = await _drain(rig, database, servers, way, count)
         return {**figures, "per_s": (count - 1) / await _seconds(client, count)}
 
 
 async def _drain(
-    rig: Rig, database: Database, servers: Sequence[NatsServer], count: int
+    rig: Rig, database: Database, servers: Sequence[NatsServer], way: Way, count: int
 ) -> dict[str, float]:
     pids = {server.url: server.pid for server in servers}
     clock = CpuClock(postgres_us=rig.postgres.pid, **pids)
-    drained = await asyncio.to_thread(rig.drain, database, "--nats-url", ",".join(pids))
+    drained = await asyncio.to_thread(rig.drain, database, "--nats-url", ",".join(pids), *way.flags)
     us = clock.us_per(count)
     return {
         "relay_us": drained.cpu_seconds * 1e6 / count,
