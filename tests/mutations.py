@@ -274,7 +274,7 @@ PROGRESS = [
         "pgoutbox/outbox/reader.py",
         "is_news = plan[-1:] not in ((), self._plan[-1:])",
         "is_news = False",
-        "tests/faults/test_relay_dies.py::test_killed_between_two_events_of_a_transaction",
+        "tests/integration/test_relay_outbox.py::test_a_plan_is_recorded_before_its_batch_goes_out",
     ),
     Mutation(
         "a relay finishes the plan of the one before it",

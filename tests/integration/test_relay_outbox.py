@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from uuid import uuid4
 
 import asyncpg
@@ -54,6 +55,27 @@ async def test_former_leader_cannot_move_the_progress(connect: Connect) -> None:
 
     await connections[1].execute("select pg_advisory_unlock_all()")
     assert await lead(next_one, connections[2]) == Progress(7)
+
+
+async def test_a_plan_is_recorded_before_its_batch_goes_out(connect: Connect) -> None:
+    """What gets a lower place meanwhile isn't read before what the plan has."""
+    former, earlier, next_one = [await connect() for _ in range(3)]
+    await former.execute("create table t (id integer); select pgoutbox.capture_table('t')")
+    outbox = _outbox(former)
+    await lead(outbox, former)
+    await earlier.execute("begin; insert into t values (0); set constraints all immediate")
+    await former.execute("insert into t values (1), (2)")
+    batch = await outbox.next_batch(Progress())
+
+    # Nothing that it holds has to reach the disk first, which would take the plan with it.
+    await outbox.begin(replace(batch, unflushed=None), Progress(), ())
+
+    await earlier.execute("commit")
+    await former.execute("select pg_advisory_unlock_all()")
+    successor = _outbox(next_one)
+    again = await successor.next_batch(await lead(successor, next_one))
+    assert len(batch) == 2
+    assert again.keys == batch.keys
 
 
 async def test_a_mark_has_the_progress_that_was_recorded_with_its_message(
