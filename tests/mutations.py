@@ -697,6 +697,21 @@ ROTATION = [
         f"{_SQL}rotation.py::test_how_long_a_slot_rests_outlives_whoever_looks",
     ),
     Mutation(
+        "a clock that was set back keeps no slot from being emptied",
+        "sql/slots/resting_slots.sql",
+        " or r.since is null or r.since > moment);",
+        " or r.since is null);",
+        f"{_SQL}rotation.py::test_a_slot_rests_from_now_on_where_the_clock_was_set_back",
+    ),
+    Mutation(
+        "a jump of the clock is counted from the end of the look before it",
+        "pgoutbox/outbox/upkeep.py",
+        "select pg_catalog.clock_timestamp() as moment, r.slot",
+        "select pg_catalog.statement_timestamp() as moment, r.slot",
+        "tests/integration/test_relay_outbox.py"
+        "::test_nothing_that_a_look_for_resting_slots_notes_is_later_than_its_time",
+    ),
+    Mutation(
         "what a clock has jumped ahead is no rest",
         "sql/slots/resting_slots.sql",
         "if moment - looked - ago > '1 minute' then",

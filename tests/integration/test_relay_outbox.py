@@ -18,6 +18,7 @@ from pgoutbox.outbox.marks import Mark
 from pgoutbox.outbox.parked import Retry
 from pgoutbox.outbox.progress import Key, Progress
 from pgoutbox.outbox.reader import Outbox
+from pgoutbox.outbox.upkeep import Upkeep
 from tests.conftest import Connect
 from tests.support.leading import lead
 from tests.support.waiting import eventually
@@ -55,6 +56,15 @@ async def test_former_leader_cannot_move_the_progress(connect: Connect) -> None:
 
     await connections[1].execute("select pg_advisory_unlock_all()")
     assert await lead(next_one, connections[2]) == Progress(7)
+
+
+async def test_nothing_that_a_look_for_resting_slots_notes_is_later_than_its_time(
+    connection: asyncpg.Connection,
+) -> None:
+    """From there on a jump of the clock is counted."""
+    moment, _ = await Upkeep(connection, "default").resting_slots(900.0)
+
+    assert moment >= await connection.fetchval("select max(since) from pgoutbox.slot_rest")
 
 
 async def test_a_plan_is_recorded_before_its_batch_goes_out(connect: Connect) -> None:

@@ -220,6 +220,23 @@ async def test_what_the_clock_has_jumped_ahead_is_no_rest(
     assert [tuple(row) for row in await connection.fetch(look, None, None)] == [(slot,)]
 
 
+async def test_a_slot_rests_from_now_on_where_the_clock_was_set_back(
+    connection: asyncpg.Connection,
+) -> None:
+    """It was found changed at a time that has yet to come again."""
+    await connection.execute("insert into t values (1)")
+    slot = await _slot(connection)
+    await _write_into(connection, (slot + 1) % 5)
+    look = "select slot from pgoutbox.resting_slots('15 min')"
+    assert await connection.fetch(look) == []
+    await connection.execute("update pgoutbox.slot_rest set since = since + interval '1 day'")
+
+    assert await connection.fetch(look) == []
+
+    await connection.execute("update pgoutbox.slot_rest set since = since - interval '20 min'")
+    assert [tuple(row) for row in await connection.fetch(look)] == [(slot,)]
+
+
 async def test_look_for_resting_slots_writes_only_what_has_changed(
     connection: asyncpg.Connection,
 ) -> None:
