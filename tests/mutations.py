@@ -341,6 +341,14 @@ PROGRESS = [
         "::test_what_somebody_else_writes_is_noticed_by_the_next_question",
     ),
     Mutation(
+        "what a copy has brought along isn't sent again under other ids",
+        "sql/slots/catch_up_sequences.sql",
+        "and t.xid::text::bigint % 4294967296 = t.xmin::text::bigint",
+        "",
+        "tests/integration/test_replaced.py"
+        "::test_positions_that_fall_behind_stop_the_relay_until_install_mends_them",
+    ),
+    Mutation(
         "positions behind what is sent stop the relay",
         "sql/relay/require_progress.sql",
         "elsif reached >",

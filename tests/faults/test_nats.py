@@ -95,6 +95,31 @@ async def test_killed_under_load(own: Own) -> None:
     assert len(relay.lines) == 7 + 2 * 6, relay.output
 
 
+async def test_a_server_gets_jetstream_later(
+    servers: Servers, database: Database, nursery: Nursery, seed: int
+) -> None:
+    """The relay says once what is missing, and publishes nothing into nothing."""
+    await ledger.prepare(database)
+    server = servers.nats("jetstream: disabled")
+    async with _stream(server, unique("t")) as stream:
+        own = Own(database, stream, nursery, seed)
+        own.server = server
+    relay = await own.relay()
+    async with own.load():
+        line = await relay.line(FAILS)
+        assert "JetStream is not available" in line
+        await own.pause(0.5, 1.0)
+        assert said(relay.lines, FAILS) == 1
+        server.config_text = ""
+        server.restart()
+        await relay.line(WORKS, timeout=30)
+    await own.all_sent()
+    assert await relay.stop() == 0
+
+    await _check(own)
+    assert len(relay.lines) <= 12, relay.output
+
+
 async def test_comes_back_with_an_empty_store(own: Own) -> None:
     """The stream is made again, and all that the outbox has is in it."""
     relay = await own.relay()

@@ -21,11 +21,11 @@ from nats.js.api import DiscardPolicy, StreamConfig
 
 from pgoutbox.demo.nats_server import NatsServer
 from pgoutbox.demo.postgres import PostgresServer
-from pgoutbox.demo.process import unprivileged_user
+from pgoutbox.demo.process import free_port, unprivileged_user
 from pgoutbox.locks import SLEEP_LOCK
 from tests.conftest import Connect, Servers
-from tests.support import ledger
-from tests.support.cluster import ADMIN, Cluster, Database
+from tests.support import http, ledger
+from tests.support.cluster import ADMIN, WRITER, Cluster, Database
 from tests.support.nursery import Nursery, Relay
 from tests.support.proxy import port_of, proxy, through
 from tests.support.ring import slots_of
@@ -37,6 +37,7 @@ NATS_FAILS = "NATS unavailable; retrying"
 NATS_WORKS = "NATS available again"
 POSTGRESQL_FAILS = "PostgreSQL unavailable; retrying"
 POSTGRESQL_WORKS = "PostgreSQL available again"
+LOCKS = (SLEEP_LOCK, (1885826915, 0), (1885826916, 0))  # all that were ever ours
 
 
 def said(relay: Relay, part: str) -> int:
@@ -227,6 +228,57 @@ async def test_a_full_notification_queue_fails_no_writer(
 
     await scene.check()
     await database.disconnect()
+
+
+async def test_strangers_hold_every_lock_that_anybody_may_take(
+    scene: Scene, connect: Connect
+) -> None:
+    """Events come no later than the relay looks for them, and one relay takes over from another."""
+    strangers = [await connect(WRITER) for _ in range(3)]
+    relay = await scene.relay()
+    await relay.line("leading")
+    async with scene.load():
+        for stranger, (kind, key) in zip(strangers, LOCKS, strict=True):
+            await stranger.execute("select pg_advisory_lock($1, $2)", kind, key)
+        lines = len(relay.lines)
+        memory = psutil.Process(relay.pid).memory_info().rss
+        await scene.pause(0.5, 1.0)
+        successor = await scene.relay()
+        await successor.line("standing by")
+        assert len(relay.lines) == lines, relay.output
+        assert psutil.Process(relay.pid).memory_info().rss - memory < 20 * 2**20
+        await relay.kill()
+        await successor.line("leading")
+    await scene.all_sent()
+    assert await successor.stop() == 0
+    await scene.check()
+
+
+async def test_a_standby_is_waited_for_until_it_is_promoted(own: Scene) -> None:
+    """The relay says once that it is one, and is not ready meanwhile."""
+    server, port = own.database.cluster.server, free_port()
+    assert server is not None
+    async with own.load():
+        await own.pause(0.2, 0.4)
+    server.stop()
+    (server.data / "standby.signal").touch()
+    server.start()
+
+    relay = await own.relay("--health-addr", str(port))
+    assert "is a standby" in await relay.line(POSTGRESQL_FAILS)
+    assert await http.status(port, "/ready") == 503
+    assert await http.status(port, "/healthz") == 200
+    promoter = await asyncpg.connect(server.dsn())
+    assert await promoter.fetchval("select pg_promote()")
+    await promoter.close()
+    await relay.line("leading", timeout=30)
+    async with own.load():
+        await own.pause(0.2, 0.4)
+    await own.all_sent()
+    assert await http.status(port, "/ready") == 200
+    assert await relay.stop() == 0
+    await own.check()
+    assert said(relay, POSTGRESQL_FAILS) == said(relay, POSTGRESQL_WORKS) == 1
 
 
 async def _notify_without_end(connection: asyncpg.Connection, text: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import Any
@@ -428,6 +429,11 @@ async def test_it_waits_for_the_lock_and_never_holds_up_the_application(
     assert longest < PATIENT.lock_timeout + 0.5
     assert await captured(owner) == (["public.users"] if changes is install else [])
     assert await owner.fetchval("select count(*) from users") == 40
+    # What was written before the triggers were there has no event, and all the rest has.
+    await writer.execute("insert into users values (40)")
+    rows = await owner.fetch("select data from pgoutbox.outbox order by position, seq")
+    written = [json.loads(row["data"])["id"] for row in rows]
+    assert written == ([40] if changes is install else [*range(1, 40), 0])
 
 
 async def test_locks_of_all_partitions_together_take_no_longer_than_lock_timeout(

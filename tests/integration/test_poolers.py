@@ -84,6 +84,41 @@ async def test_commands_work_and_leave_nothing_behind(
         assert before == await left(one_connection, database), command
 
 
+async def test_an_application_writes_on_through_the_same_pooler(
+    database: Database, owner: asyncpg.Connection, one_connection: PgBouncer, stream: Stream
+) -> None:
+    """While commands and a relay come and go on its one connection: no error, each event."""
+    dsn, is_over = one_connection.dsn(database.dsn), asyncio.Event()
+    install = ("install", "--table", "users")
+    done = await asyncio.to_thread(pgoutbox, *install, "--dsn", dsn)
+    assert done.returncode == 0, done.stderr
+
+    async def write() -> int:
+        app = await asyncpg.connect(dsn, statement_cache_size=0)
+        number = 0
+        while not is_over.is_set():
+            async with app.transaction():
+                await app.execute(f"insert into users values ({number})")
+                await app.execute(f"update users set id = -{number} - 1 where id = {number}")
+            number += 1
+        await app.close()
+        return number
+
+    writing = asyncio.create_task(write())
+    to_nats = ("--nats-url", stream.url, "--topic", stream.topic)
+    for command, code in ((install, 0), (("status",), 0), (("relay", *to_nats), 2)):
+        done = await asyncio.to_thread(pgoutbox, *command, "--dsn", dsn)
+        assert done.returncode == code, done.stderr
+    is_over.set()
+    count = await writing
+    relay = ("relay", "--drain", *to_nats)
+    done = await asyncio.to_thread(pgoutbox, *relay, "--dsn", database.dsn)
+
+    assert done.returncode == 0, done.stderr
+    written = [json.loads(message.data)["data"]["id"] for message in await stream.messages()]
+    assert written == [row for number in range(count) for row in (number, -number - 1)]
+
+
 @pytest.mark.parametrize(
     ("servers", "settings"),
     [

@@ -19,8 +19,10 @@ from pgoutbox.database.print_sql import print_sql, print_tables, quoted
 from pgoutbox.database.schema import literal
 from pgoutbox.demo.postgres import postgres_installation
 from pgoutbox.errors import SchemaError
+from tests.integration.test_copies import drain, sent
 from tests.support.cluster import WRITER, Cluster, Database
 from tests.support.commands import clean_environment, pgoutbox
+from tests.support.streams import Stream
 
 CATALOGS = {
     "relations": """
@@ -477,8 +479,13 @@ async def test_check_names_the_command_where_functions_are_older(database: Datab
     assert "pgoutbox install" in str(caught.value.hint)
 
 
-async def test_a_relay_goes_on_with_a_newer_schema_and_says_so(database: Database) -> None:
+async def test_a_relay_goes_on_with_a_newer_schema_and_says_so(
+    database: Database, stream: Stream
+) -> None:
     owner = await database.connect()
+    await owner.execute("create table t (id int); select pgoutbox.capture_table('t')")
+    await owner.execute("insert into t values (1)")
+    await owner.execute("insert into t values (2)")
     await owner.execute("insert into pgoutbox.migration (number, name) values (9001, 'later')")
     await owner.execute("update pgoutbox.installation set functions_version = '99.0.0+abc'")
 
@@ -487,12 +494,17 @@ async def test_a_relay_goes_on_with_a_newer_schema_and_says_so(database: Databas
     assert note == "the schema pgoutbox (99.0.0) is newer than this relay"
     with pytest.raises(SchemaError, match="newer than this pgoutbox"):
         await schema.apply(owner)
+    drained = drain(database, stream)
+    assert (drained.returncode, drained.stderr.count("newer than this relay")) == (0, 1)
+    assert [row["id"] for _, _, row in await sent(stream)] == [1, 2]
 
 
 async def test_a_relay_stops_at_a_breaking_migration_that_it_doesnt_know(
-    database: Database,
+    database: Database, stream: Stream
 ) -> None:
     owner = await database.connect()
+    await owner.execute("create table t (id int); select pgoutbox.capture_table('t')")
+    await owner.execute("insert into t values (1)")
     await owner.execute(
         "insert into pgoutbox.migration (number, name, breaking) values (9001, 'later', 'no xid');"
         "update pgoutbox.installation set functions_version = '99.0.0+abc'"
@@ -502,6 +514,10 @@ async def test_a_relay_stops_at_a_breaking_migration_that_it_doesnt_know(
         await schema.check(owner)
 
     assert caught.value.hint == "Upgrade pgoutbox to 99.0.0 or later."
+    refused = drain(database, stream)
+    assert (refused.returncode, "no xid" in refused.stderr) == (3, True)
+    assert await stream.count() == 0
+    assert await owner.fetchval("select count(*) from pgoutbox.event") == 1
 
 
 async def test_the_relays_role_may_check(database: Database) -> None:
