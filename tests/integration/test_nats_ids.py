@@ -196,3 +196,4 @@ async def test_relay_that_takes_over_from_another_by_name_takes_its_repeats_for_
     assert await after.stop() == 0
     assert "ERROR" not in after.output
     assert len({message.id for message in await stream.messages()}) == 101
+    assert await _ours(stream) == list(range(1, 102))
