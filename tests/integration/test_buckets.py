@@ -99,13 +99,13 @@ async def test_the_bucket_is_one_as_nats_clients_make_it(
 async def test_history_is_what_the_bucket_was_made_with(
     connection: asyncpg.Connection, filler: Filler, bucket: Bucket
 ) -> None:
-    store = await bucket.jetstream.create_key_value(bucket=bucket.name, history=5)
+    await bucket.jetstream.create_key_value(bucket=bucket.name, history=5)
     await _users(connection, 1)
     await filler.drain()
     await connection.execute("update users set name = 'two'; update users set name = 'three'")
     await filler.drain()
 
-    history = await store.history("1")
+    history = await bucket.entries(history=True)
 
     assert [json.loads(entry.value or b"")["name"] for entry in history] == [
         "user 1", "two", "three",

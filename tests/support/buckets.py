@@ -44,16 +44,32 @@ class Bucket:
 
     async def rows(self) -> dict[str, Any]:
         """Return its values by their keys; none while there is no bucket."""
+        return {
+            entry.key: json.loads(entry.value or b"")
+            for entry in await self.entries()
+            if not entry.operation
+        }
+
+    async def entries(self, *, history: bool = False) -> list[KeyValue.Entry]:
+        """Return its entries, markers included; with ``history`` the older ones of a key, too.
+
+        They are read up to the stream's last message. The client says itself where the end is, but
+        calls a full bucket empty where the server's answer that nothing is pending any more
+        overtakes what it has sent.
+        """
         try:
-            store = await self.store()
+            state = (await self.jetstream.stream_info(self.stream_name)).state
         except NotFoundError:
-            return {}
-        watcher = await store.watchall(ignore_deletes=True)
-        found = {}
+            return []
+        if not state.messages:
+            return []
+        watcher = await (await self.store()).watch(">", include_history=history)
+        found: list[KeyValue.Entry] = []
         async for entry in watcher:
-            if entry is None:
-                break
-            found[entry.key] = json.loads(entry.value)
+            if entry is not None:
+                found.append(entry)
+                if (entry.revision or 0) >= state.last_seq:
+                    break
         await watcher.stop()  # type: ignore[no-untyped-call]
         return found
 
