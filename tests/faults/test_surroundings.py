@@ -245,7 +245,7 @@ async def test_strangers_hold_every_lock_that_anybody_may_take(
         await scene.pause(0.5, 1.0)
         successor = await scene.relay()
         await successor.line("standing by")
-        assert len(relay.lines) == lines, relay.output
+        assert len(relay.lines) <= lines + 1, relay.output
         assert psutil.Process(relay.pid).memory_info().rss - memory < 20 * 2**20
         await relay.kill()
         await successor.line("leading")
