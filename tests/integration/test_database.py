@@ -319,7 +319,7 @@ async def test_all_hosts_are_tried_and_each_is_named(
     standby, primary = await standby_and_primary(servers)
     ports = [unused_port, silent_port, standby.port]
     dead = ",".join(f"127.0.0.1:{port}" for port in ports)
-    dsn = f"postgresql://postgres@{dead},127.0.0.1:{primary.port}/postgres?connect_timeout=0.3"
+    dsn = f"postgresql://postgres@{dead},127.0.0.1:{primary.port}/postgres?connect_timeout=2"
     config = DatabaseConfig(dsn=dsn, password=primary.password)
 
     conn = await db.connect(config, purpose="test", primary=True)
@@ -335,7 +335,7 @@ async def test_all_hosts_are_tried_and_each_is_named(
         "none of the hosts can be used:"
         f" PostgreSQL at 127.0.0.1:{ports[0]}/postgres refused the connection: nothing is"
         " listening there;"
-        f" PostgreSQL at 127.0.0.1:{ports[1]}/postgres didn't answer within 0.3 s;"
+        f" PostgreSQL at 127.0.0.1:{ports[1]}/postgres didn't answer within 2 s;"
         f" PostgreSQL at 127.0.0.1:{ports[2]}/postgres is a standby, which can't be written to;"
         f" PostgreSQL at 127.0.0.1:{primary.port}/postgres refused the connection: nothing is"
         " listening there"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 from uuid import uuid4
 
 import asyncpg
@@ -36,6 +37,14 @@ BEHIND = Progress(2, (Gap(1, 1),))
 BATCH = Batch(before=BEFORE, after=AFTER, has_long_transaction=True)
 
 RESEND = Resend(1, 1, 0, Key(0, 0))
+
+PATIENT, HASTY = 60.0, 0.2  # seconds
+
+
+def make_hasty(connection: Any) -> None:
+    """Have a connection that has begun in peace give up on each further question soon."""
+    assert connection._config.command_timeout == PATIENT
+    connection._config = connection._config._replace(command_timeout=HASTY)
 
 
 async def _keep_mark(outbox: Outbox) -> None:
@@ -92,7 +101,9 @@ async def stalled(database: Database) -> AsyncIterator[tuple[Outbox, Proxy]]:
     """Give a leader's outbox whose connection is dead, and doesn't know it."""
     async with proxy(port_of(database.dsn)) as network:
         connection = await database_connection.connect(
-            DatabaseConfig(dsn=through(database.dsn, network)), purpose="test", query_timeout=0.2
+            DatabaseConfig(dsn=through(database.dsn, network)),
+            purpose="test",
+            query_timeout=PATIENT,
         )
         outbox = Outbox(
             connection,
@@ -100,10 +111,11 @@ async def stalled(database: Database) -> AsyncIterator[tuple[Outbox, Proxy]]:
             relay="r",
             batch_events=10,
             batch_bytes=1024,
-            query_timeout=0.2,
+            query_timeout=HASTY,
             snapshots=Snapshots(connection, lambda _: PLAIN, relay="r"),
         )
         await lead(outbox, connection, "r")
+        make_hasty(connection)
         network.stall()
         yield outbox, network
         connection.terminate()
@@ -161,8 +173,9 @@ async def test_relay_connects_again_when_a_query_times_out(
 
 async def test_asyncpg_applies_the_time_out_to_every_kind_of_question(database: Database) -> None:
     connection = await database_connection.connect(
-        DatabaseConfig(dsn=database.dsn), purpose="test", query_timeout=0.1
+        DatabaseConfig(dsn=database.dsn), purpose="test", query_timeout=PATIENT
     )
+    make_hasty(connection)
     for ask in (connection.execute, connection.fetch, connection.fetchrow, connection.fetchval):
         with pytest.raises(TimeoutError):
             await ask("select pg_sleep(60)")
