@@ -24,9 +24,8 @@ as $$
     from pgoutbox.choice_of(relation) choice
     join pg_attribute a on a.attrelid = relation
     join pg_type t on t.oid = a.atttypid
-    -- PL/pgSQL has keywords that quote_ident() leaves as they are.
     cross join lateral (
-        select format('%%1$s."%s"', replace(replace(a.attname, '"', '""'), '%', '%%'))
+        select format('%%1$s.%s', replace(pgoutbox.quoted_name(a.attname), '%', '%%'))
     ) f (field)
     where a.attnum > 0 and not a.attisdropped and a.attgenerated = ''
       and t.typlen = -1

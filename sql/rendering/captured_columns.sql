@@ -14,10 +14,10 @@ as $$
     select
         a.attname::text,
         format(
-            'pgoutbox.%s(pgoutbox.same(%s.%I, null::%I.%I))',
+            'pgoutbox.%s(pgoutbox.same(%s.%s, null::%I.%I))',
             case when c.treatment = 'hashed' then 'wal_hashed'
                 when native.has_overload then 'wal' else 'wal_text' end,
-            variable, a.attname, n.nspname, t.typname
+            variable, pgoutbox.quoted_name(a.attname), n.nspname, t.typname
         ),
         case when native.has_overload and c.treatment = 'whole'
             then '{}' else pgoutbox.settings_of(a.atttypid) end

@@ -55,8 +55,8 @@ begin
             '                    or not pg_catalog.record_image_eq(row(%s), row(%s)) then\n'
             '                    old_row := %s;\n                end if;',
             action,
-            (select string_agg(pg_catalog.format('old.%I', name), ', ') from unnest(identity) name),
-            (select string_agg(pg_catalog.format('new.%I', name), ', ') from unnest(identity) name),
+            (select string_agg('old.' || pgoutbox.quoted_name(n), ', ') from unnest(identity) n),
+            (select string_agg('new.' || pgoutbox.quoted_name(n), ', ') from unnest(identity) n),
             pgoutbox.bounded_source(pgoutbox.row_source(relation, 'old', identity))
         );
     end if;

@@ -38,7 +38,7 @@ as $$
             then E'E''\\\\x'' operator(pg_catalog.||) pg_catalog.encode(@, ''hex'')'
             -- IS DISTINCT FROM NULL is true for a composite value whose fields are all null.
             else 'case when @ is distinct from null then pg_catalog.concat(@) end' end,
-            '@', '%1$s.' || replace(quote_ident(c.name), '%', '%%'))
+            '@', '%1$s.' || replace(pgoutbox.quoted_name(c.name), '%', '%%'))
     from (
         select
             a.attname::text as name,

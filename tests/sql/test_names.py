@@ -244,6 +244,21 @@ async def test_a_column_may_be_called_what_the_generated_code_has(
     assert deleted.old["by"] == "y"
 
 
+@pytest.mark.parametrize("old_values", ["full", "identity"])
+async def test_a_column_that_is_never_large_may_have_any_name(
+    connection: asyncpg.Connection, capture: Capture, outbox: Outbox, old_values: str
+) -> None:
+    """A capture function names it once, where it is rendered."""
+    await capture("t", '"by" int primary key, loop int, "a%" int', old_values=old_values)
+    await forbid_the_slow_way(connection)
+    await connection.execute('insert into t values (1, 2, 3); update t set "by" = 4')
+
+    inserted, updated = await outbox.events()
+
+    assert inserted.new == {"by": 1, "loop": 2, "a%": 3}
+    assert updated.old["by"] == 1
+
+
 async def test_a_large_value_may_have_any_name(
     connection: asyncpg.Connection, capture: Capture, outbox: Outbox
 ) -> None:
