@@ -2,21 +2,19 @@
 --
 -- Generated, so that a row costs one expression with a fixed list of columns. Everything in it is
 -- qualified down to the operators, since a SET search_path clause costs up to 14 us a call.
--- Where its guards say that it doesn't fit, or a value's type refuses to make text of it, the row
--- is rendered by capture_slowly(). So are rows with large values, after what can't be published has
--- been taken out: sizes are known without reading or copying a value. The block writes nothing, so
--- its subtransaction gets no transaction id. A row too large to be handed to a function all the
--- same is captured by its key.
+-- Where its guards say that it doesn't fit, or a value's type refuses to make text of it, and for
+-- rows with large values, the table's slow function does the rest (slow_source.sql). The block
+-- writes nothing, so its subtransaction gets no transaction id.
 --
 -- The setting pgoutbox.transaction tells how far the transaction is: empty before its first event,
 -- then its id, and what capture_unusual.sql lists. PostgreSQL itself takes that back at the end of
 -- the transaction and at ROLLBACK TO SAVEPOINT. Whatever else it says is for capture_unusual();
 -- also a value that somebody left in the session, which is that of another transaction.
 --
--- What an INSERT evaluates is set up anew each time, and what an assignment evaluates once a
--- transaction. So the first event, all that most transactions have, is one INSERT as far as that is
--- cheaper, and the further ones insert what was assigned. What a session compiles costs by its
--- length: so what differs by slot is short.
+-- Each session compiles this anew, which costs by its length, and at the first run what is run is
+-- parsed and planned: what one needs of the catalog and others don't costs most. So what is seldom
+-- needed is elsewhere, what differs by slot is short, and types are what an operator or a function
+-- takes, since PostgreSQL then need not look at the others of that name.
 create or replace function pgoutbox.capture_source(relation regclass) returns text
     language plpgsql
     stable
@@ -30,9 +28,8 @@ declare
     has_condition constant boolean := choice ? 'where';
     -- A change of a row is another one of the chosen rows.
     action constant text := case when has_condition then 'event_action' else 'tg_op' end;
-    -- It isn't known of a row that is too large for the condition to be evaluated.
-    noted_action constant text := case when has_condition
-        then 'coalesce(event_action, tg_op)' else 'tg_op' end;
+    facts constant text := concat(
+        'event_facts := ', pgoutbox.facts_source(relation, action), ';');
     -- The commit stage is to note who the session is, or to run behind all checks.
     mark constant text := coalesce((
         select concat(
@@ -42,68 +39,48 @@ declare
     ), '');
 begin
     return pgoutbox.filled($body$
-declare
-    event_schema pg_catalog.text;
-    event_table pg_catalog.text;{declaration}
+declare{declaration}
     new_row pg_catalog.text;
     old_row pg_catalog.text;
-    new_large pg_catalog.jsonb;
-    old_large pg_catalog.jsonb;
-    rendered pg_catalog.record;
     ring_second pg_catalog.int8;
     event_xid pg_catalog.xid8;
     event_seq pg_catalog.int8;
     event_facts pgoutbox.event_facts;
+    state pg_catalog.text;
     nothing pg_catalog.text;
-begin{alone}
+begin{alone}{facts}
     begin
         if {guard}
-        then
-            {naming}{choosing}{small}
-            if {is_insert} then
-                new_row := {new_row};
-            elsif {is_update} then
-                new_row := {new_row};
-                {old_row}
-            else
+        then{choosing}{naming}
+            new_row := case when {has_new} then {new_row} end;
+            if {has_old} then
                 {old_row}
             end if;
         else
             raise exception 'drift';
         end if;
-    exception when others then
-        begin{strip}
-            rendered := pgoutbox.capture_slowly(
-                tg_relid, {noted_action}, new, old, {old_values}, {captured}, {choice},
-                new_large, old_large);{slow_action}
-            event_schema := rendered.schema_name;
-            event_table := rendered.table_name;
-            new_row := rendered.new_row;
-            old_row := rendered.old_row;{leaving}
-            rendered := null;
-        exception when program_limit_exceeded or internal_error or out_of_memory then
-            select n.schema_name, n.table_name into event_schema, event_table
-            from pgoutbox.named_as(tg_relid, {captured}) n;
-            new_row := case when new.ctid is not null then {new_key} end;
-            old_row := case when old.ctid is not null then {old_key} end;
-        end;
+    exception when others then{facts_again}
+        nothing := pgoutbox.capture_slowly_{number}(event_facts, tg_op, new, old);
+        return nothing;
     end;
-    event_facts := {facts};
-    ring_second := pg_catalog.date_part('epoch', current_timestamp)::pg_catalog.int8
-        operator(pg_catalog.%) {round};
-    if (pg_catalog.current_setting('pgoutbox.transaction', true) operator(pg_catalog.<>) '')
-        is not true
+    ring_second := pg_catalog.date_part('epoch'::pg_catalog.text, current_timestamp)
+        ::pg_catalog.int8 operator(pg_catalog.%) '{round}'::pg_catalog.int8;
+    event_xid := pg_catalog.pg_current_xact_id();
+    event_seq := pg_catalog.nextval('pgoutbox.event_seq'::pg_catalog.regclass);
+    if (pg_catalog.current_setting('pgoutbox.transaction', true) operator(pg_catalog.=) '')
+        is not false
     then
+        state := pg_catalog.set_config(
+            'pgoutbox.transaction',
+            pg_catalog.concat(event_xid, ' ', pg_catalog.pg_trigger_depth(){mark}), true);
         {insert_first}
         return nothing;
     end if;
-    event_xid := pg_catalog.pg_current_xact_id();
     if pg_catalog.starts_with(
             pg_catalog.current_setting('pgoutbox.transaction', true),
             pg_catalog.concat(event_xid, ' '))
         and pg_catalog.pg_trigger_depth() operator(pg_catalog.=) 1
-    then
-        event_seq := pg_catalog.nextval('pgoutbox.event_seq'::pg_catalog.regclass);{mark_lap}
+    then{mark_lap}
         {insert_further}
     else
         perform pgoutbox.capture_unusual(
@@ -113,61 +90,42 @@ begin{alone}
     return nothing;
 end
 $body$, jsonb_build_object(
+        'number', (
+            select c.number from pgoutbox.captured_table c
+            where c.relation = capture_source.relation),
         'alone', pgoutbox.alone_source(relation),
+        'facts', case when not has_condition then E'\n    ' || facts end,
         -- First the condition, which needs the whole row.
         'guard', pgoutbox.guard_source(
             relation,
             coalesce(case when not has_condition then is_small end, 'true')),
-        'small', case when has_condition then E'\n            if not ('
-            || is_small || ') then raise exception ''large''; end if;' end,
-        'strip', pgoutbox.strip_source(relation, has_condition),
-        'noted_action', noted_action,
-        'naming', (
-            select pgoutbox.naming_source(relation) from pg_class c
-            where c.oid = relation and c.relkind = 'p'),
-        'new_row', pgoutbox.bounded_source(pgoutbox.row_source(relation, 'new')),
-        'new_key', pgoutbox.key_row_source(relation, 'new'),
-        'old_key', pgoutbox.key_row_source(relation, 'old'),
-        'old_row', pgoutbox.old_row_source(relation, action),
-        'old_values', (
-            select quote_literal(c.old_values)
-            from pgoutbox.captured_table c where c.relation = capture_source.relation),
-        'captured', quote_literal(pgoutbox.captured_among(relation)),
-        'choice', case when has_condition then format(
-            'case when event_action is null then %L else %L end::pg_catalog.jsonb',
-            choice, choice - 'where') else quote_literal(choice) end,
         'declaration', case when has_condition then E'\n    event_action pg_catalog.text;' end,
-        'choosing', case when has_condition then format(
-            E'\n            event_action := pgoutbox.choose_%s(tg_op, new, old);'
-            '\n            if event_action is null then return nothing; end if;',
-            choice ->> 'number') end,
-        'is_insert', case when has_condition
-            then 'event_action operator(pg_catalog.=) ''INSERT''' else 'old.ctid is null' end,
-        'is_update', case when has_condition
-            then 'event_action operator(pg_catalog.=) ''UPDATE''' else 'new.ctid is not null' end,
-        'slow_action', case when has_condition
-            then E'\n            event_action := rendered.action;' end,
-        'leaving', case when has_condition
-            then E'\n            if event_action is null then return nothing; end if;' end,
+        'choosing', case when has_condition then concat(
+            format(
+                E'\n            event_action := pgoutbox.choose_%s(tg_op, new, old);'
+                '\n            if event_action is null then return nothing; end if;'
+                '\n            %s',
+                choice ->> 'number', facts),
+            E'\n            if not (' || is_small || ') then raise exception ''large''; end if;'
+        ) end,
+        'naming', (
+            select E'\n            ' || pgoutbox.naming_source(relation) from pg_class c
+            where c.oid = relation and c.relkind = 'p'),
+        'has_new', case when has_condition
+            then 'event_action operator(pg_catalog.<>) ''DELETE''' else 'new.ctid is not null' end,
+        'new_row', pgoutbox.bounded_source(relation, pgoutbox.row_source(relation, 'new')),
+        'has_old', case when has_condition
+            then 'event_action operator(pg_catalog.<>) ''INSERT''' else 'old.ctid is not null' end,
+        'old_row', pgoutbox.old_row_source(relation, action),
+        'facts_again', case when has_condition then E'\n        ' || facts end,
         'round', ring.period * ring.slots,
-        'facts', pgoutbox.facts_source(relation, noted_action),
+        'mark', mark,
         'insert_first', pgoutbox.by_slot(
-            $insert$insert into pgoutbox.first_event_%s (xid, seq, facts, new_row, old_row)
-        values (
-            case when pg_catalog.set_config(
-                    'pgoutbox.transaction',
-                    pg_catalog.concat(
-                        pg_catalog.pg_current_xact_id(), ' ', pg_catalog.pg_trigger_depth()$insert$
-                        || mark || $insert$),
-                    true
-                ) is not null
-                then pg_catalog.pg_current_xact_id() end,
-            pg_catalog.nextval('pgoutbox.event_seq'::pg_catalog.regclass),
-            event_facts, new_row, old_row
-        );$insert$),
+            'insert into pgoutbox.first_event_%s (xid, seq, facts, new_row, old_row) '
+            'values (event_xid, event_seq, event_facts, new_row, old_row);'),
         'insert_further', pgoutbox.by_slot(
-            $insert$insert into pgoutbox.event_%s (xid, seq, facts, new_row, old_row)
-        values (event_xid, event_seq, event_facts, new_row, old_row);$insert$),
+            'insert into pgoutbox.event_%s (xid, seq, facts, new_row, old_row) '
+            'values (event_xid, event_seq, event_facts, new_row, old_row);'),
         'period', ring.period,
         'may_defer', may_defer,
         -- What the first statement has queued stands before the stage.
@@ -175,12 +133,11 @@ $body$, jsonb_build_object(
         if pg_catalog.right(pg_catalog.current_setting('pgoutbox.transaction', true), 4)
             operator(pg_catalog.<>) ' lap'
         then
-            nothing := pg_catalog.set_config(
+            state := pg_catalog.set_config(
                 'pgoutbox.transaction',
                 pg_catalog.concat(
                     pg_catalog.current_setting('pgoutbox.transaction', true), ' lap'),
                 true);
-            nothing := null;
         end if;$mark$ end
     ));
 end

@@ -21,6 +21,10 @@ begin
         or c.relation in (select p.relid from pg_partition_tree(forget_capture.relation) p));
     execute format('drop function if exists pgoutbox.capture_%s()', captured.number);
     execute format(
+        'drop function if exists pgoutbox.capture_slowly_%s('
+        'pgoutbox.event_facts, text, anyelement, anyelement)',
+        captured.number);
+    execute format(
         'drop function if exists pgoutbox.choose_%s(text, anyelement, anyelement)',
         captured.number);
     -- Nobody writes: the triggers were dropped under a lock that keeps writers out.

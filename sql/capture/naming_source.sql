@@ -10,7 +10,10 @@ create or replace function pgoutbox.naming_source(relation regclass) returns tex
     set search_path = pg_catalog, pg_temp
 as $$
 declare
-    own_name constant text := 'event_schema := tg_table_schema; event_table := tg_table_name;';
+    own_name constant text := replace(
+        'event_facts.schema_name := @tg_table_schema); event_facts.table_name := @tg_table_name);',
+        '@',
+        case getdatabaseencoding() when 'SQL_ASCII' then 'pgoutbox.as_utf8(' else '(' end);
     source text := '';
     branch record;
 begin
@@ -34,7 +37,8 @@ begin
                 || quote_literal(branch.captured::text) || '::pg_catalog.regclass::pg_catalog.oid'
         ) || ' then ' || case when branch.captured is null then own_name
             else format(
-                'event_schema := %L; event_table := %L;', branch.nspname, branch.relname) end
+                'event_facts.schema_name := %L; event_facts.table_name := %L;',
+                pgoutbox.as_utf8(branch.nspname), pgoutbox.as_utf8(branch.relname)) end
             || E'\n            els';
     end loop;
     return source || 'e raise exception ''drift''; end if;';

@@ -9,6 +9,7 @@ create or replace function pgoutbox.refresh_capture(relation regclass) returns v
 as $$
 declare
     known constant oid[] := pgoutbox.known_objects();
+    check_bodies constant text := current_setting('check_function_bodies');
     captured pgoutbox.captured_table;
     shape_before text;
     key jsonb;
@@ -31,6 +32,15 @@ begin
             captured.number, pgoutbox.choose_source(captured.choice ->> 'where')
         );
     end if;
+    -- Fields are assigned to its parameters, which are no rows before it is called.
+    perform set_config('check_function_bodies', 'off', true);
+    execute format(
+        'create or replace function pgoutbox.capture_slowly_%s('
+        'facts pgoutbox.event_facts, tg_op text, new anyelement, old anyelement) returns text '
+        'language plpgsql set search_path = pg_catalog, pg_temp as %L',
+        captured.number, pgoutbox.slow_source(relation)
+    );
+    perform set_config('check_function_bodies', check_bodies, true);
     execute format(
         'create or replace function pgoutbox.capture_%s() returns trigger '
         'language plpgsql security definer as %L',

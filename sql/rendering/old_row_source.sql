@@ -18,7 +18,8 @@ declare
     whole constant text := concat(
         'if not (' || pgoutbox.is_small_source(relation, 'old')
             || E') then raise exception ''large''; end if;\n                ',
-        'old_row := ', pgoutbox.bounded_source(pgoutbox.row_source(relation, 'old')), ';');
+        'old_row := ',
+        pgoutbox.bounded_source(relation, pgoutbox.row_source(relation, 'old')), ';');
 begin
     select c.* into strict captured
     from pgoutbox.captured_table c where c.relation = old_row_source.relation;
@@ -57,7 +58,7 @@ begin
             action,
             (select string_agg('old.' || pgoutbox.quoted_name(n), ', ') from unnest(identity) n),
             (select string_agg('new.' || pgoutbox.quoted_name(n), ', ') from unnest(identity) n),
-            pgoutbox.bounded_source(pgoutbox.row_source(relation, 'old', identity))
+            pgoutbox.bounded_source(relation, pgoutbox.row_source(relation, 'old', identity))
         );
     end if;
     return format(
