@@ -174,10 +174,15 @@ def cluster(session_servers: Servers, pytestconfig: pytest.Config) -> Iterator[C
     asyncio.run(cluster.clean_up())
 
 
+# A test that subscribes to what a relay publishes, and is slower, keeps its connection.
+_PATIENT_WITH_CLIENTS = 'max_pending: 1GB\nwrite_deadline: "120s"'
+
+
 @pytest.fixture(scope="session")
 def nats_url(session_servers: Servers) -> str:
     """Where the shared nats-server listens; not to be stopped by a test."""
-    return os.environ.get("PGOUTBOX_TEST_NATS_URL") or session_servers.nats().url
+    given = os.environ.get("PGOUTBOX_TEST_NATS_URL")
+    return given or session_servers.nats(_PATIENT_WITH_CLIENTS).url
 
 
 @pytest.fixture
