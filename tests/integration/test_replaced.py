@@ -48,11 +48,10 @@ def dump(database: Database) -> bytes:
 
 async def restore(database: Database, dumped: bytes) -> None:
     """Put a dump in the place of what is there, as one does beneath what runs."""
-    await asyncio.to_thread(
-        run,
-        *(BIN / "pg_restore", "--clean", "--if-exists", "-d", database.dsn_as(ADMIN)),
-        data=dumped,
-    )
+    script = run(BIN / "pg_restore", "--clean", "--if-exists", "-f", "-", data=dumped)
+    script = script.replace(b"SET transaction_timeout = 0;", b"")  # unknown before PostgreSQL 17
+    psql = (BIN / "psql", "-qX", "-v", "ON_ERROR_STOP=1", "-d", database.dsn_as(ADMIN))
+    await asyncio.to_thread(run, *psql, data=script)
 
 
 async def write(owner: asyncpg.Connection, numbers: Iterable[int]) -> None:
