@@ -26,7 +26,7 @@ begin
         perform set_config('pgoutbox.transaction', '0 context', true);
     elsif state ~ '^[0-9]+ [0-9]+( lap)?$' then
         perform set_config(
-            'pgoutbox.transaction', regexp_replace(state, '( lap)?$', ' context\1'), true);
+            'pgoutbox.transaction', regexp_replace(state, '( lap)?$', E' context\\1'), true);
     end if;
 end
 $$;

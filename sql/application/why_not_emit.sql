@@ -15,18 +15,18 @@ as $$
         then 'emit needs a subject and a payload: neither may be null'
         when octet_length(subject) > 1000
         then format('the subject is too long: %s bytes, of at most 1000', octet_length(subject))
-        when subject !~ '^[^\x01-\x20\x7f.]+(\.[^\x01-\x20\x7f.]+)*$'
+        when subject !~ E'^[^\\x01-\\x20\\x7f.]+(\\.[^\\x01-\\x20\\x7f.]+)*$'
         then format(
             'the subject %L can''t be published to: it must be tokens with a dot between them, '
             'without spaces, control characters or empty tokens', subject)
-        when subject ~ '(^|\.)[*>](\.|$)'
+        when subject ~ '(^|[.])[*>]([.]|$)'
         then format('the subject %L has a wildcard: events go to one subject', subject)
         when octet_length(payload) > 67108864
         then format(
             'the payload is too large: %s bytes, of at most 67108864', octet_length(payload))
         when octet_length(key) > 2000
         then format('the key is too long: %s bytes, of at most 2000', octet_length(key))
-        when key ~ '[\x01-\x1f\x7f]'
+        when key ~ E'[\\x01-\\x1f\\x7f]'
         then 'the key has a control character'
         when jsonb_typeof(headers) <> 'object'
         then 'the headers must be a JSON object of strings, such as {"Trace": "7"}'
@@ -43,7 +43,7 @@ as $$
                     'may stand in it', h.name)
                 when h.name ~* '^(nats|pgoutbox)-'
                 then format('the header %L is reserved: NATS or the relay sets such', h.name)
-                when h.value #>> '{}' ~ '[\x01-\x1f\x7f]'
+                when h.value #>> '{}' ~ E'[\\x01-\\x1f\\x7f]'
                 then format('the header %L has a control character in its value', h.name)
             end
             from jsonb_each(headers) h (name, value)

@@ -30,7 +30,7 @@ begin
     -- Of sets of shards of which no relay is left.
     delete from pgoutbox.shard_key k where not exists (
         select from pgoutbox.progress p
-        where regexp_replace(p.relay, '-[0-9]+(-of-[0-9]+)$', '\1') = k.shards
+        where regexp_replace(p.relay, '-[0-9]+(-of-[0-9]+)$', E'\\1') = k.shards
     );
     return case when progress.relay is not null or parked > 0 then parked end;
 end

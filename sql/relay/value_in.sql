@@ -33,7 +33,7 @@ begin
     start := start operator(pg_catalog.+) 1 operator(pg_catalog.+) pg_catalog.length(mark);
     loop
         rest := pg_catalog.substr(stored, start, width);
-        value := pg_catalog.substring(rest, '^(?:"(?:[^"\\]|\\.)*"|[^",]|, )*');
+        value := pg_catalog.substring(rest, E'^(?:"(?:[^"\\\\]|\\\\.)*"|[^",]|, )*');
         following := pg_catalog.substr(
             rest, pg_catalog.length(value) operator(pg_catalog.+) 1, 9);
         exit when pg_catalog.length(rest) operator(pg_catalog.<) width

@@ -110,7 +110,7 @@ as $$
                 pg_catalog.pg_char_to_encoding(pg_catalog.getdatabaseencoding())
             ) operator(pg_catalog.=) 1
         then pgoutbox.wal_text(value)
-        when pg_catalog.getdatabaseencoding() operator(pg_catalog.=) 'UTF8' then '"\ufffd"'
+        when pg_catalog.getdatabaseencoding() operator(pg_catalog.=) 'UTF8' then E'"\\ufffd"'
         else '"?"' end
 $$;
 

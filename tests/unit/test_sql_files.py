@@ -40,6 +40,21 @@ def test_a_file_is_named_after_what_it_makes(file: Path) -> None:
     assert {re.sub(r"_0$", "", name) for name in names} <= {file.name.removesuffix(".sql")}
 
 
+# Comments, literals that are read as such and their continuations, and plain ones.
+_TOKEN = re.compile(
+    r"--[^\n]*|\bE'(?:[^'\\]|''|\\.)*'(?:\s*\n\s*'(?:[^'\\]|''|\\.)*')*|(?P<plain>'(?:[^']|'')*')",
+    re.DOTALL,
+)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
+def test_a_backslash_means_the_same_in_every_session(file: Path) -> None:
+    """What a plain literal makes of it follows standard_conforming_strings."""
+    literals = [match["plain"] or "" for match in _TOKEN.finditer(file.read_text())]
+
+    assert [literal for literal in literals if "\\" in literal] == []
+
+
 def test_the_ring_has_as_many_slots_as_tables() -> None:
     migration = (sql_root() / "migrations" / "0001_outbox.sql").read_text()
 
