@@ -1,11 +1,6 @@
--- An expression of a capture function that renders a row, and raises where the result is too long
--- to be worth it.
+-- An expression of a capture function that renders a row, capped (capped_source.sql) unless the
+-- table's rows can't come to that while no value is large (is_small_source.sql).
 --
--- varchar() raises for text of so many characters, and is the cheapest that does: one function,
--- which looks at the length first. 64 MiB is the highest max_payload of a nats-server; four bytes
--- are the header that PostgreSQL counts among a type's modifier.
---
--- Left out for tables whose rows can't come to that while no value is large (is_small_source.sql).
 -- A byte becomes six at most as JSON; what a column comes to isn't known of every type.
 create or replace function pgoutbox.bounded_source(relation regclass, expression text) returns text
     language sql
@@ -14,7 +9,7 @@ create or replace function pgoutbox.bounded_source(relation regclass, expression
 as $$
     select case when coalesce(bool_and(c.most is not null) and sum(c.most) < 67108864 / 6, true)
         then expression
-        else format('pg_catalog."varchar"(%s::pg_catalog.text, 67108868, false)', expression) end
+        else pgoutbox.capped_source(expression) end
     from (
         select octet_length(a.attname) + case
             -- Not looked at (sized_columns.sql), and a limit can be lost without a trace.

@@ -69,7 +69,7 @@ begin
                 alias, array_agg(c.name), array_agg(c.expression))
             from pgoutbox.row_columns(root, choice) c
         )
-        else pgoutbox.bounded_source(case
+        else pgoutbox.capped_source(case
             when to_regtype((select t.name from pgoutbox.shape_type(root) t)) is null
             then pgoutbox.row_expression(root, alias)
             else pgoutbox.row_source(root, alias) end) end;

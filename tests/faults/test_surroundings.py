@@ -236,7 +236,7 @@ async def test_strangers_hold_every_lock_that_anybody_may_take(
     """Events come no later than the relay looks for them, and one relay takes over from another."""
     strangers = [await connect(WRITER) for _ in range(3)]
     relay = await scene.relay()
-    await relay.line("leading")
+    await relay.line("connected to NATS")
     async with scene.load():
         for stranger, (kind, key) in zip(strangers, LOCKS, strict=True):
             await stranger.execute("select pg_advisory_lock($1, $2)", kind, key)

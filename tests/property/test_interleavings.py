@@ -147,12 +147,14 @@ class Run:
         """Wait until a session has stopped, and see where."""
         assert session.running is not None
         ours = self.keeper.get_server_pid()
+        # 0 stands for a prepared transaction. Whoever else is in the way is soon out of it.
+        theirs = {0, *(one.connection.get_server_pid() for one in self.sessions)}
         while not session.running.done():
             pids = await self.keeper.fetchval(
                 "select pg_blocking_pids($1)", session.connection.get_server_pid()
             )
-            session.is_waiting = bool(pids) and ours not in pids
-            if pids:
+            session.is_waiting = ours not in pids and not theirs.isdisjoint(pids)
+            if session.is_waiting or ours in pids:
                 return
             await asyncio.sleep(0)
         session.is_waiting = False
