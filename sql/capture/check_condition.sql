@@ -6,9 +6,16 @@
 -- only, and tells by its dependencies what isn't built in (but for enums, which are compared by
 -- built-in operators). PostgreSQL has the other rules for the predicate of an index: no subquery,
 -- no aggregate, nothing that isn't immutable.
+--
+-- What a literal means follows settings, so wherever it is read it is with those below.
 create or replace function pgoutbox.check_condition(relation regclass, condition text) returns void
     language plpgsql
     set search_path = pg_catalog, pg_temp
+    set standard_conforming_strings = on
+    set transform_null_equals = off
+    set timezone = 'UTC'
+    set datestyle = 'ISO, MDY'
+    set intervalstyle = 'postgres'
 as $$
 declare
     used text;

@@ -8,7 +8,7 @@ create or replace function pgoutbox.refresh_capture(relation regclass) returns v
     set search_path = pg_catalog, pg_temp
 as $$
 declare
-    known constant oid[] := pgoutbox.known_objects();
+    known oid[];
     check_bodies constant text := current_setting('check_function_bodies');
     captured pgoutbox.captured_table;
     shape_before text;
@@ -17,6 +17,8 @@ declare
 begin
     select c.* into strict captured
     from pgoutbox.captured_table c where c.relation = refresh_capture.relation for update;
+    -- By now, so that what others have made meanwhile, and lent, is among them.
+    known := pgoutbox.known_objects();
     -- Taken first: what changes while the function is generated shall be seen as drift.
     shape_before := pgoutbox.table_shape(refresh_capture.relation, captured.old_values);
     for shape in select t.* from pgoutbox.shape_type(refresh_capture.relation) t loop
@@ -28,7 +30,10 @@ begin
         execute format(
             'create or replace function pgoutbox.choose_%s('
             'action text, new_values anyelement, old_values anyelement) returns text '
-            'language plpgsql set search_path = pg_catalog, pg_temp as %L',
+            'language plpgsql set search_path = pg_catalog, pg_temp '
+            'set standard_conforming_strings = on set transform_null_equals = off '
+            'set timezone = ''UTC'' set datestyle = ''ISO, MDY'' set intervalstyle = ''postgres'' '
+            'as %L',
             captured.number, pgoutbox.choose_source(captured.choice ->> 'where')
         );
     end if;

@@ -58,7 +58,8 @@ begin
             action,
             (select string_agg('old.' || pgoutbox.quoted_name(n), ', ') from unnest(identity) n),
             (select string_agg('new.' || pgoutbox.quoted_name(n), ', ') from unnest(identity) n),
-            pgoutbox.bounded_source(relation, pgoutbox.row_source(relation, 'old', identity))
+            -- Nobody looks at the sizes of these.
+            pgoutbox.capped_source(pgoutbox.row_source(relation, 'old', identity))
         );
     end if;
     return format(

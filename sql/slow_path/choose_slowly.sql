@@ -1,10 +1,15 @@
 -- What a table's choose function (choose_source.sql) returns, by its condition as it is read now:
--- that function may have been planned for columns that have changed since.
+-- that function may have been planned for columns that have changed since. With the same settings.
 create or replace function pgoutbox.choose_slowly(
     condition text, action text, new_values anyelement, old_values anyelement
 ) returns text
     language plpgsql
     set search_path = pg_catalog, pg_temp
+    set standard_conforming_strings = on
+    set transform_null_equals = off
+    set timezone = 'UTC'
+    set datestyle = 'ISO, MDY'
+    set intervalstyle = 'postgres'
 as $$
 declare
     question constant text := format(

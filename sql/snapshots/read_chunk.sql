@@ -27,6 +27,8 @@ create or replace function pgoutbox.read_chunk(
     security definer
     set search_path = pg_catalog, pg_temp
     set row_security = off
+    set standard_conforming_strings = on
+    set transform_null_equals = off
     set lock_timeout = '50ms'
     set datestyle = 'ISO, MDY'
     set intervalstyle = 'postgres'

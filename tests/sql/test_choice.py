@@ -179,6 +179,46 @@ async def test_names_in_a_condition_mean_what_they_meant_at_install(
     assert [event.new["id"] for event in await outbox.events()] == [2]
 
 
+SOMEBODY_ELSES = r"v <> '\' or v = ' or somebody.runs() --'"
+
+
+@pytest.mark.parametrize(
+    ("column", "condition", "setting", "values"),
+    [
+        ("text", SOMEBODY_ELSES, "standard_conforming_strings = off", [r"\' or v = "]),
+        ("text", r"v like 'a\_%'", "standard_conforming_strings = off", ["a_b", "axb"]),
+        ("text", "(v = null) is null", "transform_null_equals = on", ["x"]),
+        ("timestamptz", "v >= '2024-01-01'", "timezone = 'Asia/Tokyo'", ["2024-01-01Z"]),
+        ("date", "v >= '02/01/2024'", "datestyle = 'ISO, DMY'", ["2024-02-01", "2024-01-31"]),
+    ],
+)
+async def test_a_condition_means_the_same_in_every_session(
+    connection: asyncpg.Connection,
+    connect: Connect,
+    capture: Capture,
+    outbox: Outbox,
+    column: str,
+    condition: str,
+    setting: str,
+    values: list[str],
+) -> None:
+    """Literals are read as at install, or what a table's owner made would run as the schema's."""
+    await connection.execute(
+        "create schema somebody; create function somebody.runs() returns boolean language plpgsql"
+        " as $$ begin raise 'somebody runs'; end $$"
+    )
+    await capture("t", f"id int primary key, v {column}", condition=condition)
+    writer = await connect()
+    await writer.execute(f"set {setting}")
+    for number, value in enumerate(values):
+        await writer.execute(f"insert into t values ({number}, e'{value}')")
+        await writer.execute(f"alter table t add c{number} int")  # so the next goes the slow way
+        await writer.execute(f"insert into t values ({number + 10}, e'{value}')")
+    rows = await outbox.events()
+    assert [event.new["id"] for event in rows] == [0, 10]
+    assert await connection.fetchval("select count(*) from pgoutbox.event") == 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
