@@ -1,4 +1,5 @@
--- Fail, with a sentence, where rows and columns can't be chosen so.
+-- Fail, with a sentence, where rows and columns can't be chosen so. A condition is checked by
+-- refresh_capture().
 create or replace function pgoutbox.check_choice(relation regclass, choice jsonb) returns void
     language plpgsql
     set search_path = pg_catalog, pg_temp
@@ -38,8 +39,6 @@ begin
     into problem;
     if problem is not null then
         raise exception '%', problem using errcode = 'invalid_parameter_value';
-    elsif choice ? 'where' then
-        perform pgoutbox.check_condition(relation, choice ->> 'where');
     end if;
 end
 $$;

@@ -1,5 +1,6 @@
 -- Fail, with a sentence, where a condition isn't one on the columns of a table's row alone, made of
--- immutable built-in functions and operators, as in a publication.
+-- immutable built-in functions and operators, as in a publication. Returns the columns that it
+-- uses, with their types.
 --
 -- Capture functions run it with the rights of this schema's owner, and who asks for it may have
 -- fewer. So nothing of it is run before it is known what it is made of: making a view parses it
@@ -8,7 +9,7 @@
 -- no aggregate, nothing that isn't immutable.
 --
 -- What a literal means follows settings, so wherever it is read it is with those below.
-create or replace function pgoutbox.check_condition(relation regclass, condition text) returns void
+create or replace function pgoutbox.check_condition(relation regclass, condition text) returns jsonb
     language plpgsql
     set search_path = pg_catalog, pg_temp
     set standard_conforming_strings = on
@@ -19,6 +20,7 @@ create or replace function pgoutbox.check_condition(relation regclass, condition
 as $$
 declare
     used text;
+    types jsonb;
 begin
     if strpos(condition, ';') > 0 then
         raise exception 'the condition can''t have a semicolon: %', condition
@@ -46,6 +48,13 @@ begin
           and not (d.refclassid = 'pg_type'::regclass and exists (
               select from pg_type t where t.oid = d.refobjid and t.typtype = 'e'
           ));
+        select coalesce(jsonb_object_agg(a.attname, a.atttypid::regtype), '{}') into types
+        from pg_depend d
+        join pg_rewrite r on r.oid = d.objid
+        join pg_attribute a on a.attrelid = d.refobjid and a.attnum = d.refobjsubid
+        where d.classid = 'pg_rewrite'::regclass and d.refclassid = 'pg_class'::regclass
+          and r.ev_class = 'pgoutbox.condition_use'::regclass
+          and a.attrelid = 'pgoutbox.condition_row'::regclass and a.attnum > 0;
         drop view pgoutbox.condition_use;
         if used is not null then
             raise exception 'only columns of the row and what is built in can be used, not %', used;
@@ -58,5 +67,6 @@ begin
             replace(sqlerrm, 'index predicate', 'it')
             using errcode = 'invalid_parameter_value';
     end;
+    return types;
 end
 $$;

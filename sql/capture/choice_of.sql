@@ -1,7 +1,7 @@
 -- Which rows and columns of a captured table its events have; {} for all of them.
 --
 -- As captured_table has it, with the columns that are always kept, and with the number of the
--- function that has the condition (choose_source.sql).
+-- function that has the condition (choose_source.sql) and the types that this was checked for.
 create or replace function pgoutbox.choice_of(relation regclass) returns jsonb
     language sql
     stable
@@ -9,7 +9,8 @@ create or replace function pgoutbox.choice_of(relation regclass) returns jsonb
 as $$
     select coalesce((
         select c.choice || jsonb_build_object(
-            'kept', to_jsonb(pgoutbox.kept_columns(c.relation)), 'number', c.number)
+            'kept', to_jsonb(pgoutbox.kept_columns(c.relation)), 'number', c.number,
+            'types', c.condition_types)
         from pgoutbox.captured_table c
         where c.relation = choice_of.relation and c.choice <> '{}'
     ), '{}')

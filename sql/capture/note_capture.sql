@@ -28,10 +28,12 @@ begin
     where r.oid = note_capture.relation
     on conflict on constraint captured_table_pkey do update
     set schema_name = excluded.schema_name, table_name = excluded.table_name,
-        actions = excluded.actions, old_values = excluded.old_values, choice = excluded.choice
+        actions = excluded.actions, old_values = excluded.old_values, choice = excluded.choice,
+        condition_types = null  -- checked anew by refresh_capture()
     where (c.schema_name, c.table_name, c.actions, c.old_values, c.choice) is distinct from (
         excluded.schema_name, excluded.table_name, excluded.actions, excluded.old_values,
-        excluded.choice);
+        excluded.choice)
+        or c.choice ? 'where';
     perform pgoutbox.refresh_capture(relation);
     -- Those above name the rows of this one. The function of one below may be from when it was no
     -- partition, and know of no root.

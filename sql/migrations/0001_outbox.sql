@@ -59,7 +59,8 @@ create table pgoutbox.captured_table (
     shape text not null,
     keys jsonb not null default '[]',
     fires_always text[] not null default '{}',
-    choice jsonb not null default '{}'
+    choice jsonb not null default '{}',
+    condition_types jsonb
 );
 
 comment on table pgoutbox.captured_table is
@@ -69,6 +70,9 @@ comment on column pgoutbox.captured_table.number is
 comment on column pgoutbox.captured_table.choice is
     'Which rows and columns its events have, where not all: "where", a condition; "columns", '
     '"except" and "hash", names.';
+comment on column pgoutbox.captured_table.condition_types is
+    'Columns that the condition uses, with the types that it was checked for: it is evaluated only '
+    'as long as they are of these.';
 comment on column pgoutbox.captured_table.fires_always is
     'Triggers of ours that somebody has made ENABLE ALWAYS, which fire in replica sessions, too.';
 comment on column pgoutbox.captured_table.shape is

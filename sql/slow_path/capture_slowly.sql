@@ -42,7 +42,7 @@ begin
     if choice ? 'where' then
         begin
             action := pgoutbox.choose_slowly(
-                choice ->> 'where', action, new_values, old_values);
+                choice ->> 'where', choice -> 'types', action, new_values, old_values);
         exception when others then
             new_row := to_json(format(
                 E'\x02the condition on its table raised %s: %s', sqlstate, sqlerrm));

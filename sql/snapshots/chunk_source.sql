@@ -84,7 +84,9 @@ begin
             when not choice ? 'where' then 'true'
             when slowly then format(
                 'pgoutbox.is_chosen(%s, %s."pgoutbox whole row")', choice ->> 'number', alias)
-            else '(' || (choice ->> 'where') || E'\n)' end,
+            else format(
+                E'(select (%s\n) from (select %s) row_of_table)',
+                choice ->> 'where', pgoutbox.condition_columns(choice -> 'types', alias)) end,
         rendered,
         array_to_string(sources, ' union all '), max_rows, alias);
 end

@@ -456,6 +456,36 @@ async def test_no_function_of_a_captured_tables_owner_runs_with_other_rights(
     assert not await capturer.fetchval("select is_called from theirs.calls")
 
 
+async def test_no_cast_runs_for_a_condition_with_other_rights(
+    database: Database, capturer: asyncpg.Connection
+) -> None:
+    """A column gets a type that its condition wasn't checked for: the event is parked."""
+    await capturer.execute(
+        """
+        create sequence theirs.calls;
+        grant all on sequence theirs.calls to public;
+        create type theirs.mood as enum ('sad');
+        create function theirs.as_int(theirs.mood) returns int language plpgsql as
+            'begin perform nextval(''theirs.calls''); return 6; end';
+        create cast (theirs.mood as int) with function theirs.as_int(theirs.mood) as implicit;
+        create table theirs.t (id int primary key, v int);
+        select pgoutbox.capture_table('theirs.t', condition => 'v > 5');
+        alter table theirs.t alter v type theirs.mood using 'sad';
+        insert into theirs.t values (1, 'sad');
+        """
+    )
+    owner = await database.connect()
+    assert [row["problem"] for row in await owner.fetch("select * from pgoutbox.mend_drift()")] == [
+        "drift"
+    ]
+    await capturer.execute("insert into theirs.t values (2, 'sad')")
+
+    rows = [row["new_row"] for row in await owner.fetch("select new_row from pgoutbox.event")]
+    assert len(rows) == 2
+    assert all("the condition on its table raised 42883" in row for row in rows)
+    assert not await capturer.fetchval("select is_called from theirs.calls")
+
+
 async def test_a_table_that_changes_hands_can_be_given_partitions(
     database: Database, capturer: asyncpg.Connection
 ) -> None:

@@ -151,7 +151,7 @@ async def test_a_condition_that_raises_fails_no_write(
     assert json.loads(data[0]["data"]) == {"id": 1, "n": 1}
     assert [json.loads(row["data"])[1:] for row in data[1:]] == [
         "the condition on its table raised 22012: division by zero",
-        'the condition on its table raised 42703: column "n" does not exist',
+        'the condition on its table raised 42703: column "n" not found in data type public.t',
     ]
     with pytest.raises(asyncpg.DataError, match="raised 22012: division by zero"):
         await Outbox(connection).rows()
