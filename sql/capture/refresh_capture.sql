@@ -28,19 +28,8 @@ begin
     end loop;
     if captured.choice ? 'where' then
         update pgoutbox.captured_table c
-        set condition_types = coalesce(
-            (
-                -- Nobody but a superuser makes casts of built-in types.
-                select jsonb_object_agg(
-                    t.name,
-                    case when a.atttypid < 16384 then a.atttypid::regtype::text else t.type end)
-                from jsonb_each_text(c.condition_types) t (name, type)
-                left join pg_attribute a
-                    on a.attrelid = c.relation and a.attname = t.name and not a.attisdropped
-            ),
-            pgoutbox.check_condition(c.relation, c.choice ->> 'where'))
-        where c.relation = refresh_capture.relation
-        returning c.condition_types into captured.condition_types;
+        set condition_types = pgoutbox.check_condition(c.relation, c.choice ->> 'where')
+        where c.relation = refresh_capture.relation and c.condition_types is null;
         execute format(
             'create or replace function pgoutbox.choose_%s('
             'action text, new_values anyelement, old_values anyelement) returns text '
@@ -49,7 +38,8 @@ begin
             'set timezone = ''UTC'' set datestyle = ''ISO, MDY'' set intervalstyle = ''postgres'' '
             'as %L',
             captured.number,
-            pgoutbox.choose_source(captured.choice ->> 'where', captured.condition_types)
+            pgoutbox.choose_source(
+                captured.choice ->> 'where', pgoutbox.condition_types(relation))
         );
     end if;
     -- Fields are assigned to its parameters, which are no rows before it is called.

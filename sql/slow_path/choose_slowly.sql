@@ -16,7 +16,7 @@ declare
     is_new boolean := false;
     is_old boolean := false;
 begin
-    -- As in refresh_capture().
+    -- As in condition_types(), of the row's own types.
     execute (
         select format('select jsonb_build_object(%s)', string_agg(format(
             '%1$L, case when pg_typeof(($1).%1$I)::oid < 16384 '

@@ -83,7 +83,8 @@ begin
         '(' || coalesce(condition, 'true') || E'\n) and ' || case
             when not choice ? 'where' then 'true'
             when slowly then format(
-                'pgoutbox.is_chosen(%s, %s."pgoutbox whole row")', choice ->> 'number', alias)
+                'pgoutbox.is_chosen(%L, %L, %s."pgoutbox whole row")',
+                choice ->> 'where', choice -> 'types', alias)
             else format(
                 E'(select (%s\n) from (select %s) row_of_table)',
                 choice ->> 'where', pgoutbox.condition_columns(choice -> 'types', alias)) end,

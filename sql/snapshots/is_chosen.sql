@@ -1,15 +1,13 @@
--- Whether a row meets the condition of captured table number `number`; no where that raises.
-create or replace function pgoutbox.is_chosen(number integer, changed anyelement) returns boolean
+-- Whether a row meets a captured table's condition, which was checked for the `types`; no where it
+-- raises.
+create or replace function pgoutbox.is_chosen(condition text, types jsonb, changed anyelement)
+    returns boolean
     language plpgsql
     stable
     set search_path = pg_catalog, pg_temp
 as $$
-declare
-    is_met boolean;
 begin
-    execute format('select pgoutbox.choose_%s(''INSERT''::text, $1, $1) is not null', number)
-    into is_met using changed;
-    return is_met;
+    return pgoutbox.choose_slowly(condition, types, 'INSERT', changed, changed) is not null;
 exception when others then
     return false;
 end

@@ -511,6 +511,26 @@ async def test_a_value_that_cannot_be_rendered_is_replaced_as_in_events(
     assert relay.copy[2,]["mood"]["unrenderable"].startswith("22P03: ")
 
 
+@pytest.mark.parametrize("label", ["well", "gone"], ids=["at once", "row by row"])
+async def test_a_tables_condition_is_met_by_a_column_whose_type_has_changed(
+    connection: asyncpg.Connection, connect: Connect, begun: Open, label: str
+) -> None:
+    """Nobody has seen the drift yet."""
+    await connection.execute("create type mood as enum ('well', 'gone')")
+    relay = await begun(0, "id int primary key, mood mood")
+    await connection.execute("select pgoutbox.capture_table('t', condition => 'id > 1')")
+    await connection.execute(
+        "alter table t disable trigger user; alter table t alter id type bigint"
+    )
+    await connection.execute(f"insert into t values (1, 'well'), (2, 'well'), (3, '{label}')")
+    admin = await connect(ADMIN)
+    await admin.execute("delete from pg_enum where enumlabel = 'gone'")
+
+    await relay.to_the_end()
+
+    assert sorted(relay.copy) == [(2,), (3,)]
+
+
 async def test_a_value_that_no_server_takes_is_replaced_as_in_events(
     connection: asyncpg.Connection, begun: Open
 ) -> None:
