@@ -24,6 +24,7 @@ from benchmarks.rig import (
     CpuClock,
     Database,
     Rig,
+    ask_stream,
     backend_seconds,
     children_seconds,
     connect,
@@ -176,9 +177,7 @@ async def _took(client: Client, first: int, last: int) -> list[float]:
 
 
 async def _delay(client: Client, sequence: int) -> float:
-    request = json.dumps({"seq": sequence}).encode()
-    answer = await client.request(f"$JS.API.STREAM.MSG.GET.{TOPIC}", request)
-    message = json.loads(answer.data)["message"]
+    message = (await ask_stream(client, f"MSG.GET.{TOPIC}", seq=sequence))["message"]
     committed = json.loads(base64.b64decode(message["data"]))["commitTime"]
     times = map(datetime.fromisoformat, (message["time"], committed))
     return (next(times) - next(times)).total_seconds() * 1e3

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from nats.aio.client import Client
 
 from benchmarks.drain import CPU_COLUMNS
 from benchmarks.fill import ITEMS, fill
 from benchmarks.report import Column, Table
-from benchmarks.rig import TOPIC, CpuClock, Database, Failed, Rig, make_stream, nats_client, settled
+from benchmarks.rig import (
+    TOPIC,
+    CpuClock,
+    Database,
+    Failed,
+    Rig,
+    ask_stream,
+    make_stream,
+    nats_client,
+    settled,
+)
 from pgoutbox.demo.nats_server import NatsServer
 
 FOREIGN = (0, 40, 500)  # messages a second of another client
@@ -126,15 +135,10 @@ async def _others(client: Client, rate: int) -> AsyncIterator[None]:
 
 async def _seconds(client: Client, count: int) -> float:
     """Return how long it took to store the events, by the stream's own clock."""
-    asked = {"subjects_filter": _SUBJECT}
-    info = await _ask(client, f"INFO.{TOPIC}", asked)
+    info = await ask_stream(client, f"INFO.{TOPIC}", subjects_filter=_SUBJECT)
     if (found := info["state"].get("subjects", {}).get(_SUBJECT, 0)) != count:
         raise Failed(f"the stream holds {found} events instead of {count}")
-    ends = ({"seq": 1, "next_by_subj": _SUBJECT}, {"last_by_subj": _SUBJECT})
-    first, last = [(await _ask(client, f"MSG.GET.{TOPIC}", end))["message"]["time"] for end in ends]
-    return (datetime.fromisoformat(last) - datetime.fromisoformat(first)).total_seconds()
-
-
-async def _ask(client: Client, what: str, request: Mapping[str, Any]) -> dict[str, Any]:
-    answer = await client.request(f"$JS.API.STREAM.{what}", json.dumps(request).encode())
-    return dict(json.loads(answer.data))
+    first = await ask_stream(client, f"MSG.GET.{TOPIC}", seq=1, next_by_subj=_SUBJECT)
+    last = await ask_stream(client, f"MSG.GET.{TOPIC}", last_by_subj=_SUBJECT)
+    began, ended = (datetime.fromisoformat(one["message"]["time"]) for one in (first, last))
+    return (ended - began).total_seconds()

@@ -507,8 +507,13 @@ async def stream_state(client: Client, stream: str = TOPIC) -> dict[str, Any]:
 
     That of an empty one where there is none yet.
     """
-    answer = await client.request(f"$JS.API.STREAM.INFO.{stream}")
-    return dict(json.loads(answer.data).get("state", {"messages": 0}))
+    return dict((await ask_stream(client, f"INFO.{stream}")).get("state", {"messages": 0}))
+
+
+async def ask_stream(client: Client, what: str, **request: Any) -> dict[str, Any]:
+    """Return what JetStream answers to a request about a stream, such as ``INFO.name``."""
+    answer = await client.request(f"$JS.API.STREAM.{what}", json.dumps(request).encode())
+    return dict(json.loads(answer.data))
 
 
 async def until(fact: Callable[[], Awaitable[Fact]], what: str, patience: float = 30.0) -> Fact:
